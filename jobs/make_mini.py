@@ -1,0 +1,83 @@
+"""Makes the mini model from the package registries: python jobs/make_mini.py [--work runs/mini] [--stage NAME ...]
+
+Stages, in order: art, scenes, tokenizer, vae, clip, latents, unet, publish. Each goes on from its last checkpoint when
+run again; vae and clip need nothing of each other and may run side by side.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.mini.recipe import art, clip, scenes, tokenizer, vae
+from pipeline.mini.recipe.loop import Schedule
+
+SPRITE_PIXELS = 96
+SCENES, CLIP_SCENES = 80_000, 40_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/mini"), help="folder for art, scenes and checkpoints")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="run only this stage (may be repeated)")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for stage in arguments.stage or STAGES:
+        began = time.monotonic()
+        print(f"== {stage}", flush=True)
+        STAGES[stage](arguments.work)
+        print(f"== {stage}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def make_art(work: Path) -> None:
+    art.load_art(work / "art")
+
+
+def make_scenes(work: Path) -> None:
+    """Training scenes for the generator (no held-out thing in any), and more scenes of every thing for the CLIP."""
+    sprites = art.load_art(work / "art").scaled(SPRITE_PIXELS)
+    for pool, count, names, seed in (
+        ("train", SCENES, art.training_things(), 1), ("clip", CLIP_SCENES, sprites.names, 2), ("test", 500, sprites.names, 3),
+    ):
+        pictures, plans, captions = scenes.sample_scenes(count, sprites, names, seed)
+        np.save(work / f"{pool}.npy", pictures)
+        lines = ("\t".join([said, *plan.things]) for said, plan in zip(captions, plans, strict=True))
+        (work / f"{pool}.tsv").write_text("\n".join(lines), encoding="utf-8")
+
+
+def read_pool(work: Path, pool: str) -> tuple[np.ndarray, list[str], list[tuple[str, ...]]]:
+    """Pictures (memory-mapped), captions, and the things each mentions."""
+    rows = [line.split("\t") for line in (work / f"{pool}.tsv").read_text(encoding="utf-8").split("\n")]
+    return np.load(work / f"{pool}.npy", mmap_mode="r"), [row[0] for row in rows], [tuple(row[1:]) for row in rows]
+
+
+def make_tokenizer(work: Path) -> None:
+    captions = read_pool(work, "train")[1] + read_pool(work, "clip")[1]
+    tokenizer.train_tokenizer(captions, merges=1000, folder=work / "tokenizer")
+
+
+def make_vae(work: Path) -> None:
+    trained = vae.train_vae(read_pool(work, "train")[0], Schedule(14_000, 2e-3), work / "vae.safetensors")
+    trained.save_pretrained(work / "vae")
+
+
+def make_clip(work: Path) -> None:
+    words = tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer")
+    pools = [read_pool(work, pool) for pool in ("train", "clip")]
+    pictures = np.concatenate([pool[0] for pool in pools])
+    captions, names = ([item for pool in pools for item in pool[column]] for column in (1, 2))
+    trained = clip.train_clip(pictures, captions, names, words, Schedule(2_000, 1.5e-3), work / "clip.safetensors")
+    clip.save_clip(trained, words, work / "clip")
+
+
+STAGES: dict[str, Callable[[Path], None]] = {
+    "art": make_art, "scenes": make_scenes, "tokenizer": make_tokenizer, "vae": make_vae, "clip": make_clip,
+}
+
+if __name__ == "__main__":
+    main()

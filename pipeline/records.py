@@ -1,0 +1,136 @@
+"""What one stage hands to the next: one frozen record each, and Failure for whatever could not go on.
+
+    manifest -> Concept -> ImageSet -> Word -> Sample -> Score -> report
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["object", "style"]
+Stage = Literal["manifest", "images", "model", "inversion", "sampling", "scoring", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One row of the manifest: what to learn, and from which pictures.
+
+    name: unique, `[A-Za-z0-9][A-Za-z0-9._-]*`, at most 128 characters; names every output.
+    images: absolute URLs or paths, each a file, a folder or a glob.
+    placeholder: the new word as it is written in prompts, `<name>` unless the manifest says otherwise.
+    initializer: the words whose embeddings the new word starts from; None means the mean of the vocabulary.
+    noun: the manifest's `class`, the coarse noun ("cat"), if it gives one.
+    line: where the row stands in the manifest, counted from 1 with the header as line 1.
+    carried: the manifest's other columns, as text.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    placeholder: str
+    initializer: str | None = None
+    noun: str | None = None
+    kind: Kind = "object"
+    vectors: int = 1
+    line: int = 0
+    carried: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedImage:
+    """A file that could not serve as a training image, and why, in a sentence for the person who owns it."""
+
+    url: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """A concept's training images, upright, on white, square.
+
+    pixels: uint8 (N, R, R, 3). urls, digests: N each, in the order of `pixels`; a digest is the sha256 of the file's bytes.
+    """
+
+    pixels: np.ndarray
+    urls: tuple[str, ...]
+    digests: tuple[str, ...]
+    rejected: tuple[RejectedImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A learned word.
+
+    vectors: text encoder ("text_encoder") -> float32 (V, D).
+    initial: the vectors it started from, same shapes.
+    learning_rate: the effective one, as the optimiser saw it.
+    stopped_by: "steps" (the budget ran out) or "dvar" (the early-stopping criterion).
+    loss: the validation loss at the end. seconds: from admission to the last step.
+    """
+
+    concept: str
+    placeholder: str
+    vectors: Mapping[str, np.ndarray]
+    initial: Mapping[str, np.ndarray]
+    initializer: str
+    steps: int
+    stopped_by: Literal["steps", "dvar"]
+    learning_rate: float
+    loss: float
+    seconds: float
+
+
+SampleKind = Literal["training", "reconstruction", "edit", "untrained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture of a concept.
+
+    kind: "training" (a training image as the model saw it), "reconstruction" (the protocol's plain prompt), "edit" (one of its
+    other prompts), "untrained" (any of those prompts with the word as it was before training: the floor of the image
+    similarity).
+    prompt: as it was sampled, placeholder included; "" for training images.
+    stated: the prompt with the placeholder left out, which is what text similarity is scored against.
+    png: the encoded picture.
+    """
+
+    concept: str
+    kind: SampleKind
+    prompt: str
+    stated: str
+    index: int
+    seed: int
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric of one concept at one prompt, with what it has to be read against.
+
+    metric: "image_similarity" (reconstruction) or "text_similarity" (editability); raw cosines.
+    value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
+    floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
+    """
+
+    concept: str
+    prompt: str
+    metric: Literal["image_similarity", "text_similarity"]
+    value: float
+    n: int
+    low: float
+    high: float
+    floor: float
+    ceiling: float
+    covered: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A concept that got no word, at which stage, and why, in a sentence for the person who owns the manifest."""
+
+    concept: str
+    stage: Stage
+    reason: str
+    attempts: int = 1
