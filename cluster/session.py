@@ -1,0 +1,38 @@
+"""How a job meets Ray: it joins the cluster it was submitted to, or starts a local one for itself."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the cluster offered when the job joined. local: the job's own Ray, gone when it ends."""
+
+    cpus: int
+    gpus: int
+    nodes: int
+    local: bool
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[Session]:
+    """Joins `address`, else the cluster that RAY_ADDRESS names (as it does in a submitted job), else starts a local Ray."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # A Ray of our own, on loopback, needs no token; a token file left by another Ray must not turn one on.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if address is None:
+        ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False)
+    else:
+        ray.init(address=address, log_to_driver=False)
+    try:
+        offered = ray.cluster_resources()
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        yield Session(int(offered.get("CPU", 1)), int(offered.get("GPU", 0)), nodes, address is None)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,69 @@
+"""Checks every cluster file against what will read it, offline: python -m cluster.validate [FILE ...]
+
+launcher files   Ray's own validation; each node_config against EC2's or Compute Engine's request schema
+Kubernetes       KubeRay's schemas for its kinds, the core schemas for the others; unknown fields are refused
+Dockerfile       hadolint
+and for all of them what no schema knows: the head takes no work, spot comes before on-demand, nothing runs as root, no
+secret stands in a file.
+
+Prints a line for each problem, and exits 1 if there is one.
+"""
+
+import subprocess
+import sys
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster import launcher, manifests
+
+HERE = Path(__file__).parent
+FILES = (*sorted(HERE.glob("*.yaml")), *sorted((HERE / "kuberay").glob("*.yaml")), HERE / "Dockerfile")
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not the last one's win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for twice in {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def problems(path: Path) -> list[str]:
+    """What is wrong with one file, a sentence each, naming the place in it; [] if nothing is."""
+    if path.name.startswith("Dockerfile"):
+        return _dockerfile(path)
+    try:
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), _OnceLoader))
+    except yaml.YAMLError as error:
+        return [str(error)]
+    if any(isinstance(document, dict) and "provider" in document for document in documents):
+        return [problem for document in documents for problem in launcher.problems(document)]
+    return [problem for document in documents for problem in manifests.problems(document)]
+
+
+def _dockerfile(path: Path) -> list[str]:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    ran = subprocess.run([str(hadolint), "--no-color", "-"], input=path.read_bytes(), capture_output=True, check=False)
+    if ran.returncode and not ran.stdout:
+        raise RuntimeError(f"hadolint could not read {path}: {ran.stderr.decode()}")
+    return ran.stdout.decode().splitlines()
+
+
+def main(files: list[Path]) -> int:
+    bad = 0
+    for path in files:
+        found = problems(path)
+        bad += bool(found)
+        print(f"{path}: {'ok' if not found else f'{len(found)} problems'}")
+        for problem in found:
+            print(f"  {problem}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main([Path(argument) for argument in sys.argv[1:]] or list(FILES)))

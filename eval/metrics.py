@@ -1,0 +1,101 @@
+"""The paper's two similarities and what they are read against, as plain array functions.
+
+Every `features` array is float (N, D) with rows of length one, as `eval.clip` makes them. A metric returns one value a
+sample; taking means over samples, prompts or concepts is the business of the summary. All values are raw cosines in
+[-1, 1] (CLIPScore's factor of 2.5 is another unit). What cannot be computed is nan.
+
+Sources: Gal et al. 2022 (arXiv 2208.01618), section 4.2; the percentile bootstrap of Efron 1979.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+# Cosines of float32 features carry rounding of about 1e-7: below this a distance is noise, and a share of it nonsense.
+SMALLEST_DISTANCE = 1e-6
+# Resampled indices held at once: 16 MB, however many values there are.
+DRAWN_AT_ONCE = 2_000_000
+
+
+def image_similarity(samples: Floats, training: Floats) -> Floats:
+    """Reconstruction: each sample's mean cosine against all training images.
+
+    samples (N, D), training (M, D) -> (N,); its mean is the paper's mean over all N x M pairs.
+    """
+    if not len(training):
+        return np.full(len(samples), np.nan)
+    return samples.astype(np.float64) @ training.astype(np.float64).mean(axis=0)
+
+
+def training_ceiling(training: Floats) -> float:
+    """What real images reach: the mean cosine over ordered pairs of different training images (M, D).
+
+    An image against itself is left out: its cosine of 1 would lift the ceiling by up to 1/M of the way. A single image
+    has no other to be compared with: nan.
+    """
+    count = len(training)
+    if count < 2:
+        return float("nan")
+    cosines = training.astype(np.float64) @ training.astype(np.float64).T
+    return float((cosines.sum() - np.trace(cosines)) / (count * (count - 1)))
+
+
+def text_similarity(samples: Floats, text: Floats) -> Floats:
+    """Editability: each sample's cosine with the feature of the prompt, the word left out of it.
+
+    samples (N, D), text (D,) -> (N,).
+
+    Its mean is the mean of the cosines, as in the authors' code; the cosine of the mean image feature, which the paper
+    describes, is larger by the length that averaging takes away.
+    """
+    return samples.astype(np.float64) @ text.astype(np.float64)
+
+
+def covered(value: float, floor: float, ceiling: float) -> float:
+    """The share of the way from floor to ceiling; below 0 and above 1 are possible. nan where there is no way to go."""
+    distance = ceiling - floor
+    return (value - floor) / distance if distance > SMALLEST_DISTANCE else float("nan")
+
+
+def bootstrap_interval(
+    values: Floats,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    resamples: int = 1000,
+    statistic: Callable[..., Any] = np.mean,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval (low, high) of a statistic of `values` (N,), `np.mean` or `np.median`.
+
+    statistic: called with (B, N) resampled values and axis=1, returns (B,).
+    Fewer than two values say nothing about their spread: (nan, nan) rather than an interval of width zero.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    block = max(1, DRAWN_AT_ONCE // len(values))
+    drawn = [
+        statistic(values[rng.integers(len(values), size=(min(block, resamples - start), len(values)))], axis=1)
+        for start in range(0, resamples, block)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def nearest_concept(samples: Floats, training: Sequence[Floats]) -> npt.NDArray[np.intp]:
+    """Which concept each sample looks most like.
+
+    samples (N, D); training: C arrays (M_c, D) -> (N,) indices into `training`, the first of equals.
+    """
+    return np.stack([image_similarity(samples, images) for images in training], axis=1).argmax(axis=1)
+
+
+def confusion(samples: Sequence[Floats], training: Sequence[Floats]) -> Floats:
+    """Mean image similarity of every concept's samples to every concept's training images.
+
+    samples, training: C arrays each, (N_c, D) and (M_c, D) -> (C, C); row: whose samples, column: whose training.
+    Words that learned their concept put the largest value of each row on the diagonal.
+    """
+    return np.array([[image_similarity(ours, theirs).mean() for theirs in training] for ours in samples])

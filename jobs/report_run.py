@@ -1,0 +1,47 @@
+"""Puts a run's tables and grids together into report/: the page, the headline figures and one row a concept."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eval.report import render_report
+from eval.tables import SCORES, Summary, concept_rows, summarise, summary_json
+from pipeline.publish import part_path, plan_parts, read_table
+from pipeline.records import Failure
+from pipeline.run_folder import RunFolder
+from pipeline.storage import StorageNotFoundError
+from pipeline.tables import EMBEDDINGS, FAILURES
+
+
+def write_report(run: RunFolder, configuration: Mapping[str, Any], title: str) -> Summary:
+    parts = plan_parts(run, 0)
+    embeddings = read_parts(run, "embeddings", parts["embeddings"], EMBEDDINGS)
+    scores = read_parts(run, "scores", parts["scores"], SCORES)
+    failures = [
+        Failure(row["concept"], row["stage"], row["reason"], row["attempts"])
+        for row in read_parts(run, "failures", 1, FAILURES).to_pylist()
+    ]
+    summary = summarise(scores, embeddings, failures, np.random.default_rng(0))
+    grids = {}
+    for concept in summary.concepts:
+        try:
+            grids[concept.concept] = run.storage.read_bytes(run.grid_path(concept.concept))
+        except StorageNotFoundError:
+            continue
+    page = render_report(summary, grids, failures, configuration, title)
+    run.storage.write_bytes("report/index.html", page.encode())
+    run.write_json("report/summary.json", summary_json(summary))
+    sink = io.BytesIO()
+    pq.write_table(concept_rows(summary), sink)
+    run.storage.write_bytes("report/concepts.parquet", sink.getvalue())
+    return summary
+
+
+def read_parts(run: RunFolder, table: str, parts: int, schema: pa.Schema) -> pa.Table:
+    """All parts of a table that have been written, as one."""
+    read = (read_table(run, part_path(table, number, parts)) for number in range(parts))
+    return pa.concat_tables([schema.empty_table(), *(some.cast(schema) for some in read if some is not None)])

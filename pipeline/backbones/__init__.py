@@ -1,0 +1,20 @@
+"""Frozen text-to-image models, one file a family, chosen by the class that model_index.json names."""
+
+import torch
+
+from pipeline.backbones.base import Backbone, Posterior, PromptError, Tokens
+from pipeline.backbones.stable_diffusion import StableDiffusion
+from pipeline.models import find_model
+
+__all__ = ["Backbone", "Posterior", "PromptError", "Tokens", "load_backbone"]
+
+FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+
+
+def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Backbone:
+    """Loads a frozen model. dtype: of the U-Net and the text encoder; the first stage always is float32.
+
+    Raises ModelError.
+    """
+    model = find_model(name)
+    return FAMILIES[model.family](model, torch.device(device), getattr(torch, dtype))

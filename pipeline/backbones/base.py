@@ -1,0 +1,115 @@
+"""The small interface behind which every frozen text-to-image model stands."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class PromptError(ValueError):
+    """A prompt or placeholder that the model's tokenizer cannot carry whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What the first stage says of N pictures: mean and std of their scaled latents, each float32 (N, C, h, w)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Prompts as token ids, int64 (B, L). Ids from the vocabulary's size upwards are rows of the words given beside them."""
+
+    ids: Tensor
+
+    def shifted(self, vocabulary: int, rows: int) -> "Tokens":
+        """The same prompts when their words begin `rows` further down the table of words."""
+        return Tokens(torch.where(self.ids >= vocabulary, self.ids + rows, self.ids))
+
+
+class Backbone(ABC):
+    """A frozen model. It has no gradient of its own, yet gradients flow through it to the words."""
+
+    name: str
+    resolution: int
+    vocabulary: int
+    device: torch.device
+
+    @property
+    @abstractmethod
+    def encoders(self) -> Mapping[str, int]:
+        """Text encoder -> width D of its words."""
+
+    @abstractmethod
+    def encode_images(self, pixels: np.ndarray) -> Posterior:
+        """uint8 (N, R, R, 3) -> the posterior of their latents."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents (N, C, h, w) -> uint8 (N, R, R, 3)."""
+
+    @abstractmethod
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, h, w) of a picture of that many pixels a side."""
+
+    @abstractmethod
+    def tokenise(self, prompts: Sequence[str], words: Mapping[str, range]) -> Tokens:
+        """Prompts in which every placeholder of `words` stands for the rows of that range.
+
+        Raises PromptError when a prompt and its words do not fit into the model's context.
+        """
+
+    @abstractmethod
+    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Tensor:
+        """What the U-Net attends to, (B, L, width); `words`: text encoder -> (rows, D)."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The U-Net's output, float32 (B, C, h, w), for noisy latents (B, C, h, w) at timesteps int64 (B,)."""
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The forward process, Ho et al. 2020, equation 4."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What `predict` should have said: the noise, or the velocity of Salimans and Ho 2022, as the model was trained."""
+
+    @property
+    @abstractmethod
+    def timesteps(self) -> int:
+        """Number of training timesteps."""
+
+    @abstractmethod
+    def scheduler(self, sampler: str) -> object:
+        """A fresh diffusers scheduler of that name, set up from the model's own noise schedule. Raises ValueError."""
+
+    @abstractmethod
+    def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
+        """Text encoder -> float32 (count, D) to start a word from; None is the mean of the vocabulary."""
+
+    @abstractmethod
+    def refuse_placeholder(self, placeholder: str) -> None:
+        """Raises PromptError when the placeholder already means something to the tokenizer."""
+
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """Hex sha256 of all weights as they are in memory now: the same before and after, or the model was not frozen."""
+
+
+def split_at_placeholders(prompt: str, placeholders: Sequence[str]) -> list[str]:
+    """The prompt cut into placeholders and the text between them, leftmost and longest first, whatever their case.
+
+    Cutting before tokenising is what a tokenizer does with added tokens; replacing inside strings would corrupt
+    names that begin alike ("<cat>" and "<cat>-2").
+    """
+    if not placeholders:
+        return [prompt]
+    either = "|".join(re.escape(name) for name in sorted(placeholders, key=len, reverse=True))
+    return [piece for piece in re.split(f"({either})", prompt, flags=re.IGNORECASE) if piece]

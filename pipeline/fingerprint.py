@@ -1,0 +1,21 @@
+"""What makes two runs of a concept the same run: the bytes of its images, the model's weights and every setting of the result."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+
+# Raised whenever the same inputs would give another word: markers of older versions then no longer count.
+ALGORITHM = 1
+
+
+def fingerprint(concept: Concept, image_digests: Sequence[str], model_digest: str, dtype: str, settings: InversionSettings) -> str:
+    """Hex sha256. Carried columns, the class and URLs do not enter: they are written beside a word but do not change it."""
+    content = {
+        "algorithm": ALGORITHM, "concept": concept.name, "placeholder": concept.placeholder, "vectors": concept.vectors,
+        "initializer": concept.initializer, "kind": concept.kind, "images": list(image_digests), "model": model_digest,
+        "dtype": dtype, "settings": settings.as_dict(),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,249 @@
+"""A manifest's bytes as rows of cells: CSV, JSONL or Parquet, each with its own ways to be broken."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+MAX_CELL = 1_000_000
+SHOWN = 60
+SUFFIXES = {".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet"}
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: line 0 is the file as a whole, column "" the row as a whole."""
+
+    line: int
+    column: str
+    value: str
+    right: str
+
+    def __str__(self) -> str:
+        place = ", ".join([f"line {self.line}"] * (self.line > 0) + [self.column] * bool(self.column))
+        said = f"{self.value} {self.right}" if self.value else self.right
+        return f"{place}: {said}" if place else said
+
+
+class ManifestError(Exception):
+    """A manifest that cannot be used; its text names every problem."""
+
+    def __init__(self, url: str, problems: Sequence[Problem], good: int = 0) -> None:
+        super().__init__(url, problems, good)
+        self.url, self.problems, self.good = url, tuple(problems), good
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1 and not self.problems[0].line:
+            return f"{self.url}: {self.problems[0]}"
+        bad = len({problem.line for problem in self.problems})
+        head = f"{self.url}: {bad} bad row{'s' * (bad != 1)}, {self.good} good"
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """line: where the row begins, from 1; in Parquet files its number. cells: column -> what the file holds there."""
+
+    line: int
+    cells: dict[str, Any]
+
+
+class _BrokenFileError(Exception):
+    """The file as a whole cannot be read."""
+
+
+def shortened(value: object) -> str:
+    """A value as it may stand in a message: quoted, in printable ASCII or letters, at most about 60 characters."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    visible = "".join(sign if sign.isprintable() else _escaped(sign) for sign in text[:SHOWN])
+    return f'"{visible}"' + (f"... ({len(text):,} characters)" if len(text) > SHOWN else "")
+
+
+def _escaped(sign: str) -> str:
+    if "\udc80" <= sign <= "\udcff":  # a byte that was not UTF-8
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape", "surrogatepass").decode()
+
+
+def read_rows(
+    url: str, data: bytes, shown: str, columns: Sequence[str], required: Sequence[str]
+) -> tuple[list[Row], list[Problem]]:
+    """The rows that can be told apart, and what is wrong with the others.
+
+    columns, required: the names that mean something, and those that must be there. Raises ManifestError for a file of
+    which nothing can be used.
+    """
+    try:
+        form = _format(url, data)
+        read = {"CSV": _csv_rows, "JSONL": _jsonl_rows, "Parquet": _parquet_rows}[form]
+        names: dict[str, None] = {}
+        rows: list[Row] = []
+        problems: list[Problem] = []
+        for item in read(data, names):
+            if isinstance(item, Row):
+                rows.append(item)
+            else:
+                problems.append(item)
+        if not rows and not problems:
+            raise _BrokenFileError("has no rows: only a header, or nothing" if form == "CSV" else "has no rows")
+        if rows:
+            _check_names(names, columns, required)
+    except _BrokenFileError as error:
+        raise ManifestError(shown, (Problem(0, "", "", str(error)),)) from None
+    return rows, problems
+
+
+def _format(url: str, data: bytes) -> str:
+    if not data.strip():
+        raise _BrokenFileError("is empty")
+    suffix = PurePosixPath(url.split("?")[0]).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise _BrokenFileError(f"the ending {suffix!r} is not one of {', '.join(SUFFIXES)}")
+    if data.startswith(b"PAR1") != (SUFFIXES[suffix] == "Parquet"):
+        raise _BrokenFileError(f"is not what its ending {suffix} says: Parquet files, and no others, begin with PAR1")
+    return SUFFIXES[suffix]
+
+
+def _decoded(data: bytes) -> str:
+    """The text, with every byte that is not UTF-8 as a lone surrogate, so that each row answers for its own."""
+    if data.startswith(UTF16_MARKS) or data[:200].count(b"\0") > len(data[:200]) // 4:
+        at = next((index for index, byte in enumerate(data) if byte in (0, 0xFF, 0xFE)), 0)
+        raise _BrokenFileError(
+            f"line {data[:at].count(10) + 1}: the byte 0x{data[at]:02X} at position {at} shows that the file is "
+            "UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)"
+        )
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _csv_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
+    text = _decoded(data)
+    limit = csv.field_size_limit(len(text) + 1)  # cells are judged by the row that holds them
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        line, header = 1, None
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if header is None:
+                    raise _BrokenFileError(f"line {line}: the header cannot be read ({error})") from None
+                # An open quotation mark swallows the rest of the file, so its beginning is what has to be named.
+                yield Problem(
+                    line, "", "", f"quotation marks do not match ({error}); inside a quoted cell, double them"
+                )
+                continue
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = _header(cells)
+                names.update(dict.fromkeys(header))
+            elif len(cells) != len(header):
+                advice = "put cells with commas in quotation marks" if len(cells) > len(header) else "some are missing"
+                yield Problem(
+                    line,
+                    "",
+                    shortened(",".join(cells)),
+                    f"has {len(cells)} cells where the header has {len(header)}; {advice}",
+                )
+            else:
+                yield Row(line, dict(zip(header, cells, strict=True)))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    for other, said in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and other in header[0]:
+            raise _BrokenFileError(f"line 1: the columns are separated by {said}; save the file with commas")
+    if fault := _fault_of_names(header):
+        raise _BrokenFileError(f"line 1: {fault}")
+    return header
+
+
+def _fault_of_names(header: Iterable[str]) -> str:
+    seen: set[str] = set()
+    for position, name in enumerate(header, 1):
+        if not name:
+            return f"column {position} has no name (pandas: to_csv(..., index=False))"
+        if len(name) > SHOWN or not name.isprintable():
+            return f"{shortened(name)} cannot be a column's name: printable UTF-8, at most {SHOWN} characters"
+        if name in seen:
+            return f"two columns are called {shortened(name)}"
+        seen.add(name)
+    return ""
+
+
+def _jsonl_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
+    # Not splitlines(): it also splits at characters that may stand inside a JSON string.
+    for line, text in enumerate(_decoded(data).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            cells = json.loads(text, object_pairs_hook=_no_pair_twice)
+        except RecursionError:
+            yield Problem(line, "", shortened(text), "is nested too deeply")
+            continue
+        except ValueError as error:
+            yield Problem(line, "", shortened(text), f"is not a JSON object ({error})")
+            continue
+        if not isinstance(cells, dict):
+            yield Problem(line, "", shortened(text), 'is not an object such as {"concept": "cat", "images": "cat/"}')
+            continue
+        if fault := _fault_of_names(cells):
+            yield Problem(line, "", "", fault)
+            continue
+        names.update(dict.fromkeys(cells))
+        yield Row(line, cells)
+
+
+def _no_pair_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name occurs twice in it")
+    return made
+
+
+def _parquet_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        if fault := _fault_of_names(table.column_names):
+            raise _BrokenFileError(fault)
+        names.update(dict.fromkeys(table.column_names))
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _BrokenFileError(f"is not a readable Parquet file ({str(error)[:200]})") from None
+    for line, cells in enumerate(rows, 1):
+        yield Row(line, {name: None if value != value else value for name, value in cells.items()})  # NaN is a gap
+
+
+def _check_names(names: Iterable[str], columns: Sequence[str], required: Sequence[str]) -> None:
+    """Refuses missing columns, and names so near to a column's that it would silently be carried along instead."""
+    present = set(names)
+    complaints = []
+    for column in columns:
+        if column in present:
+            continue
+        others = sorted(present.difference(columns))
+        near = {name.lower(): name for name in others}
+        guess = difflib.get_close_matches(column, near, n=1, cutoff=0.6 if column in required else 0.85)
+        if column in required:
+            meant = f" (did you mean it by {shortened(near[guess[0]])}?)" if guess else ""
+            complaints.append(f"the column {column!r} is missing{meant}")
+        elif guess:
+            complaints.append(
+                f"the column {shortened(near[guess[0]])} is nearly {column!r}; rename it to that, or to something else"
+            )
+    if complaints:
+        raise _BrokenFileError(f"{'. '.join(complaints)}. Columns here: {', '.join(sorted(present))}")

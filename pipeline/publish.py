@@ -1,0 +1,109 @@
+"""Makes the run folder's tables from its commit markers.
+
+A table's part is a function of the markers of the concepts that its number stands for, and is written under one name.
+Whoever writes it, and however often, the rows are the same: two drivers cannot double a row, and a driver that died
+between two parts leaves nothing to clean up.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.records import Failure
+from pipeline.run_folder import ATTEMPTS, RunFolder, shard_of, short
+from pipeline.storage import StorageNotFoundError
+from pipeline.tables import EMBEDDINGS, SAMPLES, failure_rows
+
+# Concepts a part: samples are megabytes each, embeddings and scores kilobytes, and no part should outgrow memory.
+FEW, MANY = 16, 512
+SOURCES = {"embeddings": ("embedding.parquet", EMBEDDINGS), "samples": ("samples.parquet", SAMPLES)}
+LAYOUT = "_layout.json"
+
+
+def plan_parts(run: RunFolder, concepts: int) -> dict[str, int]:
+    """Table -> number of parts; settled by a run's first driver and kept from then on, however the manifest grows.
+
+    The number of samples' parts is a multiple of the others', so that a part of scores comes from whole parts of samples.
+    """
+    if not run.storage.exists(LAYOUT):
+        large = max(1, math.ceil(concepts / MANY))
+        parts = {"embeddings": large, "scores": large, "samples": large * max(1, math.ceil(concepts / large / FEW))}
+        run.storage.create_exclusive(LAYOUT, json.dumps(parts).encode())
+    return {table: int(count) for table, count in run.read_json(LAYOUT).items()}
+
+
+def part_path(table: str, number: int, parts: int) -> str:
+    return f"{table}/part-{number:05d}-of-{parts:05d}.parquet"
+
+
+def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> None:
+    """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint)."""
+    markers = run.committed()
+    done = {name: print_ for name, print_ in expected.items() if (name, short(print_)) in markers}
+    for table in SOURCES:
+        by_part: dict[int, dict[str, str]] = defaultdict(dict)
+        for name, print_ in done.items():
+            by_part[shard_of(name, parts[table])][name] = print_
+        for number, members in sorted(by_part.items()):
+            _publish_part(run, table, part_path(table, number, parts[table]), members)
+    _clear_attempts(run, done)
+
+
+def _publish_part(run: RunFolder, table: str, path: str, members: Mapping[str, str]) -> None:
+    old = read_table(run, path)
+    present = set() if old is None else set(zip(old["concept"].to_pylist(), old["fingerprint"].to_pylist(), strict=True))
+    missing = {name: print_ for name, print_ in members.items() if (name, print_) not in present}
+    if not missing:
+        return
+    source, schema = SOURCES[table]
+    rows = [] if old is None else [old.filter(pa.array([name not in missing for name in old["concept"].to_pylist()]))]
+    for name, print_ in sorted(missing.items()):
+        attempt = run.marker(name, print_).attempt
+        try:
+            data = run.storage.read_bytes(run.attempt_path(name, print_, attempt, source))
+        except StorageNotFoundError:
+            # Another driver published this part since we read it, and has tidied the attempt away.
+            return _publish_part(run, table, path, members)
+        rows.append(pq.read_table(pa.BufferReader(data)).cast(schema))
+    write_table(run, path, pa.concat_tables(rows).sort_by("concept"))
+    return None
+
+
+def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> pa.Table | None:
+    """One part, or None if it has not been written."""
+    try:
+        return pq.read_table(pa.BufferReader(run.storage.read_bytes(path)), columns=columns)
+    except StorageNotFoundError:
+        return None
+
+
+def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    # One row group a concept or so: a reader of one concept's pictures then reads no other's.
+    pq.write_table(table, sink, compression="zstd", row_group_size=256)
+    run.storage.write_bytes(path, bytes(sink.getvalue()))
+
+
+def publish_failures(run: RunFolder, failures: Iterable[tuple[str, Failure]]) -> None:
+    """failures: (fingerprint, failure) of every concept of the manifest that has no word."""
+    table = failure_rows(sorted(failures, key=lambda pair: pair[1].concept))
+    write_table(run, part_path("failures", 0, 1), table)
+
+
+def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
+    """Removes the attempts of what is now published, after putting in place what a worker that died right after its
+    commit left there. Attempts of other concepts may still be under way, perhaps under another driver.
+    """
+    done_files = {(name, short(print_)) for name, print_ in done.items()}
+    for file in run.storage.names(ATTEMPTS):
+        name, print_, attempt, kind = file.split("@")
+        if (name, print_) not in done_files:
+            continue
+        public = {"word.safetensors": run.word_path(name), "grid.png": run.grid_path(name)}.get(kind)
+        if public and attempt == run.marker(name, done[name]).attempt:
+            run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))
+        run.storage.delete(f"{ATTEMPTS}/{file}")

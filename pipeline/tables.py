@@ -1,0 +1,82 @@
+"""The columns of the run folder's tables, and the way from records to rows. pandas, duckdb and datasets read them as they are."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.records import Concept, Failure, ImageSet, Sample, Word
+
+# Hugging Face's `Image` feature is this struct; the schema's metadata tells `datasets` so.
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+KEY = [("concept", pa.string()), ("fingerprint", pa.string())]
+
+EMBEDDINGS = pa.schema([
+    *KEY, ("text_encoder", pa.string()), ("placeholder", pa.string()), ("vectors", pa.list_(pa.list_(pa.float32()))),
+    ("initializer", pa.string()), ("class", pa.string()), ("kind", pa.string()), ("steps", pa.int64()),
+    ("stopped_by", pa.string()), ("learning_rate", pa.float64()), ("loss", pa.float64()), ("norms", pa.list_(pa.float32())),
+    ("initial_norms", pa.list_(pa.float32())), ("seconds", pa.float64()), ("images", pa.list_(pa.string())),
+    ("image_digests", pa.list_(pa.string())), ("rejected_images", pa.list_(pa.string())),
+    ("carried", pa.map_(pa.string(), pa.string())),
+])  # fmt: skip
+
+SAMPLES = pa.schema(
+    [
+        *KEY, ("kind", pa.string()), ("prompt", pa.string()), ("stated", pa.string()), ("index", pa.int64()),
+        ("seed", pa.int64()), ("image", IMAGE),
+    ],
+    metadata={"huggingface": json.dumps({"info": {"features": {
+        **{name: {"dtype": "string", "_type": "Value"} for name in ("concept", "fingerprint", "kind", "prompt", "stated")},
+        **{name: {"dtype": "int64", "_type": "Value"} for name in ("index", "seed")},
+        "image": {"_type": "Image"},
+    }}})},
+)  # fmt: skip
+
+FAILURES = pa.schema([*KEY, ("stage", pa.string()), ("reason", pa.string()), ("attempts", pa.int64())])
+
+
+def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: ImageSet) -> pa.Table:
+    """One row a text encoder."""
+    return pa.Table.from_pylist([
+        {
+            "concept": concept.name, "fingerprint": fingerprint, "text_encoder": encoder, "placeholder": word.placeholder,
+            "vectors": vectors.tolist(), "initializer": word.initializer, "class": concept.noun, "kind": concept.kind,
+            "steps": word.steps, "stopped_by": word.stopped_by, "learning_rate": word.learning_rate, "loss": word.loss,
+            "norms": np.linalg.norm(vectors, axis=1).tolist(),
+            "initial_norms": np.linalg.norm(word.initial[encoder], axis=1).tolist(), "seconds": word.seconds,
+            "images": list(images.urls), "image_digests": list(images.digests),
+            "rejected_images": [f"{rejected.url}: {rejected.reason}" for rejected in images.rejected],
+            "carried": list(concept.carried.items()),
+        }
+        for encoder, vectors in word.vectors.items()
+    ], EMBEDDINGS)  # fmt: skip
+
+
+def sample_rows(fingerprint: str, samples: Sequence[Sample]) -> pa.Table:
+    return pa.Table.from_pylist([
+        {
+            "concept": sample.concept, "fingerprint": fingerprint, "kind": sample.kind, "prompt": sample.prompt,
+            "stated": sample.stated, "index": sample.index, "seed": sample.seed,
+            "image": {"bytes": sample.png, "path": f"{sample.concept}-{sample.kind}-{position:03d}.png"},
+        }
+        for position, sample in enumerate(samples)
+    ], SAMPLES)  # fmt: skip
+
+
+def samples_of(table: pa.Table) -> list[Sample]:
+    """The way back: `sample_rows`' table as records."""
+    return [
+        Sample(row["concept"], row["kind"], row["prompt"], row["stated"], row["index"], row["seed"], row["image"]["bytes"])
+        for row in table.to_pylist()
+    ]
+
+
+def failure_rows(failures: Iterable[tuple[str, Failure]]) -> pa.Table:
+    """Pairs of (fingerprint, failure)."""
+    return pa.Table.from_pylist([
+        {"concept": failure.concept, "fingerprint": fingerprint, "stage": failure.stage, "reason": failure.reason,
+         "attempts": failure.attempts}
+        for fingerprint, failure in failures
+    ], FAILURES)  # fmt: skip

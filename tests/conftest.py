@@ -1,0 +1,152 @@
+"""Fixtures that several tests share: a real S3 server in a process of its own, and a proxy that makes it misbehave."""
+
+import http.client
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import fsspec
+import pytest
+
+SECRET = "test-secret-that-nobody-may-see"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """An empty bucket on a server of its own. url: s3://name. options: what reaches it."""
+
+    url: str
+    endpoint: str
+    options: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """The address of moto's S3 server, running for the whole session; AWS credentials are set to dummies for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "test-key"),
+            ("AWS_SECRET_ACCESS_KEY", SECRET),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ):
+            patch.setenv(name, value)
+        port = _free_port()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
+        endpoint = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_up(endpoint, server)
+            yield endpoint
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+@pytest.fixture
+def bucket(moto_endpoint: str) -> Bucket:
+    made = Bucket(f"s3://test-{uuid.uuid4().hex[:12]}", moto_endpoint, {"endpoint_url": moto_endpoint})
+    fsspec.filesystem("s3", **made.options).mkdir(made.url)
+    return made
+
+
+@dataclass
+class Faults:
+    """What the proxy does to the next requests, in order: "503", "reset" or "stall"; later ones it passes on.
+
+    lose_answer_to: the method ("PUT") of a request to be passed on, but whose answer is lost, once.
+    """
+
+    endpoint: str = ""
+    planned: list[str] = field(default_factory=list)
+    lose_answer_to: str = ""
+    requests: int = 0
+
+
+@pytest.fixture
+def faults(moto_endpoint: str) -> Iterator[Faults]:
+    """A proxy before the S3 server that misbehaves as planned."""
+    plan = Faults()
+    target = moto_endpoint.removeprefix("http://")
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            plan.requests += 1
+            fault = plan.planned.pop(0) if plan.planned else ""
+            if fault == "503":
+                self.send_response(503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            if fault == "reset":
+                self.close_connection = True
+                self.connection.close()
+                return
+            if fault == "stall":
+                time.sleep(2)
+            forward = http.client.HTTPConnection(target)
+            forward.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = forward.getresponse()
+            content = answer.read()
+            forward.close()
+            if plan.lose_answer_to == self.command:
+                plan.lose_answer_to = ""
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", length or str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815 - http.server looks for these
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    plan.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    yield plan
+    server.shutdown()
+    server.server_close()
+
+
+def _free_port() -> int:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        return int(server.server_address[1])
+
+
+def _wait_until_up(endpoint: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            pytest.fail(f"moto's server ended at once with exit code {server.returncode}")
+        try:
+            urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("moto's server did not come up within 120 seconds")
