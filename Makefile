@@ -33,7 +33,7 @@ validate: $(VENV)/.installed-dev  ## the cluster files against the schemas of wh
 bench: $(VENV)/.installed  ## measure, and write runs/bench.json
 	$(PY) jobs/bench.py
 
-mini-report: $(VENV)/.installed  ## measure the shipped model, and draw its sheets
+mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets
 	$(PY) jobs/mini_report.py
 
 mini: $(VENV)/.installed-mini  ## make the shipped model again (hours; goes on where it was)

@@ -15,6 +15,11 @@ class Session:
     nodes: int
     local: bool
 
+    @property
+    def device(self) -> str:
+        """Where torch should run on this cluster."""
+        return "cuda" if self.gpus else "cpu"
+
 
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[Session]:

@@ -7,7 +7,7 @@ the driver.
 """
 
 from collections.abc import Mapping
-
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,38 +23,40 @@ from pipeline.run_folder import RunFolder
 from pipeline.tables import samples_of
 
 
-def score_run(
-    run: RunFolder, protocol: Protocol, model: str, model_digest: str, clip: str, *, cpus: float = 1, gpus: float = 0
-) -> int:
-    """Returns how many concepts were scored by this call; what is scored already is left alone."""
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How words are to be scored. model, clip: as they were asked for. device: where the CLIP runs."""
+
+    protocol: Protocol
+    model: str
+    model_digest: str
+    clip: str
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """fresh: concepts scored by this call; what was scored before is left alone. under: what all were scored by."""
+
+    fresh: int
+    under: ScoredUnder
+
+
+def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
+    """One Ray task for each part of `scores/`."""
     parts = plan_parts(run, 0)
-    score = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(score_part)
-    device = "cuda" if gpus else "cpu"
-    return sum(
-        ray.get(
-            [
-                score.remote(run, number, parts, protocol, model, model_digest, clip, device)
-                for number in range(parts["scores"])
-            ]
-        )
-    )
+    gpus = 1 if judgement.device == "cuda" else 0
+    score = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(score_part)
+    done: list[Evaluation] = ray.get([score.remote(run, number, parts, judgement) for number in range(parts["scores"])])
+    return Evaluation(sum(each.fresh for each in done), done[0].under)
 
 
-def score_part(
-    run: RunFolder,
-    number: int,
-    parts: Mapping[str, int],
-    protocol: Protocol,
-    model: str,
-    model_digest: str,
-    clip: str,
-    device: str,
-) -> int:
+def score_part(run: RunFolder, number: int, parts: Mapping[str, int], judgement: Judgement) -> Evaluation:
     """Brings one part of `scores/` up to date with its parts of `samples/`."""
     path = part_path("scores", number, parts["scores"])
     scores = read_table(run, path)
-    scorer = load_clip(clip, device)
-    under = ScoredUnder.of(protocol, model, model_digest, scorer)
+    scorer = load_clip(judgement.clip, judgement.device)
+    under = ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
     tables = [] if scores is None else [scores]
     before = _scored(scores, under)
     current: dict[str, str] = {}
@@ -72,19 +74,15 @@ def score_part(
                 fresh += 1
     if fresh:
         table = pa.concat_tables([some.cast(SCORES) for some in tables])
-        still = [
-            current.get(name) == print_
-            for name, print_ in zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
-        ]
+        keys = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
+        # Scores of a word that has been learned anew since are dropped here; a stranger's are kept.
+        still = [current.get(name, print_) == print_ for name, print_ in keys]
         write_table(run, path, table.filter(pa.array(still)).sort_by("concept"))
-    return fresh
+    return Evaluation(fresh, under)
 
 
 def _scored(scores: pa.Table | None, under: ScoredUnder) -> set[tuple[str, str]]:
-    if scores is None:
-        return set()
-    mine = {field: getattr(under, field) for field in ("protocol", "model_digest", "clip_digest")}
-    return {
-        (row["concept"], row["fingerprint"]) for row in scores.select(["concept", "fingerprint", *mine]).to_pylist()
-        if all(row[field] == value for field, value in mine.items())
-    }  # fmt: skip
+    """(concept, fingerprint) of the rows made by just this protocol, model, CLIP and sampler."""
+    mine = asdict(under).items()
+    rows = [] if scores is None else scores.to_pylist()
+    return {(row["concept"], row["fingerprint"]) for row in rows if all(row[key] == value for key, value in mine)}

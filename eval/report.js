@@ -76,7 +76,7 @@
     byId("gallery").replaceChildren(...list.slice(0, cards).map((concept) => {
       const source = picture(concept);
       const card = make("button", { type: "button", className: "card" },
-        source ? make("img", { src: source, loading: "lazy", decoding: "async", alt: "" }) : make("span", { className: "absent" }, "picture not in this page"),
+        source ? make("img", { src: source, alt: "" }) : make("span", { className: "absent" }, "picture not in this page"),
         make("span", { className: "about" }, bdi(concept.concept, "name"), scores(concept)));
       card.addEventListener("click", () => open(concept));
       return card;
@@ -146,7 +146,9 @@
       element.append(...children);
       return element;
     };
-    const [width, height, left, right, top, bottom] = [900, 520, 76, 18, 18, 64];
+    // On a phone the drawing has fewer units, so that marks stay large enough to be tapped and labels to be read.
+    const [width, height] = matchMedia("(max-width: 600px)").matches ? [400, 400] : [900, 520];
+    const [left, right, top, bottom] = [70, 14, 18, 64];
     const bounds = [data.floor, data.ceiling].filter((value) => value !== null);
     const extent = (values) => {
       const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -158,7 +160,7 @@
     const x = (value) => left + (value - x0) / (x1 - x0) * (width - left - right);
     const y = (value) => height - bottom - (value - y0) / (y1 - y0) * (height - top - bottom);
     const ticks = (low, high) => {
-      const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
+      const rough = (high - low) / 7, power = 10 ** Math.floor(Math.log10(rough));
       const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= rough);
       const digits = Math.max(0, -Math.floor(Math.log10(step)));
       return Array.from({ length: Math.floor(high / step) - Math.ceil(low / step) + 1 },

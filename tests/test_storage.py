@@ -188,3 +188,20 @@ def test_writing_to_a_bucket_that_does_not_exist_says_so_and_makes_none(bucket: 
 def test_a_url_that_leads_nowhere_is_refused_where_it_is_given(make: Callable[[], Storage], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_a_listing_shows_what_another_process_wrote(bucket: Bucket) -> None:
+    ours, theirs = Storage(bucket.url, bucket.options), Storage(bucket.url, bucket.options | {"max_concurrency": 2})
+    theirs.write_bytes("in/a", b"x")
+    assert ours.names("in") == ours.find("in") == ["a"]
+    theirs.write_bytes("in/b", b"x")
+    theirs.delete("in/a")
+    assert not ours.exists("in/a")
+    assert ours.names("in") == ours.find("in") == ["b"]
+    assert [url[-4:] for url in Storage(f"{bucket.url}/in/*", bucket.options).glob()] == ["in/b"]
+
+
+def test_options_are_the_same_after_use(bucket: Bucket) -> None:
+    options = bucket.options | {"config_kwargs": {"retries": {"max_attempts": 2}}}
+    Storage(bucket.url, options).write_bytes("a", b"x")
+    assert options["config_kwargs"] == {"retries": {"max_attempts": 2}}

@@ -62,11 +62,13 @@ def _edges(decoded: Tensor, batch: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_latents(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 64) -> Tensor:
+def encode_latents(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 32) -> Tensor:
     """The scaled posterior means of uint8 pictures, float16 (N, 4, 16, 16)."""
     scale = vae.config.scaling_factor
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([
-            (vae.encode(as_images(pictures[i:i + batch])).latent_dist.mean.float() * scale).half()
-            for i in range(0, len(pictures), batch)
-        ])
+    latents = torch.empty(len(pictures), 4, 16, 16, dtype=torch.float16)
+    for start in range(0, len(pictures), batch):
+        images = as_images(np.array(pictures[start:start + batch]))
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = vae.encode(images).latent_dist.mean
+        latents[start:start + batch] = (mean.float() * scale).half()
+    return latents

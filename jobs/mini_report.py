@@ -1,0 +1,190 @@
+"""Measures the shipped model and draws its sheets: python jobs/mini_report.py [--output runs/mini-report]
+
+  1. the autoencoder on unseen scenes;
+  2. the generator on unseen captions of things it knows, judged by the shipped CLIP;
+  3. the point of it: words for held-out things, learned by the job itself with its defaults.
+
+Writes table.md, figures.json, the sheets and the run of part 3 into the output folder.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from cluster.session import ray_session
+from eval.clip import OpenClipScorer, load_clip
+from eval.metrics import covered
+from jobs import invert_all
+from pipeline.backbones import load_backbone
+from pipeline.generation import generate
+from pipeline.mini.recipe import art, scenes
+from pipeline.records import Sample
+from pipeline.sampling import SamplerSettings
+from pipeline.tables import samples_of
+
+SCENE_SEED, NAMED_THINGS, PER_NAME, INVERTED = 4, 100, 4, 24
+EDITS = ("on the grass", "at night", "on a blue background", "a pencil sketch of")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. bar: what was asked for."""
+
+    name: str
+    value: float
+    bar: float
+    said: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/mini-report"))
+    parser.add_argument("--art", type=Path, default=Path("runs/mini/art"), help="where the drawings are, or go")
+    parser.add_argument("--captions", type=int, default=500)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    drawings = art.load_art(arguments.art)
+    sprites, clip = drawings.scaled(96), load_clip()
+    figures = [*autoencoder(sprites, arguments.output)]
+    with ray_session():
+        figures += generator(sprites, clip, arguments.captions, arguments.output)
+    figures += words(drawings, clip, arguments.output)
+    lines = [f"| {figure.name} | {figure.said} | {figure.bar:g} | {'reached' if figure.value >= figure.bar else 'not reached'} |" for figure in figures]
+    table = "\n".join(["| measured | value | bar | |", "|---|---|---|---|", *lines])
+    (arguments.output / "table.md").write_text(table + "\n", encoding="utf-8")
+    (arguments.output / "figures.json").write_text(json.dumps({figure.name: figure.value for figure in figures}, indent=2) + "\n", encoding="utf-8")
+    print(f"{table}\n\nin {time.monotonic() - began:.0f} s; sheets in {arguments.output}")
+    return 0
+
+
+def autoencoder(sprites: art.Art, output: Path) -> list[Figure]:
+    """Mean PSNR over 500 unseen scenes of all things, held-out ones included."""
+    backbone = load_backbone("mini")
+    pictures, _, _ = scenes.sample_scenes(500, sprites, sprites.names, SCENE_SEED)
+    decoded = backbone.decode(backbone.encode_images(pictures).mean)
+    error = ((decoded.astype(np.float64) - pictures) / 255) ** 2
+    psnr = float((-10 * np.log10(error.mean((1, 2, 3)))).mean())
+    sheet(np.concatenate([pictures[:32], decoded[:32]]), [""] * 64, output / "autoencoder.png", columns=16)
+    return [Figure("autoencoder: PSNR on 500 unseen scenes, dB", psnr, 27, f"{psnr:.1f}")]
+
+
+def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) -> list[Figure]:
+    known = art.training_things()
+    real, _, captions = scenes.sample_scenes(count, sprites, known, SCENE_SEED + 1)
+    drawn = draw(captions, range(count))
+    texts = clip.encode_texts(captions)
+    shuffled = np.roll(texts, count // 2, axis=0)
+    own = clip.encode_images(list(drawn))
+    ceiling, floor = float((clip.encode_images(list(real)) * texts).sum(1).mean()), float((own * shuffled).sum(1).mean())
+    value = float((own * texts).sum(1).mean())
+    share = covered(value, floor, ceiling)
+    sheet(drawn[:64], captions[:64], output / "captions.png")
+
+    rng = np.random.default_rng(SCENE_SEED)
+    named = [str(name) for name in rng.choice(known, NAMED_THINGS, replace=False)]
+    prompts = [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in named for _ in range(PER_NAME)]
+    pictures = draw(prompts, range(1000, 1000 + len(prompts)))
+    scenes_of = [scenes.Scene((name,)) for name in named for _ in range(PER_NAME)]
+    reals = [scenes.render(scene, sprites, rng) for scene in scenes_of]
+    names = clip.encode_texts([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in sprites.names])
+    answers = np.array([sprites.names.index(name) for name in named for _ in range(PER_NAME)])
+    right, right_real = (float(((clip.encode_images(list(some)) @ names.T).argmax(1) == answers).mean()) for some in (pictures, reals))
+    sheet(pictures[::PER_NAME], named, output / "named.png")
+    return [
+        Figure("generator: share of the way from shuffled captions to real scenes", share, 0.7,
+               f"{share:.0%} ({floor:.3f} -> {value:.3f} -> {ceiling:.3f})"),
+        Figure("generator: samples named rightly, as a share of real drawings named rightly", right / right_real, 0.5,
+               f"{right / right_real:.0%} ({right:.0%} of {right_real:.0%})"),
+    ]  # fmt: skip
+
+
+def draw(prompts: list[str], seeds: range) -> np.ndarray:
+    """uint8 (N, 64, 64, 3)."""
+    drawings = generate(prompts, list(seeds), {}, "mini", "float32", SamplerSettings(batch=32))
+    return np.stack([drawing.pixels for drawing in drawings])
+
+
+def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]:
+    """Part 3, from the tables that the job wrote."""
+    names = art.held_out_things()[:INVERTED]
+    manifest = write_manifest(drawings, names, output / "concepts")
+    run = output / "run"
+    code = invert_all.main([str(manifest), "--output", str(run)])
+    if code:
+        sys.exit(f"the job ended with exit code {code}")
+    concepts = pq.read_table(run / "report" / "concepts.parquet").to_pydict()
+    median = float(np.median(concepts["covered"]))
+    samples: dict[str, list[Sample]] = {}
+    for sample in samples_of(pq.read_table(run / "samples")):
+        samples.setdefault(sample.concept, []).append(sample)
+    nearest = nearest_share(samples, clip)
+    scores = pq.read_table(run / "scores").to_pylist()
+    figures = [
+        Figure(f"words of {len(names)} held-out things: median share of the way from the untrained word to real pictures", median, 0.75, f"{median:.0%}"),
+        Figure(f"words: samples nearest to their own concept of the {len(names)}", nearest, 0.85, f"{nearest:.0%}"),
+    ]
+    for edit in EDITS:
+        raised = [row["value"] > row["floor"] for row in scores if row["metric"] == "text_similarity" and edit in row["prompt"]]
+        share = float(np.mean(raised))
+        figures.append(Figure(f"words: '{edit}' raises the prompt's text similarity, share of words", share, 0.85, f"{share:.0%}"))
+    return figures
+
+
+def nearest_share(samples: dict[str, list[Sample]], clip: OpenClipScorer) -> float:
+    """Share of reconstruction samples whose mean similarity is highest to their own concept's training images."""
+    training, own = {}, {}
+    for name, some in samples.items():
+        training[name] = features([sample for sample in some if sample.kind == "training"], clip).mean(0)
+        own[name] = features([sample for sample in some if sample.kind == "reconstruction"], clip)
+    names = sorted(samples)
+    means = np.stack([training[name] for name in names])
+    return float(np.mean(np.concatenate([(own[name] @ means.T).argmax(1) == index for index, name in enumerate(names)])))
+
+
+def features(samples: list[Sample], clip: OpenClipScorer) -> np.ndarray:
+    return clip.encode_images([Image.open(io.BytesIO(sample.png)) for sample in samples])
+
+
+def write_manifest(drawings: art.Art, names: tuple[str, ...], folder: Path) -> Path:
+    """The four drawings of each thing on white at 256 pixels, and a manifest that gives the words nothing to start from."""
+    rows = []
+    for name in names:
+        slug = name.replace(" ", "-")
+        (folder / slug).mkdir(parents=True, exist_ok=True)
+        for index, sprite in enumerate(drawings.only((name,)).sprites[0]):
+            page = Image.new("RGBA", (256, 256), "white")
+            small = Image.fromarray(sprite).resize((208, 208), Image.Resampling.LANCZOS)
+            page.alpha_composite(small, (24, 24))
+            page.convert("RGB").save(folder / slug / f"{index + 1}.png")
+        rows.append({"concept": slug, "images": slug})
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, ["concept", "images"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+def sheet(pictures: np.ndarray, labels: list[str], path: Path, columns: int = 10) -> None:
+    side, label = 128, 14
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (side + 4), rows * (side + label + 4)), "white")
+    pen = ImageDraw.Draw(page)
+    for index, (pixels, text) in enumerate(zip(pictures, labels, strict=True)):
+        x, y = index % columns * (side + 4), index // columns * (side + label + 4)
+        page.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        pen.text((x, y + side), text[:24], "black")
+    page.save(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
