@@ -19,11 +19,21 @@ SCORED, NOT_STARTED = 0, 2
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
     parser.add_argument("--clip", metavar="NAME", help="open_clip model that scores (default: the run's own)")
-    parser.add_argument("--storage-option", action="append", default=[], metavar="KEY=VALUE", help="for fsspec, such as endpoint_url=http://minio:9000")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)")
+    parser.add_argument(
+        "--storage-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for fsspec, such as endpoint_url=http://minio:9000",
+    )
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
+    )
     return parser
 
 

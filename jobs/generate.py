@@ -28,18 +28,38 @@ DRAWN, NOT_STARTED = 0, 2
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
-    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a sentence with learned words in it (may be repeated)")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a sentence with learned words in it (may be repeated)",
+    )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one sentence a line")
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures a prompt (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first picture's noise (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the first picture's noise (default: %(default)s)"
+    )
     parser.add_argument("--sampler", default="dpm++", choices=("dpm++", "ddim", "euler"), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=5.0, metavar="X", help="guidance scale (default: %(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=5.0, metavar="X", help="guidance scale (default: %(default)s)"
+    )
     parser.add_argument("--output", metavar="URL", help="folder for the pictures (default: RUN/generated)")
-    parser.add_argument("--storage-option", action="append", default=[], metavar="KEY=VALUE", help="for fsspec, such as endpoint_url=http://minio:9000")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)")
+    parser.add_argument(
+        "--storage-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for fsspec, such as endpoint_url=http://minio:9000",
+    )
+    parser.add_argument(
+        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
+    )
     return parser
 
 
@@ -62,8 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DRAWN
 
 
-def draw(arguments: argparse.Namespace, configuration: dict[str, object], prompts: list[str],
-         words: dict[str, dict[str, np.ndarray]], output: Storage) -> None:
+def draw(
+    arguments: argparse.Namespace,
+    configuration: dict[str, object],
+    prompts: list[str],
+    words: dict[str, dict[str, np.ndarray]],
+    output: Storage,
+) -> None:
     # torch and diffusers take seconds to import; a mistyped prompt should be told at once.
     from pipeline.generation import generate
     from pipeline.grid import draw_grid, encode_png
@@ -76,7 +101,9 @@ def draw(arguments: argparse.Namespace, configuration: dict[str, object], prompt
     with ray_session(arguments.ray_address) as session:
         gpus = 1.0 if session.gpus else 0.0
         dtype = "bfloat16" if gpus else "float32"
-        drawings = generate([prompt for prompt, _ in asked], seeds, words, str(configuration["model"]), dtype, settings, gpus)
+        drawings = generate(
+            [prompt for prompt, _ in asked], seeds, words, str(configuration["model"]), dtype, settings, gpus
+        )
         for (prompt, index), drawing in zip(asked, drawings, strict=True):
             png = encode_png(drawing.pixels)
             output.write_bytes(f"{prompts.index(prompt):03d}-{_slug(prompt)}-{index:02d}.png", png)

@@ -36,35 +36,110 @@ SLOTS = 4
 
 def parser() -> argparse.ArgumentParser:
     defaults = InversionSettings()
-    parser = argparse.ArgumentParser(prog="invert_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", metavar="MANIFEST", help="CSV, JSONL or Parquet, a path or any fsspec URL; one row, one concept")
+    parser = argparse.ArgumentParser(
+        prog="invert_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "manifest", metavar="MANIFEST", help="CSV, JSONL or Parquet, a path or any fsspec URL; one row, one concept"
+    )
 
     what = parser.add_argument_group("what goes where")
-    what.add_argument("--output", metavar="URL", help="run folder, a path or any fsspec URL (default: beside the manifest or in runs/)")
-    what.add_argument("--model", default=MINI, metavar="ID|PATH", help="diffusers folder or hub id (default: the shipped mini model)")
-    what.add_argument("--clip", default="mini", metavar="NAME", help="open_clip model that scores (default: the shipped mini CLIP)")
-    what.add_argument("--protocol", default="quick", choices=sorted(PROTOCOLS), help="which pictures are drawn and scored")
-    what.add_argument("--storage-option", action="append", default=[], metavar="KEY=VALUE", help="for fsspec, such as endpoint_url=http://minio:9000")
+    what.add_argument(
+        "--output",
+        metavar="URL",
+        help="run folder, a path or any fsspec URL (default: beside the manifest or in runs/)",
+    )
+    what.add_argument(
+        "--model", default=MINI, metavar="ID|PATH", help="diffusers folder or hub id (default: the shipped mini model)"
+    )
+    what.add_argument(
+        "--clip", default="mini", metavar="NAME", help="open_clip model that scores (default: the shipped mini CLIP)"
+    )
+    what.add_argument(
+        "--protocol", default="quick", choices=sorted(PROTOCOLS), help="which pictures are drawn and scored"
+    )
+    what.add_argument(
+        "--storage-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for fsspec, such as endpoint_url=http://minio:9000",
+    )
     what.add_argument("--skip-invalid", action="store_true", help="record bad manifest rows as failures and go on")
     what.add_argument("--retry-failed", action="store_true", help="try again what failed before with the same inputs")
 
     how = parser.add_argument_group("how a word is learned")
-    how.add_argument("--steps", type=int, default=defaults.steps, metavar="N", help="budget of optimiser steps (default: %(default)s)")
-    how.add_argument("--learning-rate", type=float, default=defaults.learning_rate, metavar="X", help="of AdamW, never rescaled (default: %(default)s)")
-    how.add_argument("--batch-size", type=int, default=defaults.batch_size, metavar="B", help="pictures a step (default: %(default)s)")
-    how.add_argument("--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)")
-    how.add_argument("--crop", default=defaults.crop, choices=("centre", "pad", "squash"), help="how a picture becomes square (default: %(default)s)")
-    how.add_argument("--no-flip", action="store_true", help="do not mirror training pictures: for writing, or left and right hands")
-    how.add_argument("--early-stop", default=defaults.early_stop, choices=("dvar", "off"), help="stop when the word has converged (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=defaults.seed, metavar="S", help="of every random draw (default: %(default)s)")
+    how.add_argument(
+        "--steps",
+        type=int,
+        default=defaults.steps,
+        metavar="N",
+        help="budget of optimiser steps (default: %(default)s)",
+    )
+    how.add_argument(
+        "--learning-rate",
+        type=float,
+        default=defaults.learning_rate,
+        metavar="X",
+        help="of AdamW, never rescaled (default: %(default)s)",
+    )
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        default=defaults.batch_size,
+        metavar="B",
+        help="pictures a step (default: %(default)s)",
+    )
+    how.add_argument(
+        "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
+    )
+    how.add_argument(
+        "--crop",
+        default=defaults.crop,
+        choices=("centre", "pad", "squash"),
+        help="how a picture becomes square (default: %(default)s)",
+    )
+    how.add_argument(
+        "--no-flip", action="store_true", help="do not mirror training pictures: for writing, or left and right hands"
+    )
+    how.add_argument(
+        "--early-stop",
+        default=defaults.early_stop,
+        choices=("dvar", "off"),
+        help="stop when the word has converged (default: %(default)s)",
+    )
+    how.add_argument(
+        "--seed", type=int, default=defaults.seed, metavar="S", help="of every random draw (default: %(default)s)"
+    )
 
     where = parser.add_argument_group("where it runs")
-    where.add_argument("--workers", type=int, metavar="N", help="at most so many model holders (default: one a GPU, else one a CPU core)")
-    where.add_argument("--slots", type=int, default=SLOTS, metavar="K", help="concepts in training at once on each worker (default: %(default)s)")
-    where.add_argument("--gpus-per-worker", type=float, metavar="G", help="(default: 1 where the cluster has GPUs, else 0)")
-    where.add_argument("--cpus-per-worker", type=float, metavar="C", default=1, help="also its torch threads (default: %(default)s)")
-    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the frozen model (default: bfloat16 on GPUs, float32 on CPUs)")
-    where.add_argument("--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)")
+    where.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="at most so many model holders (default: one a GPU, else one a CPU core)",
+    )
+    where.add_argument(
+        "--slots",
+        type=int,
+        default=SLOTS,
+        metavar="K",
+        help="concepts in training at once on each worker (default: %(default)s)",
+    )
+    where.add_argument(
+        "--gpus-per-worker", type=float, metavar="G", help="(default: 1 where the cluster has GPUs, else 0)"
+    )
+    where.add_argument(
+        "--cpus-per-worker", type=float, metavar="C", default=1, help="also its torch threads (default: %(default)s)"
+    )
+    where.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the frozen model (default: bfloat16 on GPUs, float32 on CPUs)",
+    )
+    where.add_argument(
+        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
+    )
     where.add_argument("--shared-filesystem", action="store_true", help="all nodes see the local output path")
     return parser
 
@@ -105,11 +180,26 @@ class NotStartedError(Exception):
 class Job:
     """One run of the job: plan, invert, publish, score, report."""
 
-    def __init__(self, arguments: argparse.Namespace, settings: InversionSettings, manifest: Manifest, model: Model, run: RunFolder) -> None:
-        self.arguments, self.settings, self.manifest, self.model, self.folder = arguments, settings, manifest, model, run
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        settings: InversionSettings,
+        manifest: Manifest,
+        model: Model,
+        run: RunFolder,
+    ) -> None:
+        self.arguments, self.settings, self.manifest, self.model, self.folder = (
+            arguments,
+            settings,
+            manifest,
+            model,
+            run,
+        )
         self.protocol = PROTOCOLS[arguments.protocol]
         self.began = time.monotonic()
-        self.failures: dict[str, tuple[str, Failure]] = {failure.concept: ("", failure) for failure in manifest.failures}
+        self.failures: dict[str, tuple[str, Failure]] = {
+            failure.concept: ("", failure) for failure in manifest.failures
+        }
 
     def run(self) -> int:
         left = plan(
@@ -118,7 +208,10 @@ class Job:
         )  # fmt: skip
         self.failures |= {failure.concept: (print_, failure) for print_, failure in left.failed}
         total = len(self.manifest.concepts) + len(self.manifest.failures)
-        print(f"to do     {len(left.tasks)} of {total} concepts; {left.done} are done, {len(self.failures)} failed before", flush=True)
+        print(
+            f"to do     {len(left.tasks)} of {total} concepts; {left.done} are done, {len(self.failures)} failed before",
+            flush=True,
+        )
         if not left.tasks and self._is_reported(left):
             return self._end(left, "nothing to do")
         parts = plan_parts(self.folder, total)
@@ -154,14 +247,19 @@ class Job:
             dtype=arguments.dtype or ("bfloat16" if gpus else "float32"), inversion=self.settings, protocol=self.protocol,
             run=self.folder, storage_options=dict(self.folder.storage.options),
         )  # fmt: skip
-        print(f"workers   up to {resources.workers} on {settings.device}, {resources.slots} concepts at once on each", flush=True)
+        print(
+            f"workers   up to {resources.workers} on {settings.device}, {resources.slots} concepts at once on each",
+            flush=True,
+        )
         driver = Driver(settings, resources, self._record, ProgressDisplay(self.folder))
         try:
             digests = driver.run(iter(left.tasks), len(left.tasks))
         except WorkersNeverStartedError as error:
             raise NotStartedError(f"no worker could load {self.model.name!r}: {error}") from error
         if digests is not None and digests[0] != digests[1]:
-            raise RuntimeError(f"the frozen weights changed during the run, from {digests[0]} to {digests[1]}: its words cannot be trusted")
+            raise RuntimeError(
+                f"the frozen weights changed during the run, from {digests[0]} to {digests[1]}: its words cannot be trusted"
+            )
         return digests
 
     def _record(self, task: Task, result: Done | Failure) -> None:
@@ -207,7 +305,12 @@ class Job:
             last = self.folder.read_json("run.json")
         except StorageError:
             return False
-        wanted = {"finished": True, "clip": self.arguments.clip, "protocol": self.protocol.label, "fingerprint_of_all": _digest(left.expected)}
+        wanted = {
+            "finished": True,
+            "clip": self.arguments.clip,
+            "protocol": self.protocol.label,
+            "fingerprint_of_all": _digest(left.expected),
+        }
         return all(last.get(key) == value for key, value in wanted.items())
 
     def _end(self, left: Plan, said: str) -> int:

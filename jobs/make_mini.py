@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from pipeline.mini.recipe.loop import Schedule
 
 SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
-UNET = Schedule(8_000, 1.2e-3)
+UNET = Schedule(5_600, 1.2e-3)
 SCENES, CLIP_SCENES, LATENTS = 80_000, 40_000, 60_000
 
 
@@ -47,7 +48,9 @@ def make_scenes(work: Path) -> None:
     """Training scenes for the generator (no held-out thing in any), and more scenes of every thing for the CLIP."""
     sprites = art.load_art(work / "art").scaled(SPRITE_PIXELS)
     for pool, count, names, seed in (
-        ("train", SCENES, art.training_things(), 1), ("clip", CLIP_SCENES, sprites.names, 2), ("test", 500, sprites.names, 3),
+        ("train", SCENES, art.training_things(), 1),
+        ("clip", CLIP_SCENES, sprites.names, 2),
+        ("test", 500, sprites.names, 3),
     ):
         pictures, plans, captions = scenes.sample_scenes(count, sprites, names, seed)
         np.save(work / f"{pool}.npy", pictures)
@@ -82,15 +85,20 @@ def make_clip(work: Path) -> None:
 
 def make_latents(work: Path) -> None:
     trained = vae.AutoencoderKL.from_pretrained(work / "vae")
-    save_file({"latents": vae.encode_latents(trained, read_pool(work, "train")[0][:LATENTS])}, work / "latents.safetensors")
+    save_file(
+        {"latents": vae.encode_latents(trained, read_pool(work, "train")[0][:LATENTS])}, work / "latents.safetensors"
+    )
 
 
 def make_unet(work: Path) -> None:
     words = tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer")
-    latents = load_file(work / "latents.safetensors")["latents"]
-    trained, text_encoder = unet.train_unet(latents, read_pool(work, "train")[1][:LATENTS], words, UNET, work / "unet.safetensors")
-    trained.save_pretrained(work / "unet")
+    scorer, _ = open_clip.create_model_from_pretrained(f"local-dir:{work / 'clip'}", precision="fp32")
+    text_encoder = unet.text_encoder_of(scorer, words)
     text_encoder.save_pretrained(work / "text_encoder")
+    latents = load_file(work / "latents.safetensors")["latents"]
+    captions = read_pool(work, "train")[1][:LATENTS]
+    trained = unet.train_unet(latents, captions, words, text_encoder, UNET, work / "unet.safetensors")
+    trained.save_pretrained(work / "unet")
 
 
 def publish(work: Path) -> None:
@@ -101,8 +109,11 @@ def publish(work: Path) -> None:
         "vae": vae.AutoencoderKL.from_pretrained(work / "vae"),
     }
     model = StableDiffusionPipeline(
-        **{name: part.half() for name, part in parts.items()}, safety_checker=None, feature_extractor=None,
-        tokenizer=tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer"), scheduler=PNDMScheduler(**unet.SAMPLING),
+        **{name: part.half() for name, part in parts.items()},
+        safety_checker=None,
+        feature_extractor=None,
+        tokenizer=tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        scheduler=PNDMScheduler(**unet.SAMPLING),
         requires_safety_checker=False,
     )
     model.save_pretrained(SHIPPED / "model")
@@ -112,8 +123,14 @@ def publish(work: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Path], None]] = {
-    "art": make_art, "scenes": make_scenes, "tokenizer": make_tokenizer, "vae": make_vae, "clip": make_clip,
-    "latents": make_latents, "unet": make_unet, "publish": publish,
+    "art": make_art,
+    "scenes": make_scenes,
+    "tokenizer": make_tokenizer,
+    "vae": make_vae,
+    "clip": make_clip,
+    "latents": make_latents,
+    "unet": make_unet,
+    "publish": publish,
 }
 
 if __name__ == "__main__":

@@ -59,10 +59,15 @@ def main() -> int:
     with ray_session():
         figures += generator(sprites, clip, arguments.captions, arguments.output)
     figures += words(drawings, clip, arguments.output)
-    lines = [f"| {figure.name} | {figure.said} | {figure.bar:g} | {'reached' if figure.value >= figure.bar else 'not reached'} |" for figure in figures]
+    lines = [
+        f"| {figure.name} | {figure.said} | {figure.bar:g} | {'reached' if figure.value >= figure.bar else 'not reached'} |"
+        for figure in figures
+    ]
     table = "\n".join(["| measured | value | bar | |", "|---|---|---|---|", *lines])
     (arguments.output / "table.md").write_text(table + "\n", encoding="utf-8")
-    (arguments.output / "figures.json").write_text(json.dumps({figure.name: figure.value for figure in figures}, indent=2) + "\n", encoding="utf-8")
+    (arguments.output / "figures.json").write_text(
+        json.dumps({figure.name: figure.value for figure in figures}, indent=2) + "\n", encoding="utf-8"
+    )
     print(f"{table}\n\nin {time.monotonic() - began:.0f} s; sheets in {arguments.output}")
     return 0
 
@@ -85,7 +90,10 @@ def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) 
     texts = clip.encode_texts(captions)
     shuffled = np.roll(texts, count // 2, axis=0)
     own = clip.encode_images(list(drawn))
-    ceiling, floor = float((clip.encode_images(list(real)) * texts).sum(1).mean()), float((own * shuffled).sum(1).mean())
+    ceiling, floor = (
+        float((clip.encode_images(list(real)) * texts).sum(1).mean()),
+        float((own * shuffled).sum(1).mean()),
+    )
     value = float((own * texts).sum(1).mean())
     share = covered(value, floor, ceiling)
     sheet(drawn[:64], captions[:64], output / "captions.png")
@@ -98,7 +106,9 @@ def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) 
     reals = [scenes.render(scene, sprites, rng) for scene in scenes_of]
     names = clip.encode_texts([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in sprites.names])
     answers = np.array([sprites.names.index(name) for name in named for _ in range(PER_NAME)])
-    right, right_real = (float(((clip.encode_images(list(some)) @ names.T).argmax(1) == answers).mean()) for some in (pictures, reals))
+    right, right_real = (
+        float(((clip.encode_images(list(some)) @ names.T).argmax(1) == answers).mean()) for some in (pictures, reals)
+    )
     sheet(pictures[::PER_NAME], named, output / "named.png")
     return [
         Figure("generator: share of the way from shuffled captions to real scenes", share, 0.7,
@@ -130,13 +140,24 @@ def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]
     nearest = nearest_share(samples, clip)
     scores = pq.read_table(run / "scores").to_pylist()
     figures = [
-        Figure(f"words of {len(names)} held-out things: median share of the way from the untrained word to real pictures", median, 0.75, f"{median:.0%}"),
+        Figure(
+            f"words of {len(names)} held-out things: median share of the way from the untrained word to real pictures",
+            median,
+            0.75,
+            f"{median:.0%}",
+        ),
         Figure(f"words: samples nearest to their own concept of the {len(names)}", nearest, 0.85, f"{nearest:.0%}"),
     ]
     for edit in EDITS:
-        raised = [row["value"] > row["floor"] for row in scores if row["metric"] == "text_similarity" and edit in row["prompt"]]
+        raised = [
+            row["value"] > row["floor"]
+            for row in scores
+            if row["metric"] == "text_similarity" and edit in row["prompt"]
+        ]
         share = float(np.mean(raised))
-        figures.append(Figure(f"words: '{edit}' raises the prompt's text similarity, share of words", share, 0.85, f"{share:.0%}"))
+        figures.append(
+            Figure(f"words: '{edit}' raises the prompt's text similarity, share of words", share, 0.85, f"{share:.0%}")
+        )
     return figures
 
 
@@ -148,7 +169,9 @@ def nearest_share(samples: dict[str, list[Sample]], clip: OpenClipScorer) -> flo
         own[name] = features([sample for sample in some if sample.kind == "reconstruction"], clip)
     names = sorted(samples)
     means = np.stack([training[name] for name in names])
-    return float(np.mean(np.concatenate([(own[name] @ means.T).argmax(1) == index for index, name in enumerate(names)])))
+    return float(
+        np.mean(np.concatenate([(own[name] @ means.T).argmax(1) == index for index, name in enumerate(names)]))
+    )
 
 
 def features(samples: list[Sample], clip: OpenClipScorer) -> np.ndarray:

@@ -22,7 +22,11 @@ class ProgressDisplay:
         settled = progress.done + progress.failed
         wait = TERMINAL_SECONDS if self._live else LOG_SECONDS
         if now - self._shown >= wait or settled != self._settled:
-            print(("\r\033[K" if self._live else "") + self._line(progress, now), end="" if self._live else "\n", flush=True)
+            print(
+                ("\r\033[K" if self._live else "") + self._line(progress, now),
+                end="" if self._live else "\n",
+                flush=True,
+            )
             self._shown = now
         if now - self._written >= FILE_SECONDS or settled == progress.total:
             self._run.write_json("progress.json", self._content(progress, now))

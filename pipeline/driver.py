@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.records import Done, Failure, Task
 from pipeline.worker import Worker, WorkerSettings
 
-LIVES = 3  # a concept in flight in so many crashes is taken to be their cause
+LIVES = 3  # a concept whose call broke off so many times is taken to be the cause
 POLL_SECONDS = 1.0
 
 
@@ -54,8 +54,13 @@ class _Seat:
 class Driver:
     """Runs every task to a Done or a Failure, handing each to `record` as it comes."""
 
-    def __init__(self, settings: WorkerSettings, resources: Resources, record: Callable[[Task, Done | Failure], None],
-                 report: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        resources: Resources,
+        record: Callable[[Task, Done | Failure], None],
+        report: Callable[[Progress], None],
+    ) -> None:
         self._settings, self._resources, self._record, self._report = settings, resources, record, report
         self._seats: list[_Seat] = []
         self._again: collections.deque[Task] = collections.deque()
@@ -116,6 +121,13 @@ class Driver:
             seat = flying[ref]
             try:
                 result = ray.get(ref)
+            except RayTaskError as error:
+                # The actor lives on; only this call broke, perhaps because the store was out of reach for too long.
+                if ref == seat.ready:
+                    self._lose(seat, error)
+                else:
+                    self._retry(seat.calls.pop(ref), error)
+                continue
             except RayError as error:
                 # Whatever the kind of error, the actor is not trusted any more: it may even still be running.
                 self._lose(seat, error)
@@ -139,13 +151,16 @@ class Driver:
         if not self._ever_ready and self._boots_lost >= LIVES:
             raise WorkersNeverStartedError(_last_line(error)) from error
         for task in seat.calls.values():
-            name = task.concept.name
-            self._crashes[name] += 1
-            if self._crashes[name] < LIVES:
-                self._again.append(task)
-            else:
-                reason = f"the worker died {LIVES} times with this concept in flight, the last time: {_last_line(error)}"
-                self._settle(task, Failure(name, "worker", reason, LIVES))
+            self._retry(task, error)
+
+    def _retry(self, task: Task, error: RayError) -> None:
+        name = task.concept.name
+        self._crashes[name] += 1
+        if self._crashes[name] < LIVES:
+            self._again.append(task)
+        else:
+            reason = f"broke off {LIVES} times, the last time with: {_last_line(error)}"
+            self._settle(task, Failure(name, "worker", reason, LIVES))
 
     def _shrink(self) -> None:
         """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere."""

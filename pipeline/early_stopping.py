@@ -20,5 +20,5 @@ def has_converged(losses: Sequence[float], *, window: int = WINDOW // EVERY, thr
     """
     if len(losses) <= window:
         return False
-    everything = float(np.var(losses))
-    return everything > 0 and float(np.var(losses[-window:])) / everything < threshold
+    # Equal losses have a variance of exactly 0 only when their mean is free of rounding.
+    return float(np.ptp(losses)) > 0 and float(np.var(losses[-window:]) / np.var(losses)) < threshold

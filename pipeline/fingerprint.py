@@ -11,7 +11,9 @@ from pipeline.settings import InversionSettings
 ALGORITHM = 1
 
 
-def fingerprint(concept: Concept, image_digests: Sequence[str], model_digest: str, dtype: str, settings: InversionSettings) -> str:
+def fingerprint(
+    concept: Concept, image_digests: Sequence[str], model_digest: str, dtype: str, settings: InversionSettings
+) -> str:
     """Hex sha256. Carried columns, the class and URLs do not enter: they are written beside a word but do not change it."""
     content = {
         "algorithm": ALGORITHM, "concept": concept.name, "placeholder": concept.placeholder, "vectors": concept.vectors,

@@ -27,25 +27,46 @@ class Drawing:
 def words_in(prompt: str, placeholders: Sequence[str]) -> list[str]:
     """Those of the placeholders that the prompt holds, spelled as they are known."""
     known = {placeholder.lower(): placeholder for placeholder in placeholders}
-    return sorted({known[piece.lower()] for piece in split_at_placeholders(prompt, placeholders) if piece.lower() in known})
+    return sorted(
+        {known[piece.lower()] for piece in split_at_placeholders(prompt, placeholders) if piece.lower() in known}
+    )
 
 
-def generate(prompts: Sequence[str], seeds: Sequence[int], words: Words, model: str, dtype: str, settings: SamplerSettings,
-             gpus: float = 0) -> Iterator[Drawing]:
+def generate(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    words: Words,
+    model: str,
+    dtype: str,
+    settings: SamplerSettings,
+    gpus: float = 0,
+) -> Iterator[Drawing]:
     """One drawing for every prompt and seed (zipped), in their order."""
     draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
     futures = []
     for start in range(0, len(prompts), settings.batch):
-        some = list(prompts[start:start + settings.batch])
+        some = list(prompts[start : start + settings.batch])
         needed = {name: words[name] for prompt in some for name in words_in(prompt, list(words))}
-        futures.append(draw.remote(some, seeds[start:start + settings.batch], needed, model, "cuda" if gpus else "cpu", dtype, settings))
+        futures.append(
+            draw.remote(
+                some, seeds[start : start + settings.batch], needed, model, "cuda" if gpus else "cpu", dtype, settings
+            )
+        )
     for start, future in enumerate(futures):
         pictures = ray.get(future)
         for index, pixels in enumerate(pictures, start * settings.batch):
             yield Drawing(prompts[index], seeds[index], pixels)
 
 
-def _draw(prompts: list[str], seeds: Sequence[int], words: Words, model: str, device: str, dtype: str, settings: SamplerSettings) -> np.ndarray:
+def _draw(
+    prompts: list[str],
+    seeds: Sequence[int],
+    words: Words,
+    model: str,
+    device: str,
+    dtype: str,
+    settings: SamplerSettings,
+) -> np.ndarray:
     torch.set_num_threads(1)
     return sample(_backbone(model, device, dtype), prompts, seeds, words, settings)
 

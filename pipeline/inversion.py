@@ -70,7 +70,10 @@ def new_slot(concept: Concept, pixels: np.ndarray, backbone: Backbone, settings:
     }
     prompts = [template.format(concept.placeholder) for template in templates_for(concept.kind)]
     return Slot(
-        concept=concept, settings=settings, initial=initial, words=words,
+        concept=concept,
+        settings=settings,
+        initial=initial,
+        words=words,
         posterior=backbone.encode_images(np.ascontiguousarray(both)),
         templates=backbone.tokenise(prompts, {concept.placeholder: range(concept.vectors)}),
         optimiser=torch.optim.AdamW(words.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
@@ -85,7 +88,9 @@ def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) ->
     prompts = torch.randint(len(slot.templates.ids), (count,), generator=chance)
     timesteps = torch.randint(backbone.timesteps, (count,), generator=chance)
     noise = torch.randn(2, count, *mean.shape[1:], generator=chance).to(backbone.device, non_blocking=True)
-    return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps.to(backbone.device), Tokens(slot.templates.ids[prompts]))
+    return Draws(
+        mean[rows] + std[rows] * noise[0], noise[1], timesteps.to(backbone.device), Tokens(slot.templates.ids[prompts])
+    )
 
 
 def losses(backbone: Backbone, slots: list[Slot], draws: list[Draws]) -> list[Tensor]:
@@ -145,8 +150,14 @@ def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
     if not all(np.isfinite(value).all() for value in vectors.values()):
         return InversionError(f"the word stopped being finite by step {slot.step}; try a lower learning rate")
     return Word(
-        concept=slot.concept.name, placeholder=slot.concept.placeholder, vectors=vectors, initial=slot.initial,
-        initializer=slot.concept.initializer or "", steps=slot.step,
+        concept=slot.concept.name,
+        placeholder=slot.concept.placeholder,
+        vectors=vectors,
+        initial=slot.initial,
+        initializer=slot.concept.initializer or "",
+        steps=slot.step,
         stopped_by="dvar" if stopped_by == "dvar" else "steps",
-        learning_rate=slot.settings.learning_rate, loss=slot.losses[-1], seconds=time.monotonic() - slot.began,
+        learning_rate=slot.settings.learning_rate,
+        loss=slot.losses[-1],
+        seconds=time.monotonic() - slot.began,
     )

@@ -33,7 +33,9 @@ def find_model(name: str) -> Model:
     folder = MINI_FOLDER if name == MINI else Path(name).expanduser()
     if not folder.exists():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
-            raise ModelError(f"model {name!r}: there is no such folder, and it is not a hub id (owner/name) or '{MINI}'")
+            raise ModelError(
+                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name) or '{MINI}'"
+            )
         folder = _download(name)
     index = folder / "model_index.json"
     if not index.is_file():

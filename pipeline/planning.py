@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.fingerprint import fingerprint
-from pipeline.images import find_images
+from pipeline.images import MAX_BYTES, ImageSetError, find_images
 from pipeline.models import Model
 from pipeline.records import Concept, Failure, Task
 from pipeline.run_folder import RunFolder, short
 from pipeline.settings import InversionSettings
-from pipeline.storage import Storage, StorageError
+from pipeline.storage import Storage, StorageError, StorageUnavailableError
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
 
@@ -29,11 +29,23 @@ class Plan:
 
     @property
     def done(self) -> int:
-        return len(self.expected) - len(self.tasks) - sum(1 for _, failure in self.failed if failure.concept in self.expected)
+        return (
+            len(self.expected)
+            - len(self.tasks)
+            - sum(1 for _, failure in self.failed if failure.concept in self.expected)
+        )
 
 
-def plan(concepts: Sequence[Concept], run: RunFolder, model: Model, dtype: str, settings: InversionSettings,
-         storage_options: dict[str, Any], *, retry_failed: bool = False) -> Plan:
+def plan(
+    concepts: Sequence[Concept],
+    run: RunFolder,
+    model: Model,
+    dtype: str,
+    settings: InversionSettings,
+    storage_options: dict[str, Any],
+    *,
+    retry_failed: bool = False,
+) -> Plan:
     """Reads every image once, for its digest."""
     committed, failed_before = run.committed(), run.failed()
     tasks, expected, failed = [], {}, []
@@ -41,8 +53,8 @@ def plan(concepts: Sequence[Concept], run: RunFolder, model: Model, dtype: str, 
     def look(concept: Concept) -> tuple[tuple[str, ...], str] | Failure:
         try:
             urls = find_images(concept, storage_options)
-            digests = [hashlib.sha256(Storage(url, storage_options).read_bytes()).hexdigest() for url in urls]
-        except StorageError as error:
+            digests = [_digest(url, storage_options) for url in urls]
+        except (ImageSetError, StorageError) as error:
             return Failure(concept.name, "images", str(error))
         return urls, fingerprint(concept, digests, model.digest, dtype, settings)
 
@@ -61,3 +73,13 @@ def plan(concepts: Sequence[Concept], run: RunFolder, model: Model, dtype: str, 
             else:
                 tasks.append(Task(concept, print_, urls))
     return Plan(tuple(tasks), expected, tuple(failed))
+
+
+def _digest(url: str, storage_options: dict[str, Any]) -> str:
+    """Empty for a file that is not there or cannot serve: the worker sets it aside with its reason, and the concept goes on."""
+    try:
+        return hashlib.sha256(Storage(url, storage_options).read_bytes(at_most=MAX_BYTES)).hexdigest()
+    except StorageUnavailableError:
+        raise
+    except StorageError:
+        return ""

@@ -27,8 +27,14 @@ def requests_for(concept: Concept, protocol: Protocol, seed: int) -> list[Reques
     wanted += [("edit", template, protocol.edit_images, True) for template in edits]
     wanted += [("untrained", template, protocol.untrained_images, False) for template in (plain, *edits)]
     return [
-        Request(kind, template.format(concept.placeholder), leave_out(template.format(concept.placeholder), concept.placeholder),
-                index, derive_seed(seed, concept.name, template, index), trained)
+        Request(
+            kind,
+            template.format(concept.placeholder),
+            leave_out(template.format(concept.placeholder), concept.placeholder),
+            index,
+            derive_seed(seed, concept.name, template, index),
+            trained,
+        )
         for kind, template, count, trained in wanted
         for index in range(count)
     ]

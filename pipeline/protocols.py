@@ -30,15 +30,29 @@ class Protocol:
 
 
 QUICK = Protocol(
-    name="quick", version=1,
+    name="quick",
+    version=1,
     plain={"object": "a photo of {}", "style": "a painting in the style of {}"},
     edits={
-        "object": ("a photo of {} on the grass", "a photo of {} at night", "a photo of {} on a blue background",
-                   "a pencil sketch of {}"),
-        "style": ("a painting of a cat in the style of {}", "a painting of a pizza in the style of {}",
-                  "a painting of a car in the style of {}", "a painting of a tree in the style of {}"),
+        "object": (
+            "a photo of {} on the grass",
+            "a photo of {} at night",
+            "a photo of {} on a blue background",
+            "a pencil sketch of {}",
+        ),
+        "style": (
+            "a painting of a cat in the style of {}",
+            "a painting of a pizza in the style of {}",
+            "a painting of a car in the style of {}",
+            "a painting of a tree in the style of {}",
+        ),
     },
-    plain_images=8, edit_images=4, untrained_images=4, sampler="dpm++", steps=20, guidance=5.0,
+    plain_images=8,
+    edit_images=4,
+    untrained_images=4,
+    sampler="dpm++",
+    steps=20,
+    guidance=5.0,
 )
 
 PROTOCOLS = {QUICK.name: QUICK}

@@ -40,37 +40,64 @@ def part_path(table: str, number: int, parts: int) -> str:
     return f"{table}/part-{number:05d}-of-{parts:05d}.parquet"
 
 
-def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> None:
-    """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint)."""
+def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> tuple[str, ...]:
+    """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
+
+    Returns the committed concepts whose rows are to be found nowhere any more: they are not done from now on, and the
+    same run once more learns them again.
+    """
     markers = run.committed()
     done = {name: print_ for name, print_ in expected.items() if (name, short(print_)) in markers}
+    # Rows and files of a word that has been learned anew are replaced. Were its old marker left standing, a return to
+    # the old inputs would find nothing to do, and the new word in their place.
+    for name, print_ in markers:
+        if name in done and print_ != short(done[name]):
+            run.withdraw(name, print_)
+    lost: set[str] = set()
     for table in SOURCES:
         by_part: dict[int, dict[str, str]] = defaultdict(dict)
         for name, print_ in done.items():
             by_part[shard_of(name, parts[table])][name] = print_
         for number, members in sorted(by_part.items()):
-            _publish_part(run, table, part_path(table, number, parts[table]), members)
+            lost |= _publish_part(run, table, part_path(table, number, parts[table]), members)
+    for name in lost:
+        run.withdraw(name, done.pop(name))
     _clear_attempts(run, done)
+    return tuple(sorted(lost))
 
 
-def _publish_part(run: RunFolder, table: str, path: str, members: Mapping[str, str]) -> None:
-    old = read_table(run, path)
-    present = set() if old is None else set(zip(old["concept"].to_pylist(), old["fingerprint"].to_pylist(), strict=True))
-    missing = {name: print_ for name, print_ in members.items() if (name, print_) not in present}
-    if not missing:
-        return
+def _publish_part(run: RunFolder, table: str, path: str, members: Mapping[str, str]) -> set[str]:
+    """members: concept -> fingerprint of those that belong into this part. Returns those without rows."""
+    gone: set[str] = set()
+    while True:
+        old = read_table(run, path)
+        rows = [] if old is None else [old]
+        present = {
+            key
+            for table_ in rows
+            for key in zip(*(table_[name].to_pylist() for name in ("concept", "fingerprint")), strict=True)
+        }
+        missing = {name: print_ for name, print_ in members.items() if (name, print_) not in present}
+        lost = gone.intersection(missing)
+        fresh = {name: _attempt_rows(run, table, name, print_) for name, print_ in missing.items() if name not in lost}
+        if gone_now := {name for name, found in fresh.items() if found is None}:
+            # Another driver may have published them since we read the part, and tidied their attempts away: look again.
+            gone |= gone_now
+            continue
+        if fresh:
+            kept = [some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()])) for some in rows]
+            write_table(run, path, pa.concat_tables([*kept, *fresh.values()]).sort_by("concept"))
+        return lost
+
+
+def _attempt_rows(run: RunFolder, table: str, name: str, print_: str) -> pa.Table | None:
+    """None when the attempt, or the marker that names it, is not there any more."""
     source, schema = SOURCES[table]
-    rows = [] if old is None else [old.filter(pa.array([name not in missing for name in old["concept"].to_pylist()]))]
-    for name, print_ in sorted(missing.items()):
-        attempt = run.marker(name, print_).attempt
-        try:
-            data = run.storage.read_bytes(run.attempt_path(name, print_, attempt, source))
-        except StorageNotFoundError:
-            # Another driver published this part since we read it, and has tidied the attempt away.
-            return _publish_part(run, table, path, members)
-        rows.append(pq.read_table(pa.BufferReader(data)).cast(schema))
-    write_table(run, path, pa.concat_tables(rows).sort_by("concept"))
-    return None
+    try:
+        data = run.storage.read_bytes(run.attempt_path(name, print_, run.marker(name, print_).attempt, source))
+    except StorageNotFoundError:
+        return None
+    return pq.read_table(pa.BufferReader(data)).cast(schema)
 
 
 def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> pa.Table | None:
@@ -100,10 +127,15 @@ def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
     """
     done_files = {(name, short(print_)) for name, print_ in done.items()}
     for file in run.storage.names(ATTEMPTS):
+        if file.count("@") != 3:
+            continue  # somebody else's
         name, print_, attempt, kind = file.split("@")
         if (name, print_) not in done_files:
             continue
         public = {"word.safetensors": run.word_path(name), "grid.png": run.grid_path(name)}.get(kind)
-        if public and attempt == run.marker(name, done[name]).attempt:
-            run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))
+        try:
+            if public and attempt == run.marker(name, done[name]).attempt:
+                run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))
+        except StorageNotFoundError:
+            continue  # its worker, or another driver, was faster
         run.storage.delete(f"{ATTEMPTS}/{file}")

@@ -1,6 +1,6 @@
 """What one stage hands to the next: one frozen record each, and Failure for whatever could not go on.
 
-    manifest -> Concept -> ImageSet -> Word -> Sample -> Score -> report
+manifest -> Concept -> ImageSet -> Word -> Sample -> Score -> report
 """
 
 from collections.abc import Mapping

@@ -56,6 +56,10 @@ class RunFolder:
     def marker(self, concept: str, fingerprint: str) -> Marker:
         return Marker(**json.loads(self.storage.read_bytes(f"{COMMITTED}/{_file(concept, fingerprint)}")))
 
+    def withdraw(self, concept: str, fingerprint: str) -> None:
+        """Undoes a commit; `fingerprint` may be the short one."""
+        self.storage.delete(f"{COMMITTED}/{_file(concept, fingerprint)}")
+
     def record_failure(self, failure: Failure, fingerprint: str) -> None:
         path = f"{FAILED}/{_file(failure.concept, fingerprint)}"
         self.storage.write_bytes(path, _json(asdict(failure)))

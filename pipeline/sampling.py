@@ -21,8 +21,14 @@ class SamplerSettings:
 
 
 @torch.no_grad()
-def sample(backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], words: Mapping[str, Mapping[str, np.ndarray]],
-           settings: SamplerSettings, resolution: int | None = None) -> np.ndarray:
+def sample(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    words: Mapping[str, Mapping[str, np.ndarray]],
+    settings: SamplerSettings,
+    resolution: int | None = None,
+) -> np.ndarray:
     """One picture a prompt, uint8 (N, R, R, 3).
 
     seeds: N, each fixing its picture's initial latents, whatever it is batched with.
@@ -33,9 +39,9 @@ def sample(backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], wor
     side = resolution or backbone.resolution
     pictures = []
     for start in range(0, len(prompts), settings.batch):
-        some = list(prompts[start:start + settings.batch])
+        some = list(prompts[start : start + settings.batch])
         context = backbone.embed(backbone.tokenise(["" for _ in some] + some, rows), tables)
-        latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds[start:start + settings.batch]])
+        latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds[start : start + settings.batch]])
         pictures.append(backbone.decode(denoise(backbone, latents.to(backbone.device), context, settings)))
     return np.concatenate(pictures)
 
@@ -57,7 +63,9 @@ def denoise(backbone: Backbone, noise: Tensor, context: Tensor, settings: Sample
     return latents
 
 
-def _stack(words: Mapping[str, Mapping[str, np.ndarray]], backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, range]]:
+def _stack(
+    words: Mapping[str, Mapping[str, np.ndarray]], backbone: Backbone
+) -> tuple[dict[str, Tensor], dict[str, range]]:
     """One table of all words for each text encoder, and each placeholder's rows in it."""
     rows: dict[str, range] = {}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in backbone.encoders}

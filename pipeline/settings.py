@@ -38,7 +38,9 @@ class InversionSettings:
         _require(0 <= self.weight_decay < 1, "weight decay", self.weight_decay, "from 0 up to, not including, 1")
         _require(
             self.resolution is None or (self.resolution % 8 == 0 and 32 <= self.resolution <= 2048),
-            "resolution", self.resolution, "a multiple of 8 from 32 to 2,048",
+            "resolution",
+            self.resolution,
+            "a multiple of 8 from 32 to 2,048",
         )
         _require(self.crop in ("centre", "pad", "squash"), "crop", self.crop, "centre, pad or squash")
         _require(self.early_stop in ("dvar", "off"), "early stop", self.early_stop, "dvar or off")

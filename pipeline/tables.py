@@ -68,7 +68,9 @@ def sample_rows(fingerprint: str, samples: Sequence[Sample]) -> pa.Table:
 def samples_of(table: pa.Table) -> list[Sample]:
     """The way back: `sample_rows`' table as records."""
     return [
-        Sample(row["concept"], row["kind"], row["prompt"], row["stated"], row["index"], row["seed"], row["image"]["bytes"])
+        Sample(
+            row["concept"], row["kind"], row["prompt"], row["stated"], row["index"], row["seed"], row["image"]["bytes"]
+        )
         for row in table.to_pylist()
     ]
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
+from safetensors.torch import load
 
 
 class WordFileError(ValueError):
@@ -33,5 +34,5 @@ def decode_word(data: bytes) -> tuple[str, np.ndarray]:
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2:
-        raise WordFileError(f"the word {placeholder!r} has shape {vectors.shape}, not (vectors, width)")
-    return placeholder, vectors.astype(np.float32)
+        raise WordFileError(f"the word {placeholder!r} has shape {tuple(vectors.shape)}, not (vectors, width)")
+    return placeholder, vectors.float().numpy()

@@ -71,8 +71,11 @@ class Worker:
         stage: Stage = "images"
         try:
             images = load_images(
-                task.urls, self.settings.inversion.resolution or self.backbone.resolution, self.settings.inversion.crop,
-                self.settings.storage_options, minimum=self.settings.inversion.minimum_images,
+                task.urls,
+                self.settings.inversion.resolution or self.backbone.resolution,
+                self.settings.inversion.crop,
+                self.settings.storage_options,
+                minimum=self.settings.inversion.minimum_images,
             )
             stage = "inversion"
             word = self._train(task.concept, images)
@@ -99,7 +102,7 @@ class Worker:
         def run() -> None:
             try:
                 done.set_result(call())
-            except BaseException as error:  # it is the caller's, whatever it is
+            except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
                 done.set_exception(error)
 
         self._calls.put(run)
@@ -111,7 +114,7 @@ class Worker:
                 self._calls.get()()
             try:
                 ended = train_step(self.backbone, [slot for slot, _ in self._slots.values()])
-            except Exception as error:  # a step that fails fails every concept in it; none may wait for ever
+            except Exception as error:  # noqa: BLE001 - a step that fails fails every concept in it; none may wait for ever
                 for _, done in self._slots.values():
                     done.set_exception(error)
                 self._slots.clear()
@@ -129,14 +132,23 @@ class Worker:
         sampler = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
         resolution = self.settings.inversion.resolution
         samples = [
-            Sample(concept.name, "training", "", "", index, 0, encode_png(pixels)) for index, pixels in enumerate(images.pixels)
+            Sample(concept.name, "training", "", "", index, 0, encode_png(pixels))
+            for index, pixels in enumerate(images.pixels)
         ]
         for trained, vectors in ((True, word.vectors), (False, word.initial)):
             some = [request for request in requests if request.trained == trained]
             pictures = sample(self.backbone, [request.prompt for request in some], [request.seed for request in some],
                               {concept.placeholder: vectors}, sampler, resolution)  # fmt: skip
             samples += [
-                Sample(concept.name, request.kind, request.prompt, request.stated, request.index, request.seed, encode_png(picture))
+                Sample(
+                    concept.name,
+                    request.kind,
+                    request.prompt,
+                    request.stated,
+                    request.index,
+                    request.seed,
+                    encode_png(picture),
+                )
                 for request, picture in zip(some, pictures, strict=True)
             ]
         return samples

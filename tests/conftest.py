@@ -1,4 +1,4 @@
-"""Fixtures that several tests share: a real S3 server in a process of its own, and a proxy that makes it misbehave."""
+"""Fixtures that several tests share: a real S3 server with a proxy that makes it misbehave, and tiny models to load."""
 
 import http.client
 import os
@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -131,6 +132,28 @@ def faults(moto_endpoint: str) -> Iterator[Faults]:
     yield plan
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def epsilon_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion of random weights that predicts the noise."""
+    from tests.tiny_model import save_tiny_model  # diffusers takes seconds to import, and few tests need it
+
+    return save_tiny_model(tmp_path_factory.mktemp("epsilon"), "epsilon")
+
+
+@pytest.fixture(scope="session")
+def velocity_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, predicting the velocity."""
+    from tests.tiny_model import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("velocity"), "v_prediction")
+
+
+@pytest.fixture(params=["epsilon", "velocity"])
+def either_model(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(f"{request.param}_model")
+    return folder
 
 
 def _free_port() -> int:

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,12 +52,14 @@ class StableDiffusion(Backbone):
         folder = model.folder
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-            self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True)
-            self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True)
-            self.vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+            self.text_encoder = _load_whole(CLIPTextModel, folder / "text_encoder")
+            self.unet = _load_whole(UNet2DConditionModel, folder / "unet")
+            self.vae = _load_whole(AutoencoderKL, folder / "vae")
             self.noising = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a broken file can raise anything
             raise ModelError(f"model {model.name!r} in {folder} does not load: {error}") from error
+        if (predicts := self.noising.config.prediction_type) not in ("epsilon", "v_prediction"):
+            raise ModelError(f"model {model.name!r} predicts {predicts!r}, not epsilon or v_prediction")
         for part in self._parts():
             part.requires_grad_(False).eval()
             for name, value in part.named_parameters():
@@ -72,7 +76,8 @@ class StableDiffusion(Backbone):
             self.unet.set_attn_processor(AttnProcessor())
             self.text_encoder.set_attn_implementation("eager")
         self.vocabulary = self.words.base.num_embeddings
-        self.context = self.tokenizer.model_max_length
+        # A tokenizer that names no limit says 10^30.
+        self.context = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
         self.resolution = self.unet.config.sample_size * self._downsampling
 
     def _parts(self) -> tuple[nn.Module, ...]:
@@ -150,9 +155,7 @@ class StableDiffusion(Backbone):
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         if self.noising.config.prediction_type == "v_prediction":
             return self.noising.get_velocity(latents, noise, timesteps)
-        if self.noising.config.prediction_type == "epsilon":
-            return noise
-        raise ModelError(f"{self.name} predicts {self.noising.config.prediction_type!r}, not epsilon or v_prediction")
+        return noise
 
     def scheduler(self, sampler: str) -> object:
         if sampler not in SAMPLERS:
@@ -176,7 +179,9 @@ class StableDiffusion(Backbone):
 
     def refuse_placeholder(self, placeholder: str) -> None:
         if len(self._text_ids(placeholder)) == 1:
-            raise PromptError(f"placeholder {placeholder!r} already is a word of {self.name}; choose another, like <{placeholder}>")
+            raise PromptError(
+                f"placeholder {placeholder!r} already is a word of {self.name}; choose another, like <{placeholder}>"
+            )
 
     def weights_digest(self) -> str:
         digest = hashlib.sha256()
@@ -190,3 +195,11 @@ class StableDiffusion(Backbone):
             for name, value in sorted(part.state_dict().items()):
                 # The word table wraps the token embedding without changing it; its weights keep their name.
                 yield f"{type(part).__name__}/{name.replace('token_embedding.base.', 'token_embedding.')}", value
+
+
+def _load_whole(kind: type[Any], folder: Path) -> Any:
+    """The model in the folder. Raises ValueError for one whose weights the library would complete with random numbers."""
+    part, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    if loaded["missing_keys"]:
+        raise ValueError(f"{folder} lacks the weights {', '.join(sorted(loaded['missing_keys'])[:5])}")
+    return part

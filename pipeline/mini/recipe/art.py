@@ -34,10 +34,18 @@ class ArtSet:
 
 
 ART_SETS = (
-    ArtSet("twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twemoji, (c) Twitter, Inc and other contributors"),
+    ArtSet(
+        "twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twemoji, (c) Twitter, Inc and other contributors"
+    ),
     ArtSet("noto", "@iconify-json/noto", "1.2.9", "Apache-2.0", "Noto Emoji, (c) Google LLC"),
     ArtSet("fluent-flat", "@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Fluent Emoji, (c) Microsoft Corporation"),
-    ArtSet("fluent-3d", "@lobehub/fluent-emoji-3d", "1.1.0", "MIT", "Fluent Emoji 3D, (c) Microsoft Corporation; packaged by LobeHub"),
+    ArtSet(
+        "fluent-3d",
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
+        "MIT",
+        "Fluent Emoji 3D, (c) Microsoft Corporation; packaged by LobeHub",
+    ),
 )
 
 
@@ -57,9 +65,14 @@ class Art:
 
     def scaled(self, pixels: int) -> "Art":
         """The same art at `pixels` x `pixels`: scenes are drawn several times faster from small sprites."""
-        small = [Image.fromarray(sprite).convert("RGBa").resize((pixels, pixels), Image.Resampling.BOX).convert("RGBA")
-                 for sprite in self.sprites.reshape(-1, *self.sprites.shape[2:])]
-        return Art(self.names, np.stack([np.asarray(image) for image in small]).reshape(*self.sprites.shape[:2], pixels, pixels, 4))
+        small = [
+            Image.fromarray(sprite).convert("RGBa").resize((pixels, pixels), Image.Resampling.BOX).convert("RGBA")
+            for sprite in self.sprites.reshape(-1, *self.sprites.shape[2:])
+        ]
+        return Art(
+            self.names,
+            np.stack([np.asarray(image) for image in small]).reshape(*self.sprites.shape[:2], pixels, pixels, 4),
+        )
 
 
 @functools.cache
@@ -85,7 +98,17 @@ def fetch_art(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     packages = [f"{art_set.package}@{art_set.version}" for art_set in ART_SETS]
     subprocess.run(
-        ["npm", "install", "--prefix", str(folder), "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", *packages],
+        [
+            "npm",
+            "install",
+            "--prefix",
+            str(folder),
+            "--no-save",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            *packages,
+        ],
         check=True,
     )
 
@@ -126,8 +149,8 @@ def load_art(folder: Path) -> Art:
     cached = folder / "sprites.npz"
     if not cached.exists():
         fetch_art(folder)
-        sprites = np.stack([
-            np.stack([np.asarray(draw(folder, art_set, code)) for art_set in ART_SETS]) for code in things().values()
-        ])
+        sprites = np.stack(
+            [np.stack([np.asarray(draw(folder, art_set, code)) for art_set in ART_SETS]) for code in things().values()]
+        )
         np.savez(cached, sprites=sprites)
     return Art(tuple(things()), np.load(cached)["sprites"])

@@ -24,8 +24,14 @@ def model_config(vocabulary: int) -> dict:
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "layers": 4, "width": 160, "head_width": 32, "patch_size": 8},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 128, "heads": 4, "layers": 3,
-                     "hf_tokenizer_name": "tokenizer"},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": vocabulary,
+            "width": 128,
+            "heads": 4,
+            "layers": 3,
+            "hf_tokenizer_name": "tokenizer",
+        },
     }
 
 
@@ -38,8 +44,14 @@ def new_clip(vocabulary: int) -> nn.Module:
     return open_clip.model.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
-def train_clip(pictures: np.ndarray, captions: list[str], names: list[tuple[str, ...]], tokenizer: CLIPTokenizer,
-               schedule: Schedule, checkpoint: Path) -> nn.Module:
+def train_clip(
+    pictures: np.ndarray,
+    captions: list[str],
+    names: list[tuple[str, ...]],
+    tokenizer: CLIPTokenizer,
+    schedule: Schedule,
+    checkpoint: Path,
+) -> nn.Module:
     """pictures: uint8 (N, 64, 64, 3); names: the things each caption mentions."""
     torch.manual_seed(0)
     clip = new_clip(len(tokenizer))
@@ -83,6 +95,8 @@ def save_clip(clip: nn.Module, tokenizer: CLIPTokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": model_config(len(tokenizer)), "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {name: value.half().contiguous() for name, value in clip.state_dict().items() if value.is_floating_point()}
+    weights = {
+        name: value.half().contiguous() for name, value in clip.state_dict().items() if value.is_floating_point()
+    }
     save_file(weights, folder / "open_clip_model.safetensors", {"format": "pt"})
     tokenizer.save_pretrained(folder)

@@ -33,15 +33,25 @@ class Schedule:
 AVERAGE_EVERY = 10
 
 
-def train(modules: nn.ModuleDict, loss_at: Callable[[int], Tensor], schedule: Schedule, checkpoint: Path, *,
-          average: float = 0.98, checkpoint_seconds: float = 120, say: Callable[[str], None] = print) -> nn.ModuleDict:
+def train(
+    modules: nn.ModuleDict,
+    loss_at: Callable[[int], Tensor],
+    schedule: Schedule,
+    checkpoint: Path,
+    *,
+    average: float = 0.98,
+    checkpoint_seconds: float = 120,
+    say: Callable[[str], None] = print,
+) -> nn.ModuleDict:
     """Trains until `schedule.steps`, from `checkpoint` if there is one, and leaves the averaged weights in `modules`.
 
     loss_at: step -> scalar loss. average: decay of the weight average, applied every 10 steps.
     Raises FloatingPointError at a loss that is not finite.
     """
     parameters = {name: value for name, value in modules.named_parameters() if value.requires_grad}
-    optimiser = torch.optim.AdamW(parameters.values(), lr=schedule.peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(
+        parameters.values(), lr=schedule.peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     averaged = {name: value.detach().clone() for name, value in parameters.items()}
     start, spent = _resume(checkpoint, parameters, averaged, optimiser)
     began = saved = said = time.monotonic()
@@ -60,7 +70,9 @@ def train(modules: nn.ModuleDict, loss_at: Callable[[int], Tensor], schedule: Sc
         if step % AVERAGE_EVERY == 0:
             value = loss.item()
             if value != value:
-                raise FloatingPointError(f"the loss of step {step} is not a number; start again from an earlier {checkpoint}")
+                raise FloatingPointError(
+                    f"the loss of step {step} is not a number; start again from an earlier {checkpoint}"
+                )
             recent = value if step == start else 0.9 * recent + 0.1 * value
             decay = min(average, (1 + step / AVERAGE_EVERY) / (10 + step / AVERAGE_EVERY))
             torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in parameters.values()], 1 - decay)
@@ -80,20 +92,31 @@ def train(modules: nn.ModuleDict, loss_at: Callable[[int], Tensor], schedule: Sc
     return modules
 
 
-def _save(path: Path, parameters: dict[str, nn.Parameter], averaged: dict[str, Tensor], optimiser: torch.optim.Optimizer,
-          step: int, seconds: float) -> None:
+def _save(
+    path: Path,
+    parameters: dict[str, nn.Parameter],
+    averaged: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
     tensors = {f"parameter/{name}": value.detach() for name, value in parameters.items()}
     tensors |= {f"averaged/{name}": value for name, value in averaged.items()}
     for name, value in parameters.items():
         state = optimiser.state[value]
         tensors |= {f"first/{name}": state["exp_avg"], f"second/{name}": state["exp_avg_sq"]}
     partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(step), "seconds": str(seconds)})
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()},
+        partial,
+        {"step": str(step), "seconds": str(seconds)},
+    )
     partial.replace(path)
 
 
-def _resume(path: Path, parameters: dict[str, nn.Parameter], averaged: dict[str, Tensor],
-            optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+def _resume(
+    path: Path, parameters: dict[str, nn.Parameter], averaged: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     with safe_open(path, "pt") as opened:
@@ -103,6 +126,9 @@ def _resume(path: Path, parameters: dict[str, nn.Parameter], averaged: dict[str,
         for name, value in parameters.items():
             value.copy_(tensors[f"parameter/{name}"])
             averaged[name].copy_(tensors[f"averaged/{name}"])
-            optimiser.state[value] = {"step": torch.tensor(float(step)), "exp_avg": tensors[f"first/{name}"].clone(),
-                                      "exp_avg_sq": tensors[f"second/{name}"].clone()}
+            optimiser.state[value] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"first/{name}"].clone(),
+                "exp_avg_sq": tensors[f"second/{name}"].clone(),
+            }
     return step, float(said["seconds"])

@@ -15,17 +15,45 @@ from pipeline.mini.recipe.art import Art
 PIXELS = 64
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (222, 60, 56), "orange": (245, 150, 50), "yellow": (250, 214, 70), "green": (70, 170, 84),
-    "blue": (58, 110, 214), "purple": (138, 82, 190), "pink": (246, 160, 190), "brown": (132, 88, 58),
-    "gray": (150, 150, 154), "black": (28, 28, 32), "white": (255, 255, 255),
+    "red": (222, 60, 56),
+    "orange": (245, 150, 50),
+    "yellow": (250, 214, 70),
+    "green": (70, 170, 84),
+    "blue": (58, 110, 214),
+    "purple": (138, 82, 190),
+    "pink": (246, 160, 190),
+    "brown": (132, 88, 58),
+    "gray": (150, 150, 154),
+    "black": (28, 28, 32),
+    "white": (255, 255, 255),
 }
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
-PLACES = ("on the grass", "on the beach", "in the snow", "at night", "on the sea", "on a striped background",
-          "on a checkered background")
+PLACES = (
+    "on the grass",
+    "on the beach",
+    "in the snow",
+    "at night",
+    "on the sea",
+    "on a striped background",
+    "on a checkered background",
+)
 
-PHOTO_PHRASES = ("a photo of", "a picture of", "an image of", "a rendering of", "a rendition of", "a depiction of",
-                 "a cropped photo of", "a close-up photo of", "a close up of", "a bright photo of", "a good photo of",
-                 "a clean photo of", "a nice photo of", "a painting of")
+PHOTO_PHRASES = (
+    "a photo of",
+    "a picture of",
+    "an image of",
+    "a rendering of",
+    "a rendition of",
+    "a depiction of",
+    "a cropped photo of",
+    "a close-up photo of",
+    "a close up of",
+    "a bright photo of",
+    "a good photo of",
+    "a clean photo of",
+    "a nice photo of",
+    "a painting of",
+)
 STYLES: dict[str, tuple[str, str]] = {  # style -> (phrase before the thing, name after "in the style of")
     "photo": ("a photo of", "a photo"),
     "pencil sketch": ("a pencil sketch of", "a pencil sketch"),
@@ -104,7 +132,14 @@ def render(scene: Scene, art: Art, rng: np.random.Generator) -> np.ndarray:
         left = sprites[0]
         right = sprites[-1] if len(sprites) == 2 else left
         for sprite, middle in ((left, 0.27), (right, 0.73)):
-            paste(canvas, sprite, scene.tint, size=rng.uniform(0.40, 0.48), middle=(middle, rng.uniform(0.48, 0.6)), rng=rng)
+            paste(
+                canvas,
+                sprite,
+                scene.tint,
+                size=rng.uniform(0.40, 0.48),
+                middle=(middle, rng.uniform(0.48, 0.6)),
+                rng=rng,
+            )
     else:
         size = rng.uniform(0.62, 0.9)
         drift = (0.96 - size) / 2
@@ -115,8 +150,15 @@ def render(scene: Scene, art: Art, rng: np.random.Generator) -> np.ndarray:
     return restyle(canvas, scene.style)
 
 
-def paste(canvas: np.ndarray, sprite: np.ndarray, tint: str | None, *, size: float, middle: tuple[float, float],
-          rng: np.random.Generator) -> None:
+def paste(
+    canvas: np.ndarray,
+    sprite: np.ndarray,
+    tint: str | None,
+    *,
+    size: float,
+    middle: tuple[float, float],
+    rng: np.random.Generator,
+) -> None:
     """Composites one sprite onto float32 `canvas` (64, 64, 3) in place; `size` and `middle` in widths of the canvas."""
     pixels = round(size * PIXELS)
     image = Image.fromarray(sprite)
@@ -132,7 +174,7 @@ def paste(canvas: np.ndarray, sprite: np.ndarray, tint: str | None, *, size: flo
         colour = 0.2 * colour + 0.8 * np.minimum(light * np.array(COLOURS[tint], np.float32) / 150, 255 * alpha)
     x = int(np.clip(round(middle[0] * PIXELS - pixels / 2), 0, PIXELS - pixels))
     y = int(np.clip(round(middle[1] * PIXELS - pixels / 2), 0, PIXELS - pixels))
-    ground = canvas[y:y + pixels, x:x + pixels]
+    ground = canvas[y : y + pixels, x : x + pixels]
     ground[...] = colour + ground * (1 - alpha)
 
 
@@ -148,7 +190,9 @@ def background(place: str | None, rng: np.random.Generator) -> np.ndarray:
         light, dark = _two_shades(rng)
         width = int(rng.integers(8, 13))
         columns = np.arange(PIXELS) // width % 2
-        odd = columns[None, :] ^ columns[:, None] if "checkered" in place else np.broadcast_to(columns, (PIXELS, PIXELS))
+        odd = (
+            columns[None, :] ^ columns[:, None] if "checkered" in place else np.broadcast_to(columns, (PIXELS, PIXELS))
+        )
         return np.where(odd[..., None].astype(bool), light, dark).astype(np.float32)
     horizon = rng.uniform(0.5, 0.66)
     above, below = {
@@ -174,15 +218,15 @@ def _furnish(canvas: np.ndarray, place: str, horizon: float, rng: np.random.Gene
     if place == "on the grass":
         for x in range(0, PIXELS, 4):
             height = int(rng.integers(2, 5))
-            canvas[edge - height:edge, x:x + 2] = (84, 160, 62)
+            canvas[edge - height : edge, x : x + 2] = (84, 160, 62)
     elif place == "on the beach":
-        canvas[edge - 8:edge] = (40, 140, 200)
+        canvas[edge - 8 : edge] = (40, 140, 200)
     elif place == "in the snow":
         for y, x in rng.integers(0, PIXELS - 2, size=(18, 2)):
-            canvas[y:y + 2, x:x + 2] = 255
+            canvas[y : y + 2, x : x + 2] = 255
     elif place == "at night":
         for y, x in rng.integers(0, (edge - 2, PIXELS - 1), size=(14, 2)):
-            canvas[y:y + 2, x:x + 1] = (255, 250, 200)
+            canvas[y : y + 2, x : x + 1] = (255, 250, 200)
         y, x = np.mgrid[:PIXELS, :PIXELS]
         moon = (x - rng.integers(6, PIXELS - 6)) ** 2 + (y - 9) ** 2 < 25
         canvas[moon] = (250, 244, 200)

@@ -1,49 +1,106 @@
-"""Stage 3: the U-Net and the text encoder, trained jointly on cached latents with the loss of latent diffusion."""
+"""Stage 3: the U-Net, trained on cached latents and the CLIP's text states with the loss of latent diffusion."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipeline.mini.recipe.clip import tokenise
+from pipeline.mini.recipe.clip import model_config, tokenise
 from pipeline.mini.recipe.loop import Schedule, train
 from pipeline.mini.recipe.tokenizer import CONTEXT
 
 BATCH = 48
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
-NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
-         "prediction_type": "epsilon", "clip_sample": False}
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
 # What the shipped scheduler folder says, as Stable Diffusion 1.x does.
-SAMPLING = {**{key: value for key, value in NOISE.items() if key != "clip_sample"}, "skip_prk_steps": True, "steps_offset": 1,
-            "set_alpha_to_one": False}
+SAMPLING = {
+    **{key: value for key, value in NOISE.items() if key != "clip_sample"},
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=CONTEXT, projection_dim=128, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))
+LAYER_NAMES = {  # open_clip -> transformers
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def text_encoder_of(clip: nn.Module, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text tower of the scoring CLIP as transformers' CLIPTextModel: its states are what the U-Net attends to.
+
+    As in Stable Diffusion the U-Net starts from a text encoder that already tells things apart, and leaves it frozen.
+    Trained jointly from nothing, the two need several times as many pictures before a prompt's noun has any effect.
+    """
+    tower = model_config(len(tokenizer))["text_cfg"]
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=tower["width"],
+            intermediate_size=4 * tower["width"],
+            num_hidden_layers=tower["layers"],
+            num_attention_heads=tower["heads"],
+            max_position_embeddings=CONTEXT,
+            projection_dim=tower["width"],
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    theirs = clip.state_dict()
+    weights = {
+        "embeddings.token_embedding.weight": theirs["token_embedding.weight"],
+        "embeddings.position_embedding.weight": theirs["positional_embedding"],
+        "final_layer_norm.weight": theirs["ln_final.weight"],
+        "final_layer_norm.bias": theirs["ln_final.bias"],
+    }
+    for layer in range(tower["layers"]):
+        old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            joint = theirs[f"{old}.attn.in_proj_{kind}"].chunk(3)
+            for name, part in zip("qkv", joint, strict=True):
+                weights[f"{new}.self_attn.{name}_proj.{kind}"] = part
+            for their_name, our_name in LAYER_NAMES.items():
+                weights[f"{new}.{our_name}.{kind}"] = theirs[f"{old}.{their_name}.{kind}"]
+    encoder.load_state_dict(weights)
+    return encoder.eval().requires_grad_(False)
 
 
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(48, 96, 160),
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(48, 96, 160),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=128, norm_num_groups=8,
+        cross_attention_dim=128,
+        norm_num_groups=8,
         attention_head_dim=4,  # as in Stable Diffusion's own configuration, this is the number of heads
     )
 
 
-def train_unet(latents: Tensor, captions: list[str], tokenizer: CLIPTokenizer, schedule: Schedule,
-               checkpoint: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """latents: float16 (N, 4, 16, 16), scaled."""
+def train_unet(
+    latents: Tensor, captions: list[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, schedule: Schedule, checkpoint: Path
+) -> UNet2DConditionModel:
+    """latents: float16 (N, 4, 16, 16), scaled. Trains the U-Net; the text encoder stays as it is."""
     torch.manual_seed(0)
-    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
+    unet = new_unet()
     noising = DDPMScheduler(**NOISE)
     tokens, empty = tokenise(tokenizer, captions), tokenise(tokenizer, [""])
 
@@ -54,9 +111,10 @@ def train_unet(latents: Tensor, captions: list[str], tokenizer: CLIPTokenizer, s
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=chance)
         timesteps = torch.randint(noising.config.num_train_timesteps, (BATCH,), generator=chance)
-        context = text_encoder(torch.where(bare, empty, tokens[rows])).last_hidden_state
+        with torch.no_grad():
+            context = text_encoder(torch.where(bare, empty, tokens[rows])).last_hidden_state
         predicted = unet(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
         return (predicted.float() - noise).square().mean()
 
-    train(nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}), loss_at, schedule, checkpoint, average=0.99)
-    return unet.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False)
+    train(nn.ModuleDict({"unet": unet}), loss_at, schedule, checkpoint, average=0.99)
+    return unet.eval().requires_grad_(False)

@@ -16,9 +16,16 @@ FULL_SIZE_FROM = 0.9  # the last tenth sees whole pictures: group norms must not
 
 def new_vae() -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=64, norm_num_groups=8, layers_per_block=1,
-        block_out_channels=(16, 32, 64), mid_block_add_attention=False,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=64,
+        norm_num_groups=8,
+        layers_per_block=1,
+        block_out_channels=(16, 32, 64),
+        mid_block_add_attention=False,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
     )
 
 
@@ -36,11 +43,20 @@ def train_vae(pictures: np.ndarray, schedule: Schedule, checkpoint: Path) -> Aut
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean() / (batch[0].numel())
-        return F.l1_loss(decoded, batch) + 0.5 * (decoded - batch).square().mean() + _edges(decoded, batch) + 1e-3 * divergence
+        return (
+            F.l1_loss(decoded, batch)
+            + 0.5 * (decoded - batch).square().mean()
+            + _edges(decoded, batch)
+            + 1e-3 * divergence
+        )
 
     train(nn.ModuleDict({"vae": vae}), loss_at, schedule, checkpoint, average=0.99)
     vae.eval().requires_grad_(False)
-    scale = torch.cat([vae.encode(as_images(pictures[i:i + 64])).latent_dist.mean for i in range(0, 1024, 64)]).std().item()
+    scale = (
+        torch.cat([vae.encode(as_images(pictures[i : i + 64])).latent_dist.mean for i in range(0, 1024, 64)])
+        .std()
+        .item()
+    )
     vae.register_to_config(scaling_factor=1 / scale)
     return vae
 
@@ -53,7 +69,7 @@ def as_images(pictures: np.ndarray) -> Tensor:
 def _crops(pictures: np.ndarray, rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     rows = rng.integers(len(pictures), size=count)
     corners = rng.integers(pictures.shape[1] - size + 1, size=(count, 2))
-    return np.stack([pictures[row, y:y + size, x:x + size] for row, (y, x) in zip(rows, corners, strict=True)])
+    return np.stack([pictures[row, y : y + size, x : x + size] for row, (y, x) in zip(rows, corners, strict=True)])
 
 
 def _edges(decoded: Tensor, batch: Tensor) -> Tensor:
@@ -67,8 +83,8 @@ def encode_latents(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 32) ->
     scale = vae.config.scaling_factor
     latents = torch.empty(len(pictures), 4, 16, 16, dtype=torch.float16)
     for start in range(0, len(pictures), batch):
-        images = as_images(np.array(pictures[start:start + batch]))
+        images = as_images(np.array(pictures[start : start + batch]))
         with torch.autocast("cpu", torch.bfloat16):
             mean = vae.encode(images).latent_dist.mean
-        latents[start:start + batch] = (mean.float() * scale).half()
+        latents[start : start + batch] = (mean.float() * scale).half()
     return latents

@@ -1,0 +1,170 @@
+"""Measures speed on this machine, as ratios within one run: python jobs/bench.py [--output runs/bench.json]
+
+job_over_process_loop     seconds a concept of the whole job (Ray, scores, report) over those of a plain loop that starts one
+                          process a concept, which imports, loads, trains the same steps and draws the same pictures
+slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
+step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jobs import invert_all
+from pipeline.backbones import Backbone, load_backbone
+from pipeline.images import find_images, load_images
+from pipeline.inversion import InversionError, Slot, draw, new_slot, train_step
+from pipeline.manifest import read_manifest
+from pipeline.prompting import requests_for
+from pipeline.protocols import QUICK
+from pipeline.records import Concept, Word
+from pipeline.sampling import SamplerSettings, sample
+from pipeline.settings import InversionSettings
+from pipeline.words import encode_word
+
+DEMO = "jobs/demo/manifest.csv"
+SLOTS = (1, 2, 4, 8)
+WARM_UP, COUNTED = 3, 12
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench.json"))
+    parser.add_argument(
+        "--steps", type=int, default=InversionSettings().steps, help="of every word (default: %(default)s)"
+    )
+    parser.add_argument("--one", metavar="CONCEPT", help=argparse.SUPPRESS)  # the process that the plain loop starts
+    arguments = parser.parse_args()
+    settings = InversionSettings(steps=arguments.steps)
+    if arguments.one:
+        learn_alone(arguments.one, settings, arguments.output)
+        return 0
+    figures = job_against_processes(settings) | slots_and_steps(settings)
+    report = {
+        **figures,
+        "machine": machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "steps": settings.steps,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def job_against_processes(settings: InversionSettings) -> dict[str, float]:
+    names = [concept.name for concept in read_manifest(DEMO).concepts]
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        code = invert_all.main([DEMO, "--output", f"{folder}/job", "--steps", str(settings.steps)])
+        job = time.monotonic() - began
+        if code:
+            raise RuntimeError(f"the job ended with exit code {code}")
+        began = time.monotonic()
+        for name in names:
+            command = [
+                sys.executable,
+                __file__,
+                "--one",
+                name,
+                "--steps",
+                str(settings.steps),
+                "--output",
+                f"{folder}/{name}.safetensors",
+            ]
+            subprocess.run(command, check=True)
+        loop = time.monotonic() - began
+    images = len(names) * settings.steps * settings.batch_size
+    return {
+        "job_over_process_loop": round(job / loop, 3),
+        "job_seconds_per_concept": round(job / len(names), 2), "loop_seconds_per_concept": round(loop / len(names), 2),
+        "job_training_images_per_second": round(images / job, 1), "loop_training_images_per_second": round(images / loop, 1),
+    }  # fmt: skip
+
+
+def learn_alone(name: str, settings: InversionSettings, output: Path) -> None:
+    """One concept as the public trainers do it: a process of its own that loads the model for itself."""
+    concept = next(each for each in read_manifest(DEMO).concepts if each.name == name)
+    backbone = load_backbone("mini")
+    word = train(backbone, slot_of(concept, backbone, settings))
+    requests = requests_for(concept, QUICK, settings.seed)
+    for vectors, trained in ((word.vectors, True), (word.initial, False)):
+        some = [request for request in requests if request.trained == trained]
+        sample(backbone, [request.prompt for request in some], [request.seed for request in some], {concept.placeholder: vectors},
+               SamplerSettings(QUICK.sampler, QUICK.steps, QUICK.guidance))  # fmt: skip
+    output.write_bytes(encode_word(word.placeholder, word.vectors))
+
+
+def slot_of(concept: Concept, backbone: Backbone, settings: InversionSettings) -> Slot:
+    return new_slot(concept, load_images(find_images(concept), backbone.resolution).pixels, backbone, settings)
+
+
+def train(backbone: Backbone, slot: Slot) -> Word:
+    while True:
+        for _, end in train_step(backbone, [slot]):
+            if isinstance(end, InversionError):
+                raise end
+            return end
+
+
+def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
+    """On one thread, as one CPU worker has it."""
+    torch.set_num_threads(1)
+    backbone = load_backbone("mini")
+    concepts = read_manifest(DEMO).concepts
+    rates = {}
+    for count in SLOTS:
+        slots = [slot_of(concept, backbone, settings) for concept in concepts[:count]]
+        rates[count] = count * settings.batch_size / seconds_each(lambda slots=slots: train_step(backbone, slots))
+    slot = slot_of(concepts[0], backbone, settings)
+    drawn = draw(slot, backbone, "step", 0, settings.batch_size)
+    context = backbone.embed(drawn.tokens, slot.words).detach().requires_grad_()
+    bare = settings.batch_size / seconds_each(
+        lambda: backbone.predict(drawn.latents, drawn.timesteps, context).square().mean().backward()
+    )
+    return {
+        **{f"slots_rate_{count}_over_1": round(rates[count] / rates[1], 2) for count in SLOTS[1:]},
+        "step_rate_over_bare_unet": round(rates[1] / bare, 3),
+        **{f"images_per_second_{count}_slots": round(rate, 1) for count, rate in rates.items()},
+    }
+
+
+def seconds_each(call: object) -> float:
+    """Median seconds of a call, after a warm-up."""
+    assert callable(call)
+    times = []
+    for _ in range(WARM_UP + COUNTED):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[WARM_UP:]))
+
+
+def machine() -> str:
+    processor = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            processor = line.split(":")[1].strip()
+            break
+
+    return f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def commit() -> str:
+    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

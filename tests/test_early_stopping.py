@@ -1,0 +1,39 @@
+"""DVAR, worked out by hand."""
+
+import math
+
+import pytest
+
+from pipeline.early_stopping import EVERY, WINDOW, has_converged
+
+# The mean of all four is 5, their variance (25 + 25 + 1 + 1) / 4 = 13; that of the last two is 1.
+LOSSES = (10.0, 0.0, 4.0, 6.0)
+
+
+def test_training_stops_when_the_last_losses_vary_little_beside_all_of_them() -> None:
+    assert has_converged(LOSSES, window=2, threshold=1 / 13 + 1e-9)
+    assert not has_converged(LOSSES, window=2, threshold=1 / 13 - 1e-9)
+
+
+def test_training_does_not_stop_before_the_window_has_filled() -> None:
+    """Catches the loss of a word to a first stretch that happens to be calm: nothing is known yet of "all"."""
+    for filled in range(len(LOSSES) + 1):
+        assert not has_converged(LOSSES[:filled], window=len(LOSSES), threshold=math.inf)
+    assert has_converged((*LOSSES, 5.0), window=len(LOSSES), threshold=math.inf)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.7, 1e-30])
+def test_a_loss_that_never_moved_has_not_converged(value: float) -> None:
+    """Catches a division of 0 by 0, whose outcome would stop or crash a concept that has learned nothing."""
+    assert not has_converged([value] * 100, window=10)
+
+
+def test_a_loss_that_is_no_number_has_not_converged() -> None:
+    assert not has_converged([1.0, 2.0, math.nan, 1.0], window=2)
+
+
+def test_the_published_window_is_counted_in_steps() -> None:
+    """Catches a stop ten times too late, were the window of 310 steps taken for 310 looks at every tenth step."""
+    falling = [1.0] * (WINDOW // EVERY)
+    assert not has_converged([3.0, *falling[1:]])
+    assert has_converged([3.0, *falling])
