@@ -158,7 +158,8 @@ def machine() -> str:
             processor = line.split(":")[1].strip()
             break
 
-    return f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    python, system = platform.python_version(), platform.system()
+    return f"{processor}, {os.cpu_count()} cores, {system}, Python {python}, torch {torch.__version__}"
 
 
 def commit() -> str:

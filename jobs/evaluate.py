@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from cluster.session import ray_session
+from jobs.arguments import add_storage_and_cluster
 from pipeline.protocols import PROTOCOLS
 from pipeline.run_folder import RunFolder
 from pipeline.storage import Storage, StorageError, parse_storage_options
@@ -24,16 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
     parser.add_argument("--clip", metavar="NAME", help="open_clip model that scores (default: the run's own)")
-    parser.add_argument(
-        "--storage-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for fsspec, such as endpoint_url=http://minio:9000",
-    )
-    parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
-    )
+    add_storage_and_cluster(parser)
     return parser
 
 

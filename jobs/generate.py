@@ -13,10 +13,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cluster.session import ray_session
+from jobs.arguments import add_storage_and_cluster
 from pipeline.publish import plan_parts
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
@@ -40,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
         help="a sentence with learned words in it (may be repeated)",
     )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one sentence a line")
+    parser.add_argument(
+        "--word",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a word file of another run, a path or any fsspec URL (may be repeated)",
+    )
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures a prompt (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of the first picture's noise (default: %(default)s)"
@@ -50,16 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "--guidance", type=float, default=5.0, metavar="X", help="guidance scale (default: %(default)s)"
     )
     parser.add_argument("--output", metavar="URL", help="folder for the pictures (default: RUN/generated)")
-    parser.add_argument(
-        "--storage-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for fsspec, such as endpoint_url=http://minio:9000",
-    )
-    parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
-    )
+    add_storage_and_cluster(parser)
     return parser
 
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunFolder(Storage(arguments.run, options))
         configuration = run.read_json("run.json")
         prompts = arguments.prompt + (_lines(arguments.prompts) if arguments.prompts else [])
-        words = _words(run)
+        words = _words(run) | _words_of_files(arguments.word, options)
         _refuse_unknown_words(prompts, list(words))
         if arguments.count < 1 or arguments.steps < 1:
             raise ValueError("--count and --steps must be at least 1")
@@ -124,6 +124,13 @@ def _words(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
     for row in read_parts(run, "embeddings", plan_parts(run, 0)["embeddings"], EMBEDDINGS).to_pylist():
         words.setdefault(row["placeholder"], {})[row["text_encoder"]] = np.array(row["vectors"], np.float32)
     return words
+
+
+def _words_of_files(urls: list[str], options: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    from pipeline.words import decode_word
+
+    decoded = (decode_word(Storage(url, options).read_bytes()) for url in urls)
+    return {placeholder: {"text_encoder": vectors} for placeholder, vectors in decoded}
 
 
 def _refuse_unknown_words(prompts: list[str], known: list[str]) -> None:

@@ -14,12 +14,14 @@ import hashlib
 import json
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.destination import default_output, is_local
 from cluster.session import Session, ray_session
+from jobs.arguments import add_storage_and_cluster
 from pipeline.manifest import Manifest, ManifestError, read_manifest
 from pipeline.models import MINI, Model, ModelError, find_model
 from pipeline.planning import Plan, plan
@@ -57,13 +59,6 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--protocol", default="quick", choices=sorted(PROTOCOLS), help="which pictures are drawn and scored"
-    )
-    what.add_argument(
-        "--storage-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for fsspec, such as endpoint_url=http://minio:9000",
     )
     what.add_argument("--skip-invalid", action="store_true", help="record bad manifest rows as failures and go on")
     what.add_argument("--retry-failed", action="store_true", help="try again what failed before with the same inputs")
@@ -137,9 +132,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16", "float16"),
         help="of the frozen model (default: bfloat16 on GPUs, float32 on CPUs)",
     )
-    where.add_argument(
-        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
-    )
+    add_storage_and_cluster(where)
     where.add_argument("--shared-filesystem", action="store_true", help="all nodes see the local output path")
     return parser
 
@@ -157,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = find_model(arguments.model)
         run = RunFolder(Storage(arguments.output or default_output(arguments.manifest), options))
         run.storage.write_bytes("_writable", b"")
+        run.storage.delete("_writable")
     except (ManifestError, ModelError, StorageError, ValueError) as error:
         print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
         return NOT_STARTED
@@ -170,6 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOT_STARTED
     except KeyboardInterrupt:
         print("\nwordmint: cut short; the same command goes on from here.", file=sys.stderr)
+        return CUT_SHORT
+    except StorageError as error:
+        print(f"wordmint: cut short by its storage; the same command goes on from here.\n{error}", file=sys.stderr)
+        return CUT_SHORT
+    except Exception:  # noqa: BLE001 - exit code 1 would say that the run had finished
+        traceback.print_exc()
+        print("wordmint: cut short by the error above; the same command goes on from here.", file=sys.stderr)
         return CUT_SHORT
 
 
@@ -188,13 +189,8 @@ class Job:
         model: Model,
         run: RunFolder,
     ) -> None:
-        self.arguments, self.settings, self.manifest, self.model, self.folder = (
-            arguments,
-            settings,
-            manifest,
-            model,
-            run,
-        )
+        self.arguments, self.settings, self.manifest = arguments, settings, manifest
+        self.model, self.folder = model, run
         self.protocol = PROTOCOLS[arguments.protocol]
         self.began = time.monotonic()
         self.failures: dict[str, tuple[str, Failure]] = {
@@ -218,7 +214,9 @@ class Job:
         with ray_session(self.arguments.ray_address) as session:
             self._refuse_local_output(session)
             digests = self._invert(left, session) if left.tasks else None
-            publish(self.folder, left.expected, parts)
+            for name in publish(self.folder, left.expected, parts):
+                reason = "its files vanished from the run folder before they were published; the same command learns it again"
+                self.failures[name] = (left.expected[name], Failure(name, "worker", reason))
             publish_failures(self.folder, self.failures.values())
             self._write_run_json(left, session, digests, finished=False)
             self._score(session)
@@ -228,8 +226,8 @@ class Job:
     def _refuse_local_output(self, session: Session) -> None:
         if session.nodes > 1 and is_local(self.folder.storage.url) and not self.arguments.shared_filesystem:
             raise NotStartedError(
-                f"--output {self.folder.storage.url} is a local path, but this cluster has {session.nodes} nodes and each would write its "
-                "own: give an object store's URL, or --shared-filesystem if all nodes see this path"
+                f"--output {self.folder.storage.url} is a local path, but this cluster has {session.nodes} nodes and "
+                "each would write its own: give an object store's URL, or --shared-filesystem if all nodes see this path"
             )
 
     def _invert(self, left: Plan, session: Session) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ Pending actors are the demand that a cluster's autoscaler sees; there are never 
 """
 
 import collections
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -170,11 +171,9 @@ class Driver:
 
     def _weights_digests(self) -> tuple[str, str] | None:
         for seat in self._seats:
-            try:
+            with contextlib.suppress(RayError):
                 before, after = ray.get(seat.actor.weights_digests.remote())
                 return before, after
-            except RayError:
-                continue
         return None
 
 

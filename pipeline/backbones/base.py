@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Backbone(ABC):
         """Number of training timesteps."""
 
     @abstractmethod
-    def scheduler(self, sampler: str) -> object:
+    def scheduler(self, sampler: str) -> Any:
         """A fresh diffusers scheduler of that name, set up from the model's own noise schedule. Raises ValueError."""
 
     @abstractmethod

@@ -157,7 +157,7 @@ class StableDiffusion(Backbone):
             return self.noising.get_velocity(latents, noise, timesteps)
         return noise
 
-    def scheduler(self, sampler: str) -> object:
+    def scheduler(self, sampler: str) -> Any:
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is not known; choose {', '.join(sorted(SAMPLERS))}")
         return SAMPLERS[sampler].from_config(self.noising.config)

@@ -4,6 +4,7 @@ A stage gives its modules and a loss for a step; every draw comes from (seed, st
 if it had never stopped.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,12 +69,12 @@ def train(
         nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimiser.step()
         if step % AVERAGE_EVERY == 0:
-            value = loss.item()
-            if value != value:
+            now_at = loss.item()
+            if not math.isfinite(now_at):
                 raise FloatingPointError(
                     f"the loss of step {step} is not a number; start again from an earlier {checkpoint}"
                 )
-            recent = value if step == start else 0.9 * recent + 0.1 * value
+            recent = now_at if step == start else 0.9 * recent + 0.1 * now_at
             decay = min(average, (1 + step / AVERAGE_EVERY) / (10 + step / AVERAGE_EVERY))
             torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in parameters.values()], 1 - decay)
             now = time.monotonic()

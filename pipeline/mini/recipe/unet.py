@@ -96,7 +96,12 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def train_unet(
-    latents: Tensor, captions: list[str], tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, schedule: Schedule, checkpoint: Path
+    latents: Tensor,
+    captions: list[str],
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    schedule: Schedule,
+    checkpoint: Path,
 ) -> UNet2DConditionModel:
     """latents: float16 (N, 4, 16, 16), scaled. Trains the U-Net; the text encoder stays as it is."""
     torch.manual_seed(0)
