@@ -117,6 +117,9 @@ def publish(work: Path) -> None:
         requires_safety_checker=False,
     )
     model.save_pretrained(SHIPPED / "model")
+    # transformers loads in the precision that the configuration names, diffusers in fp32: both shall be fp32.
+    described = SHIPPED / "model" / "text_encoder" / "config.json"
+    described.write_text(described.read_text(encoding="utf-8").replace('"float16"', '"float32"'), encoding="utf-8")
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(work / "tokenizer" / file, SHIPPED / "model" / "tokenizer" / file)
     shutil.copytree(work / "clip", SHIPPED / "clip", dirs_exist_ok=True)
