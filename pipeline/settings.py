@@ -20,7 +20,7 @@ class InversionSettings:
     Raises ValueError naming the setting, its value and what is allowed.
     """
 
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 4
     learning_rate: float = 5e-3
     weight_decay: float = 0.0

@@ -15,7 +15,7 @@ from pipeline.tables import samples_of
 
 SHOWN = ("owl", "ladybug", "taxi", "penguin", "crown", "umbrella")
 OUTPUT = Path(__file__).parent / "demo.png"
-TILE, GAP, LABEL, NAME = 96, 4, 20, 92
+TILE, GAP, LABEL, NAME = 112, 4, 20, 92
 
 
 def main(run: str) -> None:
@@ -33,7 +33,7 @@ def main(run: str) -> None:
     sheet = Image.new("RGB", (width, LABEL + len(rows) * (TILE + GAP) + GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for column, heading in enumerate(headings):
-        pen.text((left(column), 3), heading.removesuffix(" of"), "black", font)
+        pen.text((left(column), 3), heading.removesuffix(" of").replace("background", "ground"), "black", font)
     for index, (name, pictures) in enumerate(zip(SHOWN, rows, strict=True)):
         top = LABEL + index * (TILE + GAP)
         pen.text((GAP, top + TILE // 2 - 8), f"<{name}>", "black", font)
