@@ -2,6 +2,8 @@
 
 Stages, in order: art, scenes, tokenizer, vae, clip, latents, unet, publish. Each goes on from its last checkpoint when
 run again; vae and clip need nothing of each other and may run side by side.
+
+To train the shipped U-Net further instead: --stage art --stage scenes --stage adopt --stage latents --stage unet --stage publish
 """
 
 import argparse
@@ -13,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from diffusers import PNDMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from pipeline.mini.recipe import art, clip, scenes, tokenizer, unet, vae
+from pipeline.mini.recipe import art, clip, scenes, things, tokenizer, unet, vae
 from pipeline.mini.recipe.loop import Schedule
 
 SPRITE_PIXELS = 96
@@ -33,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    for stage in arguments.stage or STAGES:
+    for stage in arguments.stage or [stage for stage in STAGES if stage != "adopt"]:
         began = time.monotonic()
         print(f"== {stage}", flush=True)
         STAGES[stage](arguments.work)
@@ -48,7 +51,7 @@ def make_scenes(work: Path) -> None:
     """Training scenes for the generator (no held-out thing in any), and more scenes of every thing for the CLIP."""
     sprites = art.load_art(work / "art").scaled(SPRITE_PIXELS)
     for pool, count, names, seed in (
-        ("train", SCENES, art.training_things(), 1),
+        ("train", SCENES, things.training_things(), 1),
         ("clip", CLIP_SCENES, sprites.names, 2),
         ("test", 500, sprites.names, 3),
     ):
@@ -75,44 +78,54 @@ def make_vae(work: Path) -> None:
 
 
 def make_clip(work: Path) -> None:
-    words = tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer")
+    words = CLIPTokenizer.from_pretrained(work / "tokenizer")
     pools = [read_pool(work, pool) for pool in ("train", "clip")]
     pictures = np.concatenate([pool[0] for pool in pools])
-    captions, names = ([item for pool in pools for item in pool[column]] for column in (1, 2))
+    captions = [said for pool in pools for said in pool[1]]
+    names = [mentioned for pool in pools for mentioned in pool[2]]
     trained = clip.train_clip(pictures, captions, names, words, Schedule(2_000, 1.5e-3), work / "clip.safetensors")
     clip.save_clip(trained, words, work / "clip")
 
 
 def make_latents(work: Path) -> None:
-    trained = vae.AutoencoderKL.from_pretrained(work / "vae")
+    trained = AutoencoderKL.from_pretrained(work / "vae")
     save_file(
         {"latents": vae.encode_latents(trained, read_pool(work, "train")[0][:LATENTS])}, work / "latents.safetensors"
     )
 
 
 def make_unet(work: Path) -> None:
-    words = tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer")
+    words = CLIPTokenizer.from_pretrained(work / "tokenizer")
     scorer, _ = open_clip.create_model_from_pretrained(f"local-dir:{work / 'clip'}", precision="fp32")
     text_encoder = unet.text_encoder_of(scorer, words)
     text_encoder.save_pretrained(work / "text_encoder")
     latents = load_file(work / "latents.safetensors")["latents"]
     captions = read_pool(work, "train")[1][:LATENTS]
-    trained = unet.train_unet(latents, captions, words, text_encoder, UNET, work / "unet.safetensors")
+    start = work / "start" if (work / "start").exists() else None
+    trained = unet.train_unet(latents, captions, words, text_encoder, UNET, work / "unet.safetensors", start)
     trained.save_pretrained(work / "unet")
+
+
+def adopt(work: Path) -> None:
+    """Takes the shipped parts as this work's own, so that the U-Net's training goes on from what it is."""
+    model = SHIPPED / "model"
+    for source, name in ((model / "tokenizer", "tokenizer"), (model / "vae", "vae"), (SHIPPED / "clip", "clip")):
+        shutil.copytree(source, work / name, dirs_exist_ok=True)
+    shutil.copytree(model / "unet", work / "start", dirs_exist_ok=True)
 
 
 def publish(work: Path) -> None:
     """The trained parts as fp16, in diffusers' and open_clip's layouts, beside their model card."""
     parts = {
-        "unet": unet.UNet2DConditionModel.from_pretrained(work / "unet"),
-        "text_encoder": unet.CLIPTextModel.from_pretrained(work / "text_encoder"),
-        "vae": vae.AutoencoderKL.from_pretrained(work / "vae"),
+        "unet": UNet2DConditionModel.from_pretrained(work / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
+        "vae": AutoencoderKL.from_pretrained(work / "vae"),
     }
     model = StableDiffusionPipeline(
         **{name: part.half() for name, part in parts.items()},
         safety_checker=None,
         feature_extractor=None,
-        tokenizer=tokenizer.CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
         scheduler=PNDMScheduler(**unet.SAMPLING),
         requires_safety_checker=False,
     )
@@ -134,6 +147,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "latents": make_latents,
     "unet": make_unet,
     "publish": publish,
+    "adopt": adopt,
 }
 
 if __name__ == "__main__":

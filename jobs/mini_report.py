@@ -26,7 +26,7 @@ from eval.metrics import covered
 from jobs import invert_all
 from pipeline.backbones import load_backbone
 from pipeline.generation import generate
-from pipeline.mini.recipe import art, scenes
+from pipeline.mini.recipe import art, scenes, things
 from pipeline.records import Sample
 from pipeline.sampling import SamplerSettings
 from pipeline.tables import samples_of
@@ -84,7 +84,7 @@ def autoencoder(sprites: art.Art, output: Path) -> list[Figure]:
 
 
 def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) -> list[Figure]:
-    known = art.training_things()
+    known = things.training_things()
     real, _, captions = scenes.sample_scenes(count, sprites, known, SCENE_SEED + 1)
     drawn = draw(captions, range(count))
     texts = clip.encode_texts(captions)
@@ -126,7 +126,7 @@ def draw(prompts: list[str], seeds: range) -> np.ndarray:
 
 def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]:
     """Part 3, from the tables that the job wrote."""
-    names = art.held_out_things()[:INVERTED]
+    names = things.held_out_things()[:INVERTED]
     manifest = write_manifest(drawings, names, output / "concepts")
     run = output / "run"
     code = invert_all.main([str(manifest), "--output", str(run)])

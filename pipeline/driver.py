@@ -4,9 +4,9 @@ Pending actors are the demand that a cluster's autoscaler sees; there are never 
 """
 
 import collections
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -98,12 +98,14 @@ class Driver:
     def _grow(self) -> None:
         resources = self._resources
         while len(self._seats) < min(resources.workers, self._left):
-            actor = (
-                ray.remote(Worker)
-                .options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0, max_task_retries=0,
-                         max_concurrency=resources.slots + 1)
-                .remote(self._settings)
-            )  # fmt: skip
+            remote: Any = ray.remote(Worker)  # Ray's own types know an actor's methods only as those of its class
+            actor = remote.options(
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=resources.slots + 1,
+            ).remote(self._settings)
             self._seats.append(_Seat(actor, actor.ready.remote()))
 
     def _feed(self, tasks: Iterator[Task]) -> None:
@@ -171,9 +173,11 @@ class Driver:
 
     def _weights_digests(self) -> tuple[str, str] | None:
         for seat in self._seats:
-            with contextlib.suppress(RayError):
-                before, after = ray.get(seat.actor.weights_digests.remote())
-                return before, after
+            try:
+                digests: Any = ray.get(seat.actor.weights_digests.remote())
+            except RayError:
+                continue
+            return str(digests[0]), str(digests[1])
         return None
 
 

@@ -12,7 +12,7 @@ from eval.clip import load_clip
 from pipeline.backbones import load_backbone
 from pipeline.images import load_images
 from pipeline.inversion import InversionError, new_slot, train_step
-from pipeline.mini.recipe import art
+from pipeline.mini.recipe import things
 from pipeline.models import MINI_FOLDER
 from pipeline.records import Concept, Word
 from pipeline.sampling import SamplerSettings, sample
@@ -43,10 +43,10 @@ def test_open_clip_loads_the_clip_as_it_is() -> None:
 
 
 def test_the_generator_has_not_been_taught_the_demo_things() -> None:
-    held_out = {name.replace(" ", "-") for name in art.held_out_things()}
+    held_out = {name.replace(" ", "-") for name in things.held_out_things()}
     objects = {folder.name for folder in DEMO.iterdir()} - {"blueprint", "duotone"}
     assert objects <= held_out
-    assert not held_out & {name.replace(" ", "-") for name in art.training_things()}
+    assert not held_out & {name.replace(" ", "-") for name in things.training_things()}
 
 
 def test_words_learned_with_the_defaults_show_their_own_concept() -> None:

@@ -52,9 +52,10 @@ class StableDiffusion(Backbone):
         folder = model.folder
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-            self.text_encoder = _load_whole(CLIPTextModel, folder / "text_encoder")
-            self.unet = _load_whole(UNet2DConditionModel, folder / "unet")
-            self.vae = _load_whole(AutoencoderKL, folder / "vae")
+            # The first stage stays in fp32: Stable Diffusion's overflows in fp16, and it runs once a picture.
+            self.text_encoder = _load_whole(CLIPTextModel, folder / "text_encoder", dtype=dtype)
+            self.unet = _load_whole(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
+            self.vae = _load_whole(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
             self.noising = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
         except Exception as error:  # a broken file can raise anything
             raise ModelError(f"model {model.name!r} in {folder} does not load: {error}") from error
@@ -65,10 +66,8 @@ class StableDiffusion(Backbone):
             for name, value in part.named_parameters():
                 if not torch.isfinite(value).all():
                     raise ModelError(f"model {model.name!r}: weight {name} of {type(part).__name__} is not finite")
-        # The first stage stays in fp32: Stable Diffusion's overflows in fp16, and it runs once a picture.
-        self.text_encoder.to(device, dtype)
-        self.unet.to(device, dtype)
-        self.vae.to(device, torch.float32)
+        for part in self._parts():
+            part.to(device)
         self.words = WordTable(self.text_encoder.get_input_embeddings())
         self.text_encoder.set_input_embeddings(self.words)
         if device.type == "cpu":
@@ -197,9 +196,9 @@ class StableDiffusion(Backbone):
                 yield f"{type(part).__name__}/{name.replace('token_embedding.base.', 'token_embedding.')}", value
 
 
-def _load_whole(kind: type[Any], folder: Path) -> Any:
+def _load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:
     """The model in the folder. Raises ValueError for one whose weights the library would complete with random numbers."""
-    part, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    part, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **precision)
     if loaded["missing_keys"]:
         raise ValueError(f"{folder} lacks the weights {', '.join(sorted(loaded['missing_keys'])[:5])}")
     return part

@@ -2,12 +2,10 @@
 
     npm packages -> SVG/WebP -> RGBA sprites, cached as one .npz
 
-The things and their code points stand in things.tsv beside this file. Every sixth thing or so (`held_out`) is never
-shown to the generator, so that it can serve as a new concept; only the scoring CLIP knows it.
+The things themselves are listed in things.py.
 """
 
 import functools
-import hashlib
 import io
 import json
 import subprocess
@@ -18,8 +16,9 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
+from pipeline.mini.recipe.things import things
+
 SPRITE_PIXELS = 256
-HELD_OUT = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +72,6 @@ class Art:
             self.names,
             np.stack([np.asarray(image) for image in small]).reshape(*self.sprites.shape[:2], pixels, pixels, 4),
         )
-
-
-@functools.cache
-def things() -> dict[str, str]:
-    """Name -> Unicode code points ("1F431"), in things.tsv's order."""
-    lines = Path(__file__).with_name("things.tsv").read_text(encoding="utf-8").splitlines()
-    return {name: code for code, name in (line.split("\t") for line in lines)}
-
-
-@functools.cache
-def held_out_things() -> tuple[str, ...]:
-    """The things the generator never sees: those whose names have the smallest digests, a choice no result can bend."""
-    return tuple(sorted(things(), key=lambda name: hashlib.sha256(name.encode()).digest())[:HELD_OUT])
-
-
-def training_things() -> tuple[str, ...]:
-    held_out = set(held_out_things())
-    return tuple(name for name in things() if name not in held_out)
 
 
 def fetch_art(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -54,7 +55,7 @@ def train_clip(
 ) -> nn.Module:
     """pictures: uint8 (N, 64, 64, 3); names: the things each caption mentions."""
     torch.manual_seed(0)
-    clip = new_clip(len(tokenizer))
+    clip: Any = new_clip(len(tokenizer))
     full = tokenise(tokenizer, captions)
     nounless = tokenise(tokenizer, [without_nouns(said, things) for said, things in zip(captions, names, strict=True)])
 
@@ -75,7 +76,8 @@ def train_clip(
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     train(nn.ModuleDict({"clip": clip}), loss_at, schedule, checkpoint, average=0.97)
-    return clip.eval().requires_grad_(False)
+    trained: nn.Module = clip.eval().requires_grad_(False)
+    return trained
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:

@@ -143,8 +143,8 @@ def render(scene: Scene, art: Art, rng: np.random.Generator) -> np.ndarray:
     else:
         size = rng.uniform(0.62, 0.9)
         drift = (0.96 - size) / 2
-        middle = 0.5 + rng.uniform(-drift, drift, size=2)
-        paste(canvas, sprites[0], scene.tint, size=size, middle=(middle[0], middle[1]), rng=rng)
+        x, y = 0.5 + rng.uniform(-drift, drift, size=2)
+        paste(canvas, sprites[0], scene.tint, size=size, middle=(x, y), rng=rng)
     if scene.place == "at night":
         canvas = canvas * np.array((0.72, 0.74, 0.86), np.float32)
     return restyle(canvas, scene.style)
@@ -257,8 +257,7 @@ def restyle(canvas: np.ndarray, style: str) -> np.ndarray:
         paper = 250 - lines - (255 - grey) * 0.18
         return np.repeat(np.clip(paper, 30, 255)[..., None], 3, -1).astype(np.uint8)
     soft = Image.fromarray(canvas.astype(np.uint8)).filter(ImageFilter.MedianFilter(5))
-    strokes = np.asarray(soft, np.float32)
-    strokes = 128 + (np.round(strokes / 42) * 42 - 128) * 1.08 + np.array((8, 2, -12), np.float32)
+    strokes = 128 + (np.round(np.asarray(soft, np.float32) / 42) * 42 - 128) * 1.08 + np.array((8, 2, -12), np.float32)
     weave = 5 * np.sin(np.add.outer(np.arange(PIXELS), np.arange(PIXELS)) * 0.9)[..., None]
     return np.clip(strokes + weave, 0, 255).astype(np.uint8)
 

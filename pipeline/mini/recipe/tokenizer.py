@@ -6,6 +6,7 @@ The vocabulary holds all 256 byte symbols and their end-of-word forms, as CLIP's
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -36,7 +37,7 @@ def train_tokenizer(captions: Iterable[str], merges: int, folder: Path) -> CLIPT
     )
     learner.train_from_iterator(captions, trainer)
     learned = json.loads(learner.to_str())["model"]["merges"]
-    pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in learned][:merges]
+    pairs: Any = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in learned][:merges]
     entries = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *("".join(pair) for pair in pairs)]
     vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys([*entries, START, END]))}
     folder.mkdir(parents=True, exist_ok=True)

@@ -102,10 +102,11 @@ def train_unet(
     text_encoder: CLIPTextModel,
     schedule: Schedule,
     checkpoint: Path,
+    start: Path | None = None,
 ) -> UNet2DConditionModel:
-    """latents: float16 (N, 4, 16, 16), scaled. Trains the U-Net; the text encoder stays as it is."""
+    """latents: float16 (N, 4, 16, 16), scaled. Trains the U-Net, new or that of `start`; the text encoder stays as it is."""
     torch.manual_seed(0)
-    unet = new_unet()
+    unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
     noising = DDPMScheduler(**NOISE)
     tokens, empty = tokenise(tokenizer, captions), tokenise(tokenizer, [""])
 

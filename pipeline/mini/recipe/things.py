@@ -1,0 +1,28 @@
+"""The things of the mini model's world, and which of them the generator has never seen.
+
+Every sixth thing or so is held out, so that it can serve as a new concept; only the scoring CLIP knows it.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+
+HELD_OUT = 60
+
+
+@functools.cache
+def things() -> dict[str, str]:
+    """Name -> Unicode code points ("1F431"), in things.tsv's order."""
+    lines = Path(__file__).with_name("things.tsv").read_text(encoding="utf-8").splitlines()
+    return {name: code for code, name in (line.split("\t") for line in lines)}
+
+
+@functools.cache
+def held_out_things() -> tuple[str, ...]:
+    """The things the generator never sees: those whose names have the smallest digests, a choice no result can bend."""
+    return tuple(sorted(things(), key=lambda name: hashlib.sha256(name.encode()).digest())[:HELD_OUT])
+
+
+def training_things() -> tuple[str, ...]:
+    held_out = set(held_out_things())
+    return tuple(name for name in things() if name not in held_out)
