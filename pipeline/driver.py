@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.records import Done, Failure, Task
@@ -47,7 +46,7 @@ class WorkersNeverStartedError(RuntimeError):
 class _Seat:
     """One actor and the calls in flight to it; `ready` is pending until its model is loaded."""
 
-    actor: ActorHandle
+    actor: Any  # an ActorHandle; Ray types its methods as those of the class, which lack .remote
     ready: ray.ObjectRef | None
     calls: dict[ray.ObjectRef, Task] = field(default_factory=dict)
 
