@@ -133,7 +133,8 @@ def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]
     if code:
         sys.exit(f"the job ended with exit code {code}")
     concepts = pq.read_table(run / "report" / "concepts.parquet").to_pydict()
-    median = float(np.median(concepts["covered"]))
+    # A thing whose drawings are no more alike than an untrained word is like them has no way to cover; it counts as none.
+    median = float(np.median([share or 0.0 for share in concepts["covered"]]))
     samples: dict[str, list[Sample]] = {}
     for sample in samples_of(pq.read_table(run / "samples")):
         samples.setdefault(sample.concept, []).append(sample)

