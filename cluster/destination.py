@@ -24,7 +24,3 @@ def default_output(manifest: str, environment: Mapping[str, str] | None = None, 
 def is_job_copy(folder: Path) -> bool:
     """Ray unpacks a job's working directory below `runtime_resources/working_dir_files` and removes it afterwards."""
     return "working_dir_files" in folder.parts and "runtime_resources" in folder.parts
-
-
-def is_local(output: str) -> bool:
-    return "://" not in output or output.startswith("file://")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from cluster.destination import default_output, is_local
+from cluster.destination import default_output
 from cluster.session import Session, ray_session
 from jobs.arguments import add_storage_and_cluster
 from pipeline.manifest import Manifest, ManifestError, read_manifest
@@ -224,7 +224,7 @@ class Job:
         return self._end(left, f"finished in {time.monotonic() - self.began:.0f} s")
 
     def _refuse_local_output(self, session: Session) -> None:
-        if session.nodes > 1 and is_local(self.folder.storage.url) and not self.arguments.shared_filesystem:
+        if session.nodes > 1 and self.folder.storage.is_local and not self.arguments.shared_filesystem:
             raise NotStartedError(
                 f"--output {self.folder.storage.url} is a local path, but this cluster has {session.nodes} nodes and "
                 "each would write its own: give an object store's URL, or --shared-filesystem if all nodes see this path"

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from cluster.session import ray_session
 from eval.clip import OpenClipScorer, load_clip
-from eval.metrics import covered
+from eval.metrics import covered, nearest_concept
 from jobs import invert_all
 from pipeline.backbones import load_backbone
 from pipeline.generation import generate
@@ -164,15 +164,14 @@ def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]
 
 def nearest_share(samples: dict[str, list[Sample]], clip: OpenClipScorer) -> float:
     """Share of reconstruction samples whose mean similarity is highest to their own concept's training images."""
-    training, own = {}, {}
-    for name, some in samples.items():
-        training[name] = features([sample for sample in some if sample.kind == "training"], clip).mean(0)
-        own[name] = features([sample for sample in some if sample.kind == "reconstruction"], clip)
+
+    def of(name: str, kind: str) -> np.ndarray:
+        return features([sample for sample in samples[name] if sample.kind == kind], clip)
+
     names = sorted(samples)
-    means = np.stack([training[name] for name in names])
-    return float(
-        np.mean(np.concatenate([(own[name] @ means.T).argmax(1) == index for index, name in enumerate(names)]))
-    )
+    training = [of(name, "training") for name in names]
+    hits = [nearest_concept(of(name, "reconstruction"), training) == index for index, name in enumerate(names)]
+    return float(np.mean(np.concatenate(hits)))
 
 
 def features(samples: list[Sample], clip: OpenClipScorer) -> np.ndarray:

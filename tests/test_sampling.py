@@ -13,11 +13,6 @@ from pipeline.sampling import SamplerSettings, sample
 from pipeline.words import encode_word
 from tests.tiny_model import PIXELS, WIDTH, load_pipeline
 
-# diffusers 0.42 turns its own sigmas into arrays in a way that numpy 2 has deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
 Words = Mapping[str, Mapping[str, np.ndarray]]
 THEIRS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "euler": "EulerDiscreteScheduler"}
 
