@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parent / "mini" / "model"
-FAMILIES = frozenset({"StableDiffusionPipeline"})
-PARTS = ("unet", "vae", "text_encoder")
+# The class that model_index.json names -> the folders with weights.
+FAMILIES = {
+    "StableDiffusionPipeline": ("unet", "vae", "text_encoder"),
+    "StableDiffusionXLPipeline": ("unet", "vae", "text_encoder", "text_encoder_2"),
+    "LDMTextToImagePipeline": ("unet", "vqvae", "bert"),
+}
 
 
 class ModelError(Exception):
@@ -46,7 +51,7 @@ def find_model(name: str) -> Model:
         raise ModelError(f"model {name!r}: {index} is not a JSON object ({error})") from error
     if family not in FAMILIES:
         raise ModelError(f"model {name!r} is a {family}; this version knows {', '.join(sorted(FAMILIES))}")
-    for part in PARTS:
+    for part in FAMILIES[family]:
         if not (folder / part).is_dir():
             raise ModelError(f"model {name!r}: {folder} has no folder {part}/")
         if not any((folder / part).glob("*.safetensors")):
@@ -54,12 +59,12 @@ def find_model(name: str) -> Model:
                 f"model {name!r}: {folder / part} has no .safetensors file; pickled weights can run code and are not "
                 "loaded: convert them with diffusers' save_pretrained(..., safe_serialization=True)"
             )
-    return Model(name, folder, family, _digest(folder))
+    return Model(name, folder, family, _digest(folder, FAMILIES[family]))
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, parts: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(file for part in PARTS for file in (folder / part).glob("*.safetensors")):
+    for path in sorted(file for part in parts for file in (folder / part).glob("*.safetensors")):
         digest.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
@@ -69,7 +74,10 @@ def _digest(folder: Path) -> str:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
+    parts = sorted({part for parts in FAMILIES.values() for part in parts})
+    wanted = ["*.json", "*.txt", "*.model", *(f"{part}/*.safetensors" for part in parts)]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
     except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
         raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbones import Backbone
+from pipeline.backbones import Backbone, Conditioning
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ def sample(
     pictures = []
     for start in range(0, len(prompts), settings.batch):
         some = list(prompts[start : start + settings.batch])
-        context = backbone.embed(backbone.tokenise(["" for _ in some] + some, rows), tables)
+        conditioning = backbone.embed_guided(some, rows, tables)
         latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds[start : start + settings.batch]])
-        pictures.append(backbone.decode(denoise(backbone, latents.to(backbone.device), context, settings)))
+        pictures.append(backbone.decode(denoise(backbone, latents.to(backbone.device), conditioning, settings)))
     return np.concatenate(pictures)
 
 
@@ -51,14 +51,14 @@ def initial_latents(backbone: Backbone, seed: int, resolution: int) -> Tensor:
     return torch.randn((1, *backbone.latent_shape(resolution)), generator=torch.Generator().manual_seed(seed))
 
 
-def denoise(backbone: Backbone, noise: Tensor, context: Tensor, settings: SamplerSettings) -> Tensor:
-    """Latents (B, C, h, w) from noise of that shape; context (2 B, L, width): without the prompts, then with them."""
+def denoise(backbone: Backbone, noise: Tensor, conditioning: Conditioning, settings: SamplerSettings) -> Tensor:
+    """Latents (B, C, h, w) from noise of that shape; conditioning of 2 B: without the prompts, then with them."""
     scheduler = backbone.scheduler(settings.sampler)
     scheduler.set_timesteps(settings.steps, device=backbone.device)
     latents = noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         twice = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        without, with_prompt = backbone.predict(twice, timestep.expand(len(twice)), context).chunk(2)
+        without, with_prompt = backbone.predict(twice, timestep.expand(len(twice)), conditioning).chunk(2)
         latents = scheduler.step(without + settings.guidance * (with_prompt - without), timestep, latents).prev_sample
     return latents
 

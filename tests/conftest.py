@@ -150,6 +150,36 @@ def velocity_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("velocity"), "v_prediction")
 
 
+@pytest.fixture(scope="session")
+def xl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion XL."""
+    from tests.tiny_model import save_tiny_xl
+
+    return save_tiny_xl(tmp_path_factory.mktemp("xl"))
+
+
+@pytest.fixture(scope="session")
+def vq_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny latent diffusion model with a vector-quantised first stage."""
+    from tests.tiny_model import save_tiny_ldm
+
+    return save_tiny_ldm(tmp_path_factory.mktemp("vq"), "vq")
+
+
+@pytest.fixture(scope="session")
+def kl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the first stage that Stable Diffusion has."""
+    from tests.tiny_model import save_tiny_ldm
+
+    return save_tiny_ldm(tmp_path_factory.mktemp("kl"), "kl")
+
+
+@pytest.fixture(params=["epsilon", "velocity", "xl", "vq", "kl"])
+def any_model(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(f"{request.param}_model")
+    return folder
+
+
 @pytest.fixture(params=["epsilon", "velocity"])
 def either_model(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(f"{request.param}_model")

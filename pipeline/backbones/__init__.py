@@ -2,17 +2,23 @@
 
 import torch
 
-from pipeline.backbones.base import Backbone, Posterior, PromptError, Tokens
+from pipeline.backbones.base import Backbone, Conditioning, Posterior, PromptError, Tokens
+from pipeline.backbones.ldm import LatentDiffusion
 from pipeline.backbones.stable_diffusion import StableDiffusion
+from pipeline.backbones.stable_diffusion_xl import StableDiffusionXL
 from pipeline.models import find_model
 
-__all__ = ["Backbone", "Posterior", "PromptError", "Tokens", "load_backbone"]
+__all__ = ["Backbone", "Conditioning", "Posterior", "PromptError", "Tokens", "load_backbone"]
 
-FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+FAMILIES = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "LDMTextToImagePipeline": LatentDiffusion,
+}
 
 
 def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Backbone:
-    """Loads a frozen model. dtype: of the U-Net and the text encoder; the first stage always is float32.
+    """Loads a frozen model. dtype: of the U-Net and the text encoders; see FirstStage for its own.
 
     Raises ModelError.
     """

@@ -25,13 +25,27 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Prompts as token ids, int64 (B, L). Ids from the vocabulary's size upwards are rows of the words given beside them."""
+    """Prompts as token ids, int64 (B, L); for several text encoders, their ids one after the other.
+
+    Ids from the vocabulary's size upwards are rows of the words given beside them.
+    """
 
     ids: Tensor
 
     def shifted(self, vocabulary: int, rows: int) -> "Tokens":
         """The same prompts when their words begin `rows` further down the table of words."""
         return Tokens(torch.where(self.ids >= vocabulary, self.ids + rows, self.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the U-Net is told of B prompts.
+
+    context: (B, L, width), what it attends to. pooled: (B, P), a summary of each prompt, for those U-Nets that are given one.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
 
 
 class Backbone(ABC):
@@ -67,11 +81,20 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Tensor:
-        """What the U-Net attends to, (B, L, width); `words`: text encoder -> (rows, D)."""
+    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
+        """`words`: text encoder -> (rows, D)."""
+
+    def embed_guided(
+        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
+    ) -> Conditioning:
+        """For classifier-free guidance of B prompts, 2 B: as the model knows no prompt, B times, then the prompts.
+
+        rows, words: as for `tokenise` and `embed`. Raises PromptError.
+        """
+        return self.embed(self.tokenise(["" for _ in prompts] + list(prompts), rows), words)
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The U-Net's output, float32 (B, C, h, w), for noisy latents (B, C, h, w) at timesteps int64 (B,)."""
 
     @abstractmethod

@@ -1,0 +1,35 @@
+"""Weights of a frozen model: loaded whole, checked, frozen, and digested."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:
+    """The model in the folder. Raises ValueError for one whose weights the library would complete with random numbers."""
+    part, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **precision)
+    if loaded["missing_keys"]:
+        raise ValueError(f"{folder} lacks the weights {', '.join(sorted(loaded['missing_keys'])[:5])}")
+    return part
+
+
+def freeze(part: nn.Module) -> None:
+    """No gradient of its own, no dropout. Raises ValueError when a weight is not a number."""
+    part.requires_grad_(False).eval()
+    for name, value in part.named_parameters():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"weight {name} of {type(part).__name__} is not finite")
+
+
+def digest(parts: Mapping[str, nn.Module]) -> str:
+    """Hex sha256 of the parts' names, and of their weights' names and bytes as they are in memory."""
+    hashed = hashlib.sha256()
+    for part, module in sorted(parts.items()):
+        for name, value in sorted(module.state_dict().items()):
+            hashed.update(f"{part}/{name}".encode())
+            hashed.update(value.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
