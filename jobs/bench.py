@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from jobs import invert_all
-from pipeline.backbones import Backbone, load_backbone
-from pipeline.images import find_images, load_images
+from pipeline.backbones import Backbone, Conditioning, load_backbone
+from pipeline.image_sets import find_images, load_images
 from pipeline.inversion import InversionError, Slot, draw, new_slot, train_step
 from pipeline.manifest import read_manifest
 from pipeline.prompting import requests_for
@@ -129,9 +129,9 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         rates[count] = count * settings.batch_size / seconds_each(lambda slots=slots: train_step(backbone, slots))
     slot = slot_of(concepts[0], backbone, settings)
     drawn = draw(slot, backbone, "step", 0, settings.batch_size)
-    context = backbone.embed(drawn.tokens, slot.words).detach().requires_grad_()
+    conditioning = Conditioning(backbone.embed(drawn.tokens, slot.words).context.detach().requires_grad_())
     bare = settings.batch_size / seconds_each(
-        lambda: backbone.predict(drawn.latents, drawn.timesteps, context).square().mean().backward()
+        lambda: backbone.predict(drawn.latents, drawn.timesteps, conditioning).square().mean().backward()
     )
     return {
         **{f"slots_rate_{count}_over_1": round(rates[count] / rates[1], 2) for count in SLOTS[1:]},

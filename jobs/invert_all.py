@@ -10,31 +10,29 @@ Exit codes: 0 all concepts done; 1 some failed, listed; 2 nothing was started: b
 """
 
 import argparse
-import hashlib
-import json
+import signal
 import sys
-import time
 import traceback
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from cluster.destination import default_output
-from cluster.session import Session, ray_session
 from jobs.arguments import add_storage_and_cluster
-from pipeline.manifest import Manifest, ManifestError, read_manifest
-from pipeline.models import MINI, Model, ModelError, find_model
-from pipeline.planning import Plan, plan
+from jobs.inversion_job import Job, NotStartedError, TooManyFailuresError
+from jobs.log import Log
+from pipeline.manifest import ManifestError, read_manifest
+from pipeline.models import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS
-from pipeline.publish import plan_parts, publish, publish_failures
-from pipeline.records import Done, Failure, Task
 from pipeline.run_folder import RunFolder
 from pipeline.settings import InversionSettings
 from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
 
-ALL_DONE, SOME_FAILED, NOT_STARTED, CUT_SHORT = 0, 1, 2, 3
-# A GPU is filled by several concepts in one batch; a CPU gains little, and shows its first word sooner with few.
-SLOTS = {"cuda": 4, "cpu": 2}
+if TYPE_CHECKING:
+    from pipeline.worker import Worker
+
+NOT_STARTED, CUT_SHORT = 2, 3
+CHECKPOINT_SECONDS = 60.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         "--slots",
         type=int,
         metavar="K",
-        help="concepts in training at once on each worker (default: 4 on GPUs, 2 on CPUs)",
+        help="concepts in training at once on each worker (default: as many as speed it up, measured at its start)",
     )
     where.add_argument(
         "--gpus-per-worker", type=float, metavar="G", help="(default: 1 where the cluster has GPUs, else 0)"
@@ -134,11 +132,45 @@ def parser() -> argparse.ArgumentParser:
     )
     add_storage_and_cluster(where)
     where.add_argument("--shared-filesystem", action="store_true", help="all nodes see the local output path")
+
+    wrong = parser.add_argument_group("when things go wrong")
+    wrong.add_argument(
+        "--max-failures", type=int, metavar="N", help="stop, with exit code 3, when more than N concepts have failed"
+    )
+    wrong.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=CHECKPOINT_SECONDS,
+        metavar="S",
+        help="what a lost machine costs at most of each word (default: %(default)s)",
+    )
+    wrong.add_argument(
+        "--stall-seconds",
+        type=float,
+        default=900,
+        metavar="S",
+        help="a worker without a step or a picture for so long is given up (default: %(default)s)",
+    )
+    wrong.add_argument(
+        "--concept-seconds", type=float, metavar="S", help="a concept may take so long in one go (default: no limit)"
+    )
+    wrong.add_argument(
+        "--placing-seconds",
+        type=float,
+        default=3600,
+        metavar="S",
+        help="so long may the first worker wait for a node (default: %(default)s)",
+    )
+    wrong.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="json: one object a line (default: %(default)s)"
+    )
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, worker: "type[Worker] | None" = None) -> int:
+    """The exit code. worker: the class of the actors, if not the one that does the work."""
     arguments = parser().parse_args(argv)
+    log = Log(arguments.log_format)
     try:
         settings = InversionSettings(
             steps=arguments.steps, batch_size=arguments.batch_size, learning_rate=arguments.learning_rate,
@@ -152,187 +184,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.storage.write_bytes("_writable", b"")
         run.storage.delete("_writable")
     except (ManifestError, ModelError, StorageError, ValueError) as error:
-        print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
+        log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
-    print(f"manifest  {without_credentials(arguments.manifest)}: {len(manifest.concepts)} concepts")
-    print(f"model     {model.name} ({model.family}, weights {model.digest[:12]})")
-    print(f"output    {without_credentials(run.storage.url)}", flush=True)
+    url, shown = without_credentials(run.storage.url), without_credentials(arguments.manifest)
+    log.say("manifest", f"manifest  {shown}: {len(manifest.concepts)} concepts", url=shown)
+    log.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
+    log.say("output", f"output    {url}", url=url)
     try:
-        return Job(arguments, settings, manifest, model, run).run()
+        with sigterm_as_interrupt():
+            return Job(arguments, settings, manifest, model, run, log, worker).run()
     except NotStartedError as error:
-        print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
+        log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     except KeyboardInterrupt:
-        print("\nwordmint: cut short; the same command goes on from here.", file=sys.stderr)
-        return CUT_SHORT
+        log.complain("cut short", "cut short; the same command goes on from here.")
+    except TooManyFailuresError as error:
+        log.complain("cut short", f"cut short: {error}")
     except StorageError as error:
-        print(f"wordmint: cut short by its storage; the same command goes on from here.\n{error}", file=sys.stderr)
-        return CUT_SHORT
+        log.complain("cut short", f"cut short by its storage; the same command goes on from here.\n{error}")
     except Exception:  # noqa: BLE001 - exit code 1 would say that the run had finished
-        traceback.print_exc()
-        print("wordmint: cut short by the error above; the same command goes on from here.", file=sys.stderr)
-        return CUT_SHORT
-
-
-class NotStartedError(Exception):
-    """Something only the cluster could tell, and that must be mended before a word is learned."""
-
-
-class Job:
-    """One run of the job: plan, invert, publish, score, report."""
-
-    def __init__(
-        self,
-        arguments: argparse.Namespace,
-        settings: InversionSettings,
-        manifest: Manifest,
-        model: Model,
-        run: RunFolder,
-    ) -> None:
-        self.arguments, self.settings, self.manifest = arguments, settings, manifest
-        self.model, self.folder = model, run
-        self.protocol = PROTOCOLS[arguments.protocol]
-        self.began = time.monotonic()
-        self.failures: dict[str, tuple[str, Failure]] = {
-            failure.concept: ("", failure) for failure in manifest.failures
-        }
-
-    def run(self) -> int:
-        left = plan(
-            self.manifest.concepts, self.folder, self.model, self.arguments.dtype or "auto", self.settings,
-            dict(self.folder.storage.options), retry_failed=self.arguments.retry_failed,
-        )  # fmt: skip
-        self.failures |= {failure.concept: (print_, failure) for print_, failure in left.failed}
-        total = len(self.manifest.concepts) + len(self.manifest.failures)
-        print(
-            f"to do     {len(left.tasks)} of {total} concepts; {left.done} are done, {len(self.failures)} failed before",
-            flush=True,
+        log.complain(
+            "cut short", f"cut short by this error; the same command goes on from here.\n{traceback.format_exc()}"
         )
-        if not left.tasks and self._is_reported(left):
-            return self._end(left, "nothing to do")
-        parts = plan_parts(self.folder, total)
-        with ray_session(self.arguments.ray_address) as session:
-            self._refuse_local_output(session)
-            digests = self._invert(left, session) if left.tasks else None
-            for name in publish(self.folder, left.expected, parts):
-                reason = "its files vanished from the run folder before they were published; the same command learns it again"
-                self.failures[name] = (left.expected[name], Failure(name, "worker", reason))
-            publish_failures(self.folder, self.failures.values())
-            self._write_run_json(left, session, digests, finished=False)
-            self._score(session)
-        self._write_run_json(left, session, digests, finished=True)
-        return self._end(left, f"finished in {time.monotonic() - self.began:.0f} s")
-
-    def _refuse_local_output(self, session: Session) -> None:
-        if session.nodes > 1 and self.folder.storage.is_local and not self.arguments.shared_filesystem:
-            raise NotStartedError(
-                f"--output {self.folder.storage.url} is a local path, but this cluster has {session.nodes} nodes and "
-                "each would write its own: give an object store's URL, or --shared-filesystem if all nodes see this path"
-            )
-
-    def _invert(self, left: Plan, session: Session) -> tuple[str, str] | None:
-        # torch and diffusers take seconds to import: a run with nothing to do never gets here.
-        from jobs.progress import ProgressDisplay
-        from pipeline.driver import Driver, Resources, WorkersNeverStartedError
-        from pipeline.worker import WorkerSettings
-
-        arguments = self.arguments
-        gpus = arguments.gpus_per_worker if arguments.gpus_per_worker is not None else float(session.gpus > 0)
-        fit = int(session.gpus // gpus if gpus else session.cpus // arguments.cpus_per_worker)
-        device = "cuda" if gpus else "cpu"
-        slots = arguments.slots or SLOTS[device]
-        resources = Resources(arguments.workers or max(1, fit), slots, arguments.cpus_per_worker, gpus)
-        settings = WorkerSettings(
-            model=self.model.name, device=device, threads=max(1, int(arguments.cpus_per_worker)),
-            dtype=arguments.dtype or ("bfloat16" if gpus else "float32"), inversion=self.settings, protocol=self.protocol,
-            run=self.folder, storage_options=dict(self.folder.storage.options),
-        )  # fmt: skip
-        print(
-            f"workers   up to {resources.workers} on {settings.device}, {resources.slots} concepts at once on each",
-            flush=True,
-        )
-        driver = Driver(settings, resources, self._record, ProgressDisplay(self.folder))
-        try:
-            digests = driver.run(iter(left.tasks), len(left.tasks))
-        except WorkersNeverStartedError as error:
-            raise NotStartedError(f"no worker could load {self.model.name!r}: {error}") from error
-        if digests is not None and digests[0] != digests[1]:
-            raise RuntimeError(
-                f"the frozen weights changed during the run, from {digests[0]} to {digests[1]}: its words cannot be trusted"
-            )
-        return digests
-
-    def _record(self, task: Task, result: Done | Failure) -> None:
-        name = task.concept.name
-        if isinstance(result, Failure):
-            self.failures[name] = (task.fingerprint, result)
-            self.folder.record_failure(result, task.fingerprint)
-        elif self.arguments.retry_failed:
-            self.folder.forget_failure(name, task.fingerprint)
-
-    def _score(self, session: Session) -> None:
-        from eval.evaluate import Judgement, score_run
-        from jobs.report_run import headline, write_report
-
-        print("scoring", flush=True)
-        judgement = Judgement(self.protocol, self.model.name, self.model.digest, self.arguments.clip, session.device)
-        scored = score_run(self.folder, judgement)
-        summary = write_report(self.folder, scored.under, self.folder.read_json("run.json"))
-        if summary.concepts:
-            print(headline(summary))
-
-    def _write_run_json(self, left: Plan, session: Session, digests: tuple[str, str] | None, *, finished: bool) -> None:
-        packages = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
-        self.folder.write_json("run.json", {
-            "manifest": self.manifest.url, "manifest_digest": self.manifest.digest,
-            "model": self.model.name, "model_family": self.model.family, "model_digest": self.model.digest,
-            "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
-            "clip": self.arguments.clip, "protocol": self.protocol.label, "settings": self.settings.as_dict(),
-            "dtype": self.arguments.dtype or "auto", "slots": self.arguments.slots or "auto",
-            "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
-            "counts": {"done": len(left.expected) - self._failed_among(left), "failed": len(self.failures)},
-            "fingerprint_of_all": _digest(left.expected),
-            "seconds": round(time.monotonic() - self.began, 1), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "finished": finished, "versions": {name: _version(name) for name in packages},
-        })  # fmt: skip
-
-    def _failed_among(self, left: Plan) -> int:
-        return sum(1 for name in self.failures if name in left.expected)
-
-    def _is_reported(self, left: Plan) -> bool:
-        """Whether the last run of this folder ended with just these words, this CLIP and this protocol in its report."""
-        try:
-            last = self.folder.read_json("run.json")
-        except StorageError:
-            return False
-        wanted = {
-            "finished": True,
-            "clip": self.arguments.clip,
-            "protocol": self.protocol.label,
-            "fingerprint_of_all": _digest(left.expected),
-        }
-        return all(last.get(key) == value for key, value in wanted.items())
-
-    def _end(self, left: Plan, said: str) -> int:
-        done = len(left.expected) - self._failed_among(left)
-        print(f"{said}: {done} concepts done, {len(self.failures)} failed")
-        for name, (_, failure) in sorted(self.failures.items())[:20]:
-            print(f"  {name}: {failure.reason}")
-        if len(self.failures) > 20:
-            print(f"  and {len(self.failures) - 20} more, in {self.folder.storage.url}/failures/")
-        print(f"report    {without_credentials(self.folder.storage.url).rstrip('/')}/report/index.html")
-        return SOME_FAILED if self.failures else ALL_DONE
+    return CUT_SHORT
 
 
-def _digest(expected: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Whoever stops a job politely, by Ctrl-C or by a signal, has its words checkpointed."""
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-def _version(package: str) -> str | None:
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,52 @@
 """What a person sees while a run goes on: one live line on a terminal, a line now and then in a log, and progress.json."""
 
+import shutil
 import sys
 import time
 from datetime import UTC, datetime
 
+from jobs.log import Log
 from pipeline.driver import Progress
 from pipeline.run_folder import RunFolder
+from pipeline.storage import StorageError
 
 LOG_SECONDS, TERMINAL_SECONDS, FILE_SECONDS = 15.0, 0.5, 5.0
+# In the order in which a concept goes through them.
+DOING = ("starting", "images", "waiting", "training", "sampling", "committing")
 
 
 class ProgressDisplay:
-    def __init__(self, run: RunFolder) -> None:
-        self._run, self._began = run, time.monotonic()
-        self._live = sys.stdout.isatty()
+    """before: concepts of the manifest that were done, and that had failed, when this driver began."""
+
+    def __init__(self, run: RunFolder, log: Log, before: tuple[int, int] = (0, 0)) -> None:
+        self._run, self._log, self._before, self._began = run, log, before, time.monotonic()
+        self._live = sys.stdout.isatty() and log.format == "text"
         self._shown = self._written = float("-inf")
         self._settled = -1
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         settled = progress.done + progress.failed
-        wait = TERMINAL_SECONDS if self._live else LOG_SECONDS
-        if now - self._shown >= wait or settled != self._settled:
-            print(
-                ("\r\033[K" if self._live else "") + self._line(progress, now),
-                end="" if self._live else "\n",
-                flush=True,
-            )
+        if self._live:
+            if now - self._shown >= TERMINAL_SECONDS or settled != self._settled:
+                line = self._line(progress, now)[: shutil.get_terminal_size().columns - 1]
+                print(f"\r\033[K{line}", end="" if settled < progress.total else "\n", flush=True)
+                self._shown = now
+        elif now - self._shown >= LOG_SECONDS or settled == progress.total:
+            self._log.say("progress", self._line(progress, now), **self._content(progress, now))
             self._shown = now
         if now - self._written >= FILE_SECONDS or settled == progress.total:
-            self._run.write_json("progress.json", self._content(progress, now))
+            self.write("running", progress)
             self._written = now
         self._settled = settled
-        if self._live and settled == progress.total:
-            print()
+
+    def write(self, state: str, progress: Progress) -> None:
+        """Brings progress.json up to date. A store out of reach for a moment is no reason to end a run."""
+        content = {"state": state, **self._content(progress, time.monotonic())}
+        try:
+            self._run.write_json("progress.json", content)
+        except StorageError as error:
+            self._log.complain("storage", f"progress.json could not be written: {error}")
 
     def _rate_and_eta(self, progress: Progress, now: float) -> tuple[float, float | None]:
         """Concepts a minute, and seconds to go, None before the first has ended."""
@@ -43,21 +56,28 @@ class ProgressDisplay:
 
     def _line(self, progress: Progress, now: float) -> str:
         rate, eta = self._rate_and_eta(progress, now)
-        text = f"{progress.done + progress.failed}/{progress.total} concepts, {progress.running} in training"
-        text += f", {progress.failed} failed" if progress.failed else ""
-        text += f", {rate:.1f} a minute" if rate else ""
-        return text + (f", about {_duration(eta)} to go" if eta else "")
+        parts = [f"{progress.done + progress.failed}/{progress.total} concepts"]
+        parts += [f"{progress.doing[doing]} {doing}" for doing in DOING if progress.doing.get(doing)]
+        parts += [f"{progress.failed} failed"] if progress.failed else []
+        if placing := progress.workers.get("placing"):
+            parts.append(f"{placing} workers wait for a node")
+        if loading := progress.workers.get("loading"):
+            parts.append(f"{loading} workers load the model")
+        parts += [f"{rate:.1f} a minute"] if rate else []
+        return ", ".join(parts + ([f"about {duration(eta)} to go"] if eta else []))
 
     def _content(self, progress: Progress, now: float) -> dict[str, object]:
         rate, eta = self._rate_and_eta(progress, now)
+        done, failed = self._before
         return {
-            "total": progress.total, "done": progress.done, "failed": progress.failed, "running": progress.running,
-            "concepts_per_minute": round(rate, 3), "eta_seconds": None if eta is None else round(eta),
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "total": progress.total + done + failed, "done": progress.done + done, "failed": progress.failed + failed,
+            "running": progress.running, "doing": progress.doing, "workers": progress.workers, "steps": progress.steps,
+            "restarts": progress.restarts, "concepts_per_minute": round(rate, 3),
+            "eta_seconds": None if eta is None else round(eta), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -8,11 +8,13 @@ between two parts leaves nothing to clean up.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.lease import lease
 from pipeline.records import Failure
 from pipeline.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.storage import StorageNotFoundError
@@ -22,6 +24,7 @@ from pipeline.tables import EMBEDDINGS, SAMPLES, failure_rows
 FEW, MANY = 16, 512
 SOURCES = {"embeddings": ("embedding.parquet", EMBEDDINGS), "samples": ("samples.parquet", SAMPLES)}
 LAYOUT = "_layout.json"
+WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samples
 
 
 def plan_parts(run: RunFolder, concepts: int) -> dict[str, int]:
@@ -44,8 +47,16 @@ def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int
     """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
 
     Returns the committed concepts whose rows are to be found nowhere any more: they are not done from now on, and the
-    same run once more learns them again.
+    same run once more learns them again. Drivers of one run publish one after the other: each reads a part, adds to it
+    and replaces it, and would undo what another added in between.
     """
+    with lease(run.storage, "publish") as renew:
+        return _publish(run, expected, parts, renew)
+
+
+def _publish(
+    run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int], renew: Callable[[], None]
+) -> tuple[str, ...]:
     markers = run.committed()
     done = {name: print_ for name, print_ in expected.items() if (name, short(print_)) in markers}
     # Rows and files of a word that has been learned anew are replaced. Were its old marker left standing, a return to
@@ -53,20 +64,35 @@ def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int
     for name, print_ in markers:
         if name in done and print_ != short(done[name]):
             run.withdraw(name, print_)
-    lost: set[str] = set()
+    by_part: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     for table in SOURCES:
-        by_part: dict[int, dict[str, str]] = defaultdict(dict)
         for name, print_ in done.items():
-            by_part[shard_of(name, parts[table])][name] = print_
-        for number, members in sorted(by_part.items()):
-            lost |= _publish_part(run, table, part_path(table, number, parts[table]), members)
+            by_part[table, shard_of(name, parts[table])][name] = print_
+
+    waiting = {tuple(file.split("@")[::3]) for file in run.storage.names(ATTEMPTS)}  # (concept, kind of file)
+    there = {f"{table}/{name}" for table in SOURCES for name in run.storage.names(table)}
+
+    def publish_part(part: tuple[str, int]) -> set[str]:
+        (table, number), members = part, by_part[part]
+        path, source = part_path(table, number, parts[table]), SOURCES[table][0]
+        if table == "samples" and path in there and not any((name, source) in waiting for name in members):
+            return set()  # a night that adds a hundred words shall not read ten thousand words' pictures
+        return _publish_part(run, table, path, members, renew)
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        lost = set().union(*writers.map(publish_part, sorted(by_part)))
     for name in lost:
         run.withdraw(name, done.pop(name))
+    renew()
     _clear_attempts(run, done)
+    for name in set(run.checkpointed()).intersection(done):
+        run.forget_checkpoint(name)  # of a worker that died between its commit and this deed
     return tuple(sorted(lost))
 
 
-def _publish_part(run: RunFolder, table: str, path: str, members: Mapping[str, str]) -> set[str]:
+def _publish_part(
+    run: RunFolder, table: str, path: str, members: Mapping[str, str], renew: Callable[[], None]
+) -> set[str]:
     """members: concept -> fingerprint of those that belong into this part. Returns those without rows."""
     gone: set[str] = set()
     while True:
@@ -86,7 +112,10 @@ def _publish_part(run: RunFolder, table: str, path: str, members: Mapping[str, s
             continue
         if fresh:
             kept = [some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()])) for some in rows]
-            write_table(run, path, pa.concat_tables([*kept, *fresh.values()]).sort_by("concept"))
+            # A part that an older version wrote may lack a column.
+            together = pa.concat_tables([*kept, *fresh.values()], promote_options="default")
+            renew()
+            write_table(run, path, together.select(SOURCES[table][1].names).sort_by("concept"))
         return lost
 
 
@@ -115,9 +144,9 @@ def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
     run.storage.write_bytes(path, bytes(sink.getvalue()))
 
 
-def publish_failures(run: RunFolder, failures: Iterable[tuple[str, Failure]]) -> None:
-    """failures: (fingerprint, failure) of every concept of the manifest that has no word."""
-    table = failure_rows(sorted(failures, key=lambda pair: pair[1].concept))
+def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
+    """failures: of every concept of the manifest that has no word."""
+    table = failure_rows(sorted(failures, key=lambda failure: failure.concept))
     write_table(run, part_path("failures", 0, 1), table)
 
 
@@ -126,16 +155,20 @@ def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
     commit left there. Attempts of other concepts may still be under way, perhaps under another driver.
     """
     done_files = {(name, short(print_)) for name, print_ in done.items()}
-    for file in run.storage.names(ATTEMPTS):
+
+    def clear(file: str) -> None:
         if file.count("@") != 3:
-            continue  # somebody else's
+            return  # somebody else's
         name, print_, attempt, kind = file.split("@")
         if (name, print_) not in done_files:
-            continue
+            return
         public = {"word.safetensors": run.word_path(name), "grid.png": run.grid_path(name)}.get(kind)
         try:
             if public and attempt == run.marker(name, done[name]).attempt:
                 run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))
         except StorageNotFoundError:
-            continue  # its worker, or another driver, was faster
+            return  # its worker, or another driver, was faster
         run.storage.delete(f"{ATTEMPTS}/{file}")
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        list(writers.map(clear, run.storage.names(ATTEMPTS)))

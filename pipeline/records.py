@@ -38,12 +38,17 @@ class Concept:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One concept to be done, with the images that made its fingerprint."""
+class Source:
+    """One file of a concept.
 
-    concept: Concept
-    fingerprint: str
-    urls: tuple[str, ...]
+    identity: what the store says of the file's version (its ETag, or its time of change) and its size; None where it says
+    nothing that can be relied on. The same identity means the same bytes.
+    digest: sha256 of its bytes in hex, "" before they were read and for a file that cannot be.
+    """
+
+    url: str
+    identity: str | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Done:
     """A committed word: what it took."""
 
     concept: str
+    fingerprint: str
     steps: int
     seconds: float
 
@@ -68,12 +74,14 @@ class ImageSet:
     """A concept's training images, upright, on white, square.
 
     pixels: uint8 (N, R, R, 3). urls, digests: N each, in the order of `pixels`; a digest is the sha256 of the file's bytes.
+    sources: every file that was looked at, the rejected ones too.
     """
 
     pixels: np.ndarray
     urls: tuple[str, ...]
     digests: tuple[str, ...]
     rejected: tuple[RejectedImage, ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +131,22 @@ class Sample:
     png: bytes
 
 
+Metric = Literal["image_similarity", "text_similarity", "diversity", "subject_fidelity"]
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One metric of one concept at one prompt, with what it has to be read against.
 
-    metric: "image_similarity" (reconstruction) or "text_similarity" (editability); raw cosines.
+    metric: raw cosines, and for diversity one minus cosines. "image_similarity" is reconstruction and "text_similarity"
+    editability; what each is made of says eval/scoring.py.
     value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
     floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
     """
 
     concept: str
     prompt: str
-    metric: Literal["image_similarity", "text_similarity"]
+    metric: Metric
     value: float
     n: int
     low: float
@@ -146,9 +158,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A concept that got no word, at which stage, and why, in a sentence for the person who owns the manifest."""
+    """A concept that got no word, at which stage, and why, in a sentence for the person who owns the manifest.
+
+    fingerprint: "" when it failed before its images could be read.
+    """
 
     concept: str
     stage: Stage
     reason: str
     attempts: int = 1
+    fingerprint: str = ""

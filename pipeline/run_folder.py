@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
 from pipeline.records import Failure
-from pipeline.storage import Storage
+from pipeline.storage import Storage, StorageNotFoundError
 
-ATTEMPTS, COMMITTED, FAILED = "_attempts", "_committed", "_failed"
+ATTEMPTS, COMMITTED, FAILED, CHECKPOINTS = "_attempts", "_committed", "_failed", "_checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ class RunFolder:
         path = f"{COMMITTED}/{_file(marker.concept, marker.fingerprint)}"
         return self.storage.create_exclusive(path, _json(asdict(marker)))
 
+    def is_committed(self, concept: str, fingerprint: str) -> bool:
+        return self.storage.exists(f"{COMMITTED}/{_file(concept, fingerprint)}")
+
     def marker(self, concept: str, fingerprint: str) -> Marker:
         return Marker(**json.loads(self.storage.read_bytes(f"{COMMITTED}/{_file(concept, fingerprint)}")))
 
@@ -60,9 +64,28 @@ class RunFolder:
         """Undoes a commit; `fingerprint` may be the short one."""
         self.storage.delete(f"{COMMITTED}/{_file(concept, fingerprint)}")
 
-    def record_failure(self, failure: Failure, fingerprint: str) -> None:
-        path = f"{FAILED}/{_file(failure.concept, fingerprint)}"
-        self.storage.write_bytes(path, _json(asdict(failure)))
+    def checkpointed(self) -> list[str]:
+        """The concepts that have a step checkpoint, by one listing."""
+        return [name.removesuffix(".safetensors") for name in self.storage.names(CHECKPOINTS)]
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.storage.write_bytes(_checkpoint(checkpoint.concept), encode_checkpoint(checkpoint))
+
+    def checkpoint(self, concept: str) -> Checkpoint | None:
+        """Of whichever fingerprint was last in training; None where there is none."""
+        try:
+            return decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
+        except StorageNotFoundError:
+            return None
+
+    def forget_checkpoint(self, concept: str) -> None:
+        self.storage.delete(_checkpoint(concept))
+
+    def record_failure(self, failure: Failure) -> None:
+        """Where its images could not even be read there is nothing to remember it by: the next run looks again."""
+        if failure.fingerprint:
+            path = f"{FAILED}/{_file(failure.concept, failure.fingerprint)}"
+            self.storage.write_bytes(path, _json(asdict(failure)))
 
     def failure(self, concept: str, fingerprint: str) -> Failure:
         return Failure(**json.loads(self.storage.read_bytes(f"{FAILED}/{_file(concept, fingerprint)}")))
@@ -75,6 +98,10 @@ class RunFolder:
 
     def read_json(self, path: str) -> dict[str, Any]:
         return dict(json.loads(self.storage.read_bytes(path)))
+
+
+def _checkpoint(concept: str) -> str:
+    return f"{CHECKPOINTS}/{concept}.safetensors"
 
 
 def short(fingerprint: str) -> str:

@@ -150,18 +150,42 @@ class Storage:
 
     def names(self, folder: str = "") -> list[str]:
         """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist."""
+        return list(self.identities(folder))
 
-        def listed() -> list[str]:
+    def identities(self, folder: str = "") -> dict[str, str | None]:
+        """Name -> identity of the files right inside the folder, by name, from one listing; {} when it does not exist.
+
+        An identity is what the store says of a file's version and size; None where it says too little.
+        """
+
+        def listed() -> dict[str, str | None]:
             if self.is_local:
                 with os.scandir(self.join(folder)) as entries:
-                    return [entry.name for entry in entries if entry.is_file()]
-            root = self._key(folder).strip("/")
-            entries_there = self._fs().ls(self._key(folder), detail=True, refresh=True)
-            files = [entry["name"].strip("/") for entry in entries_there if entry["type"] == "file"]
-            # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
-            return [posixpath.basename(name) for name in files if name != root]
+                    return {entry.name: _version_on_disk(entry.stat()) for entry in entries if entry.is_file()}
+            return {
+                posixpath.basename(info["name"].strip("/")): _version_in_store(info) for info in self._files(folder)
+            }
 
-        return self._list(folder, listed)
+        try:
+            found = self._try("list", folder, listed)
+        except StorageNotFoundError:
+            return {}
+        return {name: found[name] for name in sorted(found) if not name.endswith(PARTIAL)}
+
+    def identity(self, path: str = "") -> str | None:
+        """Of one file; None for one that is not there as well."""
+        try:
+            if self.is_local:
+                return self._try("look for", path, lambda: _version_on_disk(Path(self.join(path)).stat()))
+            return self._try("look for", path, lambda: _version_in_store(self._fs().info(self._key(path))))
+        except StorageNotFoundError:
+            return None
+
+    def _files(self, folder: str) -> list[dict[str, Any]]:
+        root = self._key(folder).strip("/")
+        there = self._fs().ls(self._key(folder), detail=True, refresh=True)
+        # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
+        return [info for info in there if info["type"] == "file" and info["name"].strip("/") != root]
 
     def find(self, folder: str = "") -> list[str]:
         """The paths of all files below the folder, relative to it, sorted; [] when it does not exist."""
@@ -177,16 +201,15 @@ class Storage:
 
         return self._list(folder, listed)
 
-    def glob(self) -> list[str]:
-        """The URLs of all files that the URL, read as a glob pattern, matches, sorted."""
+    def glob(self) -> dict[str, str | None]:
+        """URL -> identity of all files that the URL, read as a glob pattern, matches, by URL."""
 
-        def matched() -> list[str]:
+        def matched() -> dict[str, str | None]:
             found = self._fs().glob(self._key(""), detail=True)
-            return sorted(
-                str(self._fs().unstrip_protocol(name)) if not self.is_local else str(name)
-                for name, entry in found.items()
-                if entry["type"] == "file"
-            )
+            files = {name: info for name, info in found.items() if info["type"] == "file"}
+            if self.is_local:
+                return {str(name): _version_on_disk(Path(name).stat()) for name in sorted(files)}
+            return {str(self._fs().unstrip_protocol(name)): _version_in_store(files[name]) for name in sorted(files)}
 
         return self._try("list", "", matched)
 
@@ -252,6 +275,17 @@ class Storage:
         except StorageNotFoundError:
             return []
         return sorted(name for name in found if not name.endswith(PARTIAL))
+
+
+def _version_on_disk(said: os.stat_result) -> str:
+    return f"{said.st_size}-{said.st_mtime_ns}"
+
+
+def _version_in_store(info: Mapping[str, Any]) -> str | None:
+    """Stores differ in what they call the digest, or whatever else changes with the bytes of a file."""
+    names = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
+    version = next((info[name] for name in names if info.get(name)), None)
+    return None if version is None else f"{info.get('size')}-{str(version).strip(chr(34))}"
 
 
 def _made(write: Callable[..., object], *arguments: Any, **keywords: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,9 @@ from pipeline.records import Concept, Failure, ImageSet, Sample, Word
 # Hugging Face's `Image` feature is this struct; the schema's metadata tells `datasets` so.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
+# Every file that was looked at, and the version of it: a file of the same identity need not be read again for its digest.
+SOURCE = pa.struct([("url", pa.string()), ("identity", pa.string()), ("digest", pa.string())])
+
 KEY = [("concept", pa.string()), ("fingerprint", pa.string())]
 
 EMBEDDINGS = pa.schema([
@@ -18,7 +22,7 @@ EMBEDDINGS = pa.schema([
     ("initializer", pa.string()), ("class", pa.string()), ("kind", pa.string()), ("steps", pa.int64()),
     ("stopped_by", pa.string()), ("learning_rate", pa.float64()), ("loss", pa.float64()), ("norms", pa.list_(pa.float32())),
     ("initial_norms", pa.list_(pa.float32())), ("seconds", pa.float64()), ("images", pa.list_(pa.string())),
-    ("image_digests", pa.list_(pa.string())), ("rejected_images", pa.list_(pa.string())),
+    ("image_digests", pa.list_(pa.string())), ("rejected_images", pa.list_(pa.string())), ("sources", pa.list_(SOURCE)),
     ("carried", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
 
@@ -48,7 +52,7 @@ def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: Image
             "initial_norms": np.linalg.norm(word.initial[encoder], axis=1).tolist(), "seconds": word.seconds,
             "images": list(images.urls), "image_digests": list(images.digests),
             "rejected_images": [f"{rejected.url}: {rejected.reason}" for rejected in images.rejected],
-            "carried": list(concept.carried.items()),
+            "sources": [asdict(source) for source in images.sources], "carried": list(concept.carried.items()),
         }
         for encoder, vectors in word.vectors.items()
     ], EMBEDDINGS)  # fmt: skip
@@ -75,10 +79,5 @@ def samples_of(table: pa.Table) -> list[Sample]:
     ]
 
 
-def failure_rows(failures: Iterable[tuple[str, Failure]]) -> pa.Table:
-    """Pairs of (fingerprint, failure)."""
-    return pa.Table.from_pylist([
-        {"concept": failure.concept, "fingerprint": fingerprint, "stage": failure.stage, "reason": failure.reason,
-         "attempts": failure.attempts}
-        for fingerprint, failure in failures
-    ], FAILURES)  # fmt: skip
+def failure_rows(failures: Iterable[Failure]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(failure) for failure in failures], FAILURES)

@@ -1,130 +1,190 @@
-"""The worker holds one frozen model and serves K concepts at once, one call each.
+"""The worker holds one frozen model and serves several concepts at once, one call each.
 
-A call reads its images on its own thread; everything that touches the model runs on one thread, between the steps of
-the shared batch. Nothing here knows of Ray: driver.py makes actors of this class.
+A call finds and reads its images on its own thread, waits for a slot of the shared batch, and commits what was learned;
+only training and sampling need the model's thread. Nothing here knows of Ray: driver.py makes actors of this class.
 """
 
 import queue
 import threading
+import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from pipeline.backbones import PromptError, load_backbone
+from pipeline.checkpoints import Checkpoint
+from pipeline.continuous_batch import ContinuousBatch
+from pipeline.fingerprint import fingerprint
 from pipeline.grid import draw_grid, encode_png
-from pipeline.images import ImageSetError, load_images
-from pipeline.inversion import InversionError, Slot, new_slot, train_step
+from pipeline.image_sets import ImageSetError, find_sources, load_images
+from pipeline.inversion import InversionError, Slot, new_slot, restore
 from pipeline.prompting import requests_for
 from pipeline.protocols import Protocol
-from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Stage, Task, Word
+from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Source, Stage, Word
 from pipeline.run_folder import Marker, RunFolder
 from pipeline.sampling import SamplerSettings, sample
 from pipeline.settings import InversionSettings
+from pipeline.slots import measure_slots
+from pipeline.storage import StorageError
 from pipeline.tables import embedding_rows, sample_rows
+from pipeline.termination import before_termination
 from pipeline.words import encode_word
-
-Result = TypeVar("Result")
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
+CHECKPOINT_SECONDS = 60.0
+
+Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What every worker of a run has in common. dtype: "float32", "bfloat16" or "float16"."""
+    """What every worker of a run has in common.
+
+    dtype: "float32", "bfloat16" or "float16". precision: how the dtype is told apart in fingerprints ("auto" if not given).
+    slots: concepts in training at once; None has the worker measure it.
+    checkpoint_seconds: between two step checkpoints.
+    """
 
     model: str
+    model_digest: str
     device: str
     dtype: str
+    precision: str
     threads: int
+    slots: int | None
     inversion: InversionSettings
     protocol: Protocol
     run: RunFolder
     storage_options: dict[str, str]
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+    def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
+        digests = [source.digest for source in sources]
+        return fingerprint(concept, digests, self.model_digest, self.precision, self.inversion)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How a worker is doing.
+
+    beats: rises whenever the model has got something done. steps: optimiser steps so far, of all concepts together.
+    calls: concept -> what is being done for it, and the step it is at.
+    checkpoint_age: seconds since the last checkpoint, None while nothing is in training.
+    """
+
+    beats: int
+    steps: int
+    slots: int
+    calls: Mapping[str, tuple[Doing, int]]
+    checkpoint_age: float | None
 
 
 class Worker:
-    def __init__(self, settings: WorkerSettings) -> None:
-        torch.set_num_threads(settings.threads)
-        self.settings = settings
-        self.backbone = load_backbone(settings.model, settings.device, settings.dtype)
-        self._digest_at_start = self.backbone.weights_digest()
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._slots: dict[int, tuple[Slot, Future[Word]]] = {}
-        threading.Thread(target=self._serve_model, daemon=True, name="model").start()
+    """Made at once; `load` takes its time."""
 
-    def ready(self) -> None:
-        """Returns once the model is loaded."""
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self._doing: dict[str, Doing] = {}
+        self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
+        self._kept = time.monotonic()
+        before_termination(self.checkpoint)
+
+    def started(self) -> None:
+        """Returns once there is a process."""
+
+    def load(self) -> int:
+        """Loads the frozen model; returns the number of slots."""
+        torch.set_num_threads(self.settings.threads)
+        self.backbone = load_backbone(self.settings.model, self.settings.device, self.settings.dtype)
+        self._digest_at_start = self.backbone.weights_digest()
+        self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)
+        self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, self.settings.checkpoint_seconds)
+        threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
+        return self.slots
 
     def weights_digests(self) -> tuple[str, str]:
         """The digest of the weights when they were loaded, and now."""
-        return self._digest_at_start, self._on_model(self.backbone.weights_digest)
+        return self._digest_at_start, self.batch.run(self.backbone.weights_digest)
 
-    def invert(self, task: Task) -> Done | Failure:
-        """Learns, samples and commits one concept. Whatever is wrong with the concept comes back as a Failure."""
-        stage: Stage = "images"
-        try:
-            images = load_images(
-                task.urls,
-                self.settings.inversion.resolution or self.backbone.resolution,
-                self.settings.inversion.crop,
-                self.settings.storage_options,
-                minimum=self.settings.inversion.minimum_images,
-            )
-            stage = "inversion"
-            word = self._train(task.concept, images)
-            stage = "sampling"
-            samples = self._on_model(lambda: self._sample(task.concept, images, word))
-            return self._commit(task, images, word, samples)
-        except (ImageSetError, InversionError, PromptError) as error:
-            return Failure(task.concept.name, stage, str(error))
+    def pulse(self) -> Pulse:
+        training = self.batch.training
+        calls = {name: (doing, training.get(name, 0)) for name, doing in tuple(self._doing.items())}
+        age = time.monotonic() - self._kept if training else None
+        return Pulse(self.batch.beats, self.batch.steps, self.slots, calls, age)
 
-    def _train(self, concept: Concept, images: ImageSet) -> Word:
-        done: Future[Word] = Future()
+    def checkpoint(self) -> None:
+        """Returns once every concept in training could go on elsewhere from the step it is at."""
+        if hasattr(self, "batch"):
+            self._save(self.batch.snapshots())
 
-        def admit() -> None:
-            slot = new_slot(concept, images.pixels, self.backbone, self.settings.inversion)
-            self._slots[id(slot)] = slot, done
+    def _keep(self, checkpoints: list[Checkpoint]) -> None:
+        if self._checkpoints.empty():  # a slow store gets the latest, not a queue of old ones
+            self._checkpoints.put(checkpoints)
 
-        self._on_model(admit)
-        return done.result()
-
-    def _on_model(self, call: Callable[[], Result]) -> Result:
-        """Runs `call` on the model's thread, between two steps, and gives back what it returns or raises."""
-        done: Future[Result] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
-                done.set_exception(error)
-
-        self._calls.put(run)
-        return done.result()
-
-    def _serve_model(self) -> None:
+    def _write_checkpoints(self) -> None:
         while True:
-            while not self._slots or not self._calls.empty():
-                self._calls.get()()
             try:
-                ended = train_step(self.backbone, [slot for slot, _ in self._slots.values()])
-            except Exception as error:  # noqa: BLE001 - a step that fails fails every concept in it; none may wait for ever
-                for _, done in self._slots.values():
-                    done.set_exception(error)
-                self._slots.clear()
-                continue
-            for slot, end in ended:
-                _, done = self._slots.pop(id(slot))
-                if isinstance(end, Word):
-                    done.set_result(end)
-                else:
-                    done.set_exception(end)
+                self._save(self._checkpoints.get())
+            except StorageError:
+                continue  # the age that `pulse` tells shows it, and training needs no store
+
+    def _save(self, checkpoints: list[Checkpoint]) -> None:
+        for checkpoint in checkpoints:
+            self.settings.run.save_checkpoint(checkpoint)
+        self._kept = time.monotonic()
+
+    def invert(self, concept: Concept) -> Done | Failure:
+        """Learns, samples and commits one concept. Whatever is wrong with the concept comes back as a Failure."""
+        name, settings, run = concept.name, self.settings, self.settings.run
+        stage: Stage = "images"
+        print_ = ""
+        try:
+            self._doing[name] = "images"
+            images = self._load(concept)
+            print_ = settings.fingerprint(concept, images.sources)
+            if run.is_committed(name, print_):  # by another driver of the same run
+                marker = run.marker(name, print_)
+                return Done(name, print_, marker.steps, marker.seconds)
+            stage = "inversion"
+            word = self._train(concept, print_, images)
+            stage = "sampling"
+            self._doing[name] = "sampling"
+            samples = self.batch.run(lambda: self._sample(concept, images, word))
+            self._doing[name] = "committing"
+            return self._commit(concept, print_, images, word, samples)
+        except (ImageSetError, InversionError, PromptError) as error:
+            if isinstance(error, ImageSetError) and error.sources:
+                print_ = settings.fingerprint(concept, error.sources)
+            return Failure(name, stage, str(error), fingerprint=print_)
+        finally:
+            self._doing.pop(name, None)
+
+    def _load(self, concept: Concept) -> ImageSet:
+        inversion, options = self.settings.inversion, self.settings.storage_options
+        side = inversion.resolution or self.backbone.resolution
+        sources = find_sources(concept, options)
+        return load_images(sources, side, inversion.crop, options, minimum=inversion.minimum_images)
+
+    def _train(self, concept: Concept, print_: str, images: ImageSet) -> Word:
+        self._doing[concept.name] = "waiting"
+        before = self.settings.run.checkpoint(concept.name)
+
+        def enter() -> Slot:
+            self._doing[concept.name] = "training"
+            if not self.batch.training:
+                self._kept = time.monotonic()
+            slot = new_slot(concept, images.pixels, self.backbone, self.settings.inversion)
+            if before is not None and before.fingerprint == print_:
+                restore(slot, before)
+            return slot
+
+        return self.batch.train(print_, enter)
 
     def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
         protocol = self.settings.protocol
@@ -153,29 +213,30 @@ class Worker:
             ]
         return samples
 
-    def _commit(self, task: Task, images: ImageSet, word: Word, samples: Sequence[Sample]) -> Done:
+    def _commit(self, concept: Concept, print_: str, images: ImageSet, word: Word, samples: Sequence[Sample]) -> Done:
         """Everything under the attempt's own id first, the marker last; then, if this attempt counts, the public files."""
-        run, name, attempt = self.settings.run, task.concept.name, uuid.uuid4().hex[:12]
+        run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
         public = {
             run.word_path(name): encode_word(word.placeholder, word.vectors),
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {
-            "embedding.parquet": _parquet(embedding_rows(task.concept, task.fingerprint, word, images)),
-            "samples.parquet": _parquet(sample_rows(task.fingerprint, samples)),
+            "embedding.parquet": _parquet(embedding_rows(concept, print_, word, images)),
+            "samples.parquet": _parquet(sample_rows(print_, samples)),
             **{ATTEMPT_FILES[path.split("/")[0]]: data for path, data in public.items()},
         }
-        paths = {file: run.attempt_path(name, task.fingerprint, attempt, file) for file in files}
+        paths = {file: run.attempt_path(name, print_, attempt, file) for file in files}
         for file, data in files.items():
             run.storage.write_bytes(paths[file], data)
-        counts = run.commit(Marker(name, task.fingerprint, attempt, word.steps, word.seconds))
+        counts = run.commit(Marker(name, print_, attempt, word.steps, word.seconds))
         if counts:
             for path, data in public.items():
                 run.storage.write_bytes(path, data)
         # What is still under the attempt's id after this waits for the tables; see publish.py.
         for file in ATTEMPT_FILES.values() if counts else files:
             run.storage.delete(paths[file])
-        return Done(name, word.steps, word.seconds)
+        run.forget_checkpoint(name)
+        return Done(name, print_, word.steps, word.seconds)
 
 
 def _parquet(table: pa.Table) -> bytes:

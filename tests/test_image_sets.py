@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline import images
-from pipeline.images import ImageSetError, find_images, load_images
+from pipeline import image_sets
+from pipeline.image_sets import ImageSetError, find_images, load_images
 from pipeline.manifest import read_manifest
 from pipeline.records import Concept
 from pipeline.storage import Storage, StorageUnavailableError
@@ -102,7 +102,7 @@ def test_a_store_that_does_not_answer_is_not_the_concepts_fault(
 
 
 def test_a_file_that_is_gone_or_too_large_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_BYTES", 2_000_000)
+    monkeypatch.setattr(image_sets, "MAX_BYTES", 2_000_000)
     (tmp_path / "large.png").write_bytes(b"x" * 2_000_001)
     (tmp_path / "good.png").write_bytes(png(9))
     loaded = load_images([str(tmp_path / name) for name in ("gone.png", "good.png", "large.png")], R)

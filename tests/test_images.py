@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images
-from pipeline.images import ImageSetError, load_images
+from pipeline.image_sets import ImageSetError, load_images
 from pipeline.settings import CropMode
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 160, 60), (40, 60, 200), (255, 255, 255)

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from eval.clip import load_clip
 from pipeline.backbones import load_backbone
-from pipeline.images import load_images
+from pipeline.image_sets import load_images
 from pipeline.inversion import InversionError, new_slot, train_step
 from pipeline.mini.recipe import things
 from pipeline.models import MINI_FOLDER

@@ -6,15 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pipeline.planning as planning
+from pipeline.fingerprint import fingerprint
+from pipeline.image_sets import digest_of, find_sources
 from pipeline.models import Model
 from pipeline.planning import Plan, plan
-from pipeline.records import Concept, Failure
-from pipeline.run_folder import Marker, RunFolder
+from pipeline.publish import plan_parts, publish, write_table
+from pipeline.records import Concept, Failure, ImageSet, Source, Word
+from pipeline.run_folder import ATTEMPTS, Marker, RunFolder
 from pipeline.settings import InversionSettings
 from pipeline.storage import Storage, StorageUnavailableError
+from pipeline.tables import SAMPLES, embedding_rows
 
 MODEL = Model("mini", Path("/models/mini"), "StableDiffusionPipeline", "a" * 64)
 SETTINGS = InversionSettings()
@@ -51,50 +56,54 @@ def planned(
 
 
 def to_do(found: Plan) -> list[str]:
-    return [task.concept.name for task in found.tasks]
+    return [concept.name for concept in found.left]
 
 
-def commit(found: Plan, run: RunFolder, *names: str) -> None:
-    for name in names:
-        assert run.commit(Marker(name, found.expected[name], "aaa", 300, 1.5))
+def print_of(concept: Concept) -> str:
+    """What a worker computes when it has read the images."""
+    digests = [digest_of(source, {}) for source in find_sources(concept)]
+    return fingerprint(concept, digests, MODEL.digest, "float32", SETTINGS)
 
 
-def test_at_first_everything_is_to_be_done_in_the_order_of_the_manifest(
-    concepts: list[Concept], run: RunFolder
+def commit(concepts: list[Concept], run: RunFolder, *names: str) -> None:
+    for concept in concepts:
+        if concept.name in names:
+            assert run.commit(Marker(concept.name, print_of(concept), "aaa", 300, 1.5))
+
+
+def test_at_first_everything_is_to_be_done_in_the_order_of_the_manifest_and_no_image_is_read(
+    concepts: list[Concept], run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Catches a driver that downloads a whole catalogue before the first step of the first word."""
+    monkeypatch.setattr(planning, "find_sources", None)
     found = planned(concepts, run)
     assert to_do(found) == ["cat", "dog", "truck"]
-    assert found.tasks[0].urls == tuple(f"{concepts[0].images[0]}/{number}.png" for number in (1, 2))
-    assert {task.concept.name: task.fingerprint for task in found.tasks} == found.expected
-    assert len(set(found.expected.values())) == 3
-    assert (found.failed, found.done) == ((), 0)
+    assert (found.failed, found.done) == ((), {})
 
 
 def test_what_is_committed_is_not_done_again(concepts: list[Concept], run: RunFolder) -> None:
-    commit(planned(concepts, run), run, "cat", "truck")
+    commit(concepts, run, "cat", "truck")
     found = planned(concepts, run)
     assert to_do(found) == ["dog"]
-    assert found.done == 2
-    commit(found, run, "dog")
-    assert (planned(concepts, run).tasks, planned(concepts, run).done) == ((), 3)
+    assert found.done == {concept.name: print_of(concept) for concept in concepts if concept.name != "dog"}
+    commit(concepts, run, "dog")
+    assert (planned(concepts, run).left, set(planned(concepts, run).done)) == ((), {"cat", "dog", "truck"})
 
 
 def test_a_failure_is_told_again_and_tried_again_only_when_asked(concepts: list[Concept], run: RunFolder) -> None:
     """Catches a hopeless concept that costs every night anew, and one that is no longer mentioned."""
-    first = planned(concepts, run)
-    commit(first, run, "cat")
-    failure = Failure("dog", "inversion", "the loss stopped being a number")
-    run.record_failure(failure, first.expected["dog"])
+    commit(concepts, run, "cat")
+    failure = Failure("dog", "inversion", "the loss stopped being a number", fingerprint=print_of(concepts[1]))
+    run.record_failure(failure)
     found = planned(concepts, run)
-    assert (to_do(found), found.done) == (["truck"], 1)
-    assert found.failed == ((first.expected["dog"], failure),)
+    assert (to_do(found), list(found.done)) == (["truck"], ["cat"])
+    assert found.failed == (failure,)
     again = planned(concepts, run, retry_failed=True)
-    assert (to_do(again), again.failed, again.done) == (["dog", "truck"], (), 1)
+    assert (to_do(again), again.failed, list(again.done)) == (["dog", "truck"], (), ["cat"])
 
 
 def test_a_failure_is_forgotten_with_the_pictures_that_caused_it(concepts: list[Concept], run: RunFolder) -> None:
-    first = planned(concepts, run)
-    run.record_failure(Failure("dog", "images", "a broken picture"), first.expected["dog"])
+    run.record_failure(Failure("dog", "images", "a broken picture", fingerprint=print_of(concepts[1])))
     Path(concepts[1].images[0], "1.png").write_bytes(b"mended")
     assert "dog" in to_do(planned(concepts, run))
 
@@ -112,10 +121,10 @@ def test_a_changed_image_set_is_learned_anew_and_no_other(
     change: Callable[[Path], object], concepts: list[Concept], run: RunFolder
 ) -> None:
     """Catches an old word served for new pictures."""
-    commit(planned(concepts, run), run, "cat", "dog", "truck")
+    commit(concepts, run, "cat", "dog", "truck")
     change(Path(concepts[1].images[0]))
     found = planned(concepts, run)
-    assert (to_do(found), found.done) == (["dog"], 2)
+    assert (to_do(found), list(found.done)) == (["dog"], ["cat", "truck"])
 
 
 OTHER_SETTINGS: dict[str, Any] = {
@@ -131,16 +140,16 @@ def test_every_setting_is_tried_below() -> None:
 @pytest.mark.parametrize("setting", OTHER_SETTINGS)
 def test_a_changed_setting_is_everything_anew(setting: str, concepts: list[Concept], run: RunFolder) -> None:
     """Catches a setting that changes the result and not the fingerprint: the old words would pass for the new ones."""
-    commit(planned(concepts, run), run, "cat", "dog", "truck")
+    commit(concepts, run, "cat", "dog", "truck")
     changed = replace(SETTINGS, **{setting: OTHER_SETTINGS[setting]})
     assert to_do(planned(concepts, run, settings=changed)) == ["cat", "dog", "truck"]
     assert to_do(planned(concepts, run)) == []
 
 
 def test_other_weights_or_another_precision_are_everything_anew(concepts: list[Concept], run: RunFolder) -> None:
-    commit(planned(concepts, run), run, "cat", "dog", "truck")
-    assert len(planned(concepts, run, model=replace(MODEL, digest="b" * 64)).tasks) == 3
-    assert len(planned(concepts, run, dtype="bfloat16").tasks) == 3
+    commit(concepts, run, "cat", "dog", "truck")
+    assert len(planned(concepts, run, model=replace(MODEL, digest="b" * 64)).left) == 3
+    assert len(planned(concepts, run, dtype="bfloat16").left) == 3
 
 
 @pytest.mark.parametrize(
@@ -159,44 +168,37 @@ def test_other_weights_or_another_precision_are_everything_anew(concepts: list[C
 def test_a_changed_row_is_learned_anew_where_it_changes_the_word(
     changed: dict[str, Any], again: bool, concepts: list[Concept], run: RunFolder
 ) -> None:
-    commit(planned(concepts, run), run, "cat", "dog", "truck")
+    commit(concepts, run, "cat", "dog", "truck")
     rows = [replace(concepts[0], **changed), *concepts[1:]]
     assert to_do(planned(rows, run)) == (["cat"] if again else [])
 
 
 def test_the_same_pictures_elsewhere_are_the_same_word(concepts: list[Concept], run: RunFolder, tmp_path: Path) -> None:
     """Catches a catalogue learned again because a bucket was renamed."""
-    commit(planned(concepts, run), run, "cat", "dog", "truck")
+    commit(concepts, run, "cat", "dog", "truck")
     moved = Path(concepts[0].images[0]).rename(tmp_path / "moved")
     assert to_do(planned([replace(concepts[0], images=(str(moved),)), *concepts[1:]], run)) == []
 
 
-def test_a_concept_without_pictures_fails_and_costs_the_others_nothing(
-    concepts: list[Concept], run: RunFolder, tmp_path: Path
-) -> None:
-    """Catches a run of thousands that ends on one empty folder."""
-    (tmp_path / "empty").mkdir()
-    bad = [replace(concepts[0], name=name, images=(str(tmp_path / name),)) for name in ("empty", "nowhere")]
-    found = planned([bad[0], *concepts, bad[1]], run)
-    assert to_do(found) == ["cat", "dog", "truck"]
-    assert [(print_, failure.concept, failure.stage) for print_, failure in found.failed] == [
-        ("", "empty", "images"), ("", "nowhere", "images"),
-    ]  # fmt: skip
-    assert all("no such file, nor a folder" in failure.reason for _, failure in found.failed)
-    assert set(found.expected) == {"cat", "dog", "truck"}
-    assert found.done == 0
-
-
-def test_one_missing_file_of_several_is_left_to_the_worker_and_noticed_when_it_appears(
+def test_a_concept_whose_pictures_went_away_fails_and_costs_the_others_nothing(
     concepts: list[Concept], run: RunFolder
 ) -> None:
-    """Catches a concept given up for one of its pictures, and a picture that came later and was never looked at."""
+    """Catches a run of thousands that ends on one empty folder, and an old word that passes for one of no pictures."""
+    commit(concepts, run, "cat", "dog")
+    for picture in Path(concepts[0].images[0]).iterdir():
+        picture.unlink()
+    found = planned(concepts, run)
+    assert (to_do(found), list(found.done)) == (["truck"], ["dog"])
+    (failure,) = found.failed
+    assert (failure.concept, failure.stage, failure.fingerprint) == ("cat", "images", "")
+    assert "no such file, nor a folder" in failure.reason
+
+
+def test_a_picture_that_came_later_is_noticed(concepts: list[Concept], run: RunFolder) -> None:
+    """Catches a concept learned from two of its three pictures, and never again."""
     folder = Path(concepts[0].images[0])
     named = replace(concepts[0], images=tuple(str(folder / f"{number}.png") for number in (1, 2, 3)))
-    found = planned([named], run)
-    assert to_do(found) == ["cat"]
-    assert len(found.tasks[0].urls) == 3
-    commit(found, run, "cat")
+    commit([named], run, "cat")
     assert to_do(planned([named], run)) == []
     (folder / "3.png").write_bytes(b"here at last")
     assert to_do(planned([named], run)) == ["cat"]
@@ -206,12 +208,51 @@ def test_a_store_that_does_not_answer_is_a_failure_that_is_not_remembered(
     concepts: list[Concept], run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a word learned from half of its pictures, or never again, because of one bad minute."""
+    commit(concepts, run, "cat", "dog")
 
-    def out(concept: Concept, options: object) -> tuple[str, ...]:
+    def out(concept: Concept, options: object) -> tuple[Source, ...]:
         raise StorageUnavailableError("no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "find_images", out)
+        patch.setattr(planning, "find_sources", out)
         found = planned(concepts, run)
-    assert [failure.reason for _, failure in found.failed] == ["no answer"] * 3
-    assert to_do(planned(concepts, run)) == ["cat", "dog", "truck"]
+    assert [failure.reason for failure in found.failed] == ["no answer"] * 2
+    assert to_do(planned(concepts, run)) == ["truck"]
+
+
+def learn(concepts: list[Concept], run: RunFolder) -> None:
+    """Leaves what a worker leaves: an attempt with the embedding's row, and the marker."""
+    for concept in concepts:
+        sources = tuple(replace(source, digest=digest_of(source, {})) for source in find_sources(concept))
+        vectors = {"text_encoder": np.ones((1, 3), np.float32)}
+        word = Word(concept.name, concept.placeholder, vectors, vectors, "", 300, "steps", 5e-3, 0.1, 1.5)
+        images = ImageSet(np.zeros((1, 8, 8, 3), np.uint8), ("a.png",), ("digest",), (), sources)
+        tables = {
+            "embedding.parquet": embedding_rows(concept, print_of(concept), word, images),
+            "samples.parquet": SAMPLES.empty_table(),
+        }
+        for file, table in tables.items():
+            write_table(run, run.attempt_path(concept.name, print_of(concept), "aaa", file), table)
+        run.commit(Marker(concept.name, print_of(concept), "aaa", 300, 1.5))
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["driver died before publishing", "published"])
+def test_of_pictures_that_did_not_change_not_a_byte_is_read_again(
+    published: bool, concepts: list[Concept], run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a resume that costs hours of download to find that there is nothing to do."""
+    learn(concepts, run)
+    if published:
+        publish(run, {concept.name: print_of(concept) for concept in concepts}, plan_parts(run, 3))
+        assert run.storage.names(ATTEMPTS) == []
+    changed = Path(concepts[1].images[0], "2.png")
+    changed.write_bytes(b"another dog")
+    read: list[str] = []
+
+    def digest(source: Source, options: dict[str, Any]) -> str:
+        read.append(source.url)
+        return digest_of(source, options)
+
+    monkeypatch.setattr(planning, "digest_of", digest)
+    assert to_do(planned(concepts, run)) == ["dog"]
+    assert read == [str(changed)]

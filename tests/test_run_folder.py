@@ -86,7 +86,7 @@ def test_other_inputs_are_another_commit(run: RunFolder) -> None:
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "cat.json", "x" * 128, "_".join("9" * 60)])
 def test_every_allowed_name_is_told_apart_from_its_fingerprint(name: str, run: RunFolder) -> None:
     assert run.commit(marker(name))
-    run.record_failure(Failure(name, "images", "why"), SECOND)
+    run.record_failure(Failure(name, "images", "why", fingerprint=SECOND))
     assert run.committed() == {(name, short(FIRST))}
     assert run.failed() == {(name, short(SECOND))}
     assert run.attempt_path(name, FIRST, "aaa", "grid.png").split("/") == [
@@ -102,8 +102,8 @@ def test_strange_files_among_the_markers_are_passed_over(run: RunFolder) -> None
 
 
 def test_a_failure_is_kept_until_it_is_forgotten(run: RunFolder) -> None:
-    failure = Failure("my-cat", "inversion", "the loss stopped being a number: ½", attempts=2)
-    run.record_failure(failure, FIRST)
+    failure = Failure("my-cat", "inversion", "the loss stopped being a number: ½", attempts=2, fingerprint=FIRST)
+    run.record_failure(failure)
     assert run.failed() == {("my-cat", short(FIRST))}
     assert run.failure("my-cat", FIRST) == failure
     run.forget_failure("my-cat", FIRST)
@@ -134,3 +134,9 @@ def test_parts_are_filled_evenly() -> None:
     sizes = Counter(shard_of(f"concept-{number}", 10) for number in range(10_000))
     assert len(sizes) == 10
     assert max(sizes.values()) < 1.2 * min(sizes.values())
+
+
+def test_a_failure_before_the_images_could_be_read_is_not_remembered(run: RunFolder) -> None:
+    """Catches a concept given up for ever for what was wrong with its bucket one night."""
+    run.record_failure(Failure("my-cat", "images", "no images found"))
+    assert run.failed() == set()

@@ -13,6 +13,7 @@ from pipeline.mini.recipe.tokenizer import CONTEXT
 
 BATCH = 48
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
+SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
 NOISE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -108,6 +109,8 @@ def train_unet(
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
     noising = DDPMScheduler(**NOISE)
+    snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
+    weights = snr.clamp(max=SNR_CEILING) / snr
     tokens, empty = tokenise(tokenizer, captions), tokenise(tokenizer, [""])
 
     def loss_at(step: int) -> Tensor:
@@ -120,7 +123,7 @@ def train_unet(
         with torch.no_grad():
             context = text_encoder(torch.where(bare, empty, tokens[rows])).last_hidden_state
         predicted = unet(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
-        return (predicted.float() - noise).square().mean()
+        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[timesteps]).mean()
 
     train(nn.ModuleDict({"unet": unet}), loss_at, schedule, checkpoint, average=0.99)
     return unet.eval().requires_grad_(False)
