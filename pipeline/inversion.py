@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, Posterior, Tokens
+from pipeline.checkpoints import Checkpoint
 from pipeline.early_stopping import EVERY, has_converged
 from pipeline.randomness import torch_generator
 from pipeline.records import Concept, Word
@@ -40,7 +41,7 @@ class Draws:
     tokens: Tokens
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """One concept in training: its word, optimiser and progress."""
 
@@ -52,8 +53,14 @@ class Slot:
     initial: dict[str, np.ndarray]
     optimiser: torch.optim.Optimizer
     began: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
     step: int = 0
     losses: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """In training so far, before an interruption too."""
+        return self.seconds_before + time.monotonic() - self.began
 
 
 def new_slot(concept: Concept, pixels: np.ndarray, backbone: Backbone, settings: InversionSettings) -> Slot:
@@ -78,6 +85,44 @@ def new_slot(concept: Concept, pixels: np.ndarray, backbone: Backbone, settings:
         templates=backbone.tokenise(prompts, {concept.placeholder: range(concept.vectors)}),
         optimiser=torch.optim.AdamW(words.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
     )
+
+
+def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
+    """All that the slot's next step depends on, copied to the CPU."""
+
+    def moments(name: str) -> dict[str, np.ndarray]:
+        # Adam keeps nothing before its first step.
+        states = {encoder: slot.optimiser.state.get(word, {}) for encoder, word in slot.words.items()}
+        return {encoder: _copied(state[name]) for encoder, state in states.items() if name in state}
+
+    return Checkpoint(
+        concept=slot.concept.name,
+        fingerprint=fingerprint,
+        step=slot.step,
+        seconds=slot.seconds,
+        losses=tuple(slot.losses),
+        vectors={encoder: _copied(word.detach()) for encoder, word in slot.words.items()},
+        first_moments=moments("exp_avg"),
+        second_moments=moments("exp_avg_sq"),
+    )
+
+
+def restore(slot: Slot, checkpoint: Checkpoint) -> None:
+    """Takes a new slot to where `snapshot` was made: what follows is the same to the last bit."""
+    slot.step, slot.losses, slot.seconds_before = checkpoint.step, list(checkpoint.losses), checkpoint.seconds
+    for encoder, word in slot.words.items():
+        with torch.no_grad():
+            word.copy_(torch.from_numpy(checkpoint.vectors[encoder].copy()))
+        if checkpoint.step:
+            slot.optimiser.state[word] = {
+                "step": torch.tensor(float(checkpoint.step)),
+                "exp_avg": torch.from_numpy(checkpoint.first_moments[encoder].copy()).to(word.device),
+                "exp_avg_sq": torch.from_numpy(checkpoint.second_moments[encoder].copy()).to(word.device),
+            }
+
+
+def _copied(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy().copy()
 
 
 def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) -> Draws:
@@ -118,7 +163,7 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
         slot.optimiser.zero_grad()
         slot.step += 1
     _validate(backbone, [slot for slot in slots if _is_due(slot)])
-    return [(slot, end) for slot in slots if (end := _end(slot)) is not None]
+    return [(slot, end) for slot in slots if (end := end_of(slot)) is not None]
 
 
 def _is_due(slot: Slot) -> bool:
@@ -135,7 +180,8 @@ def _validate(backbone: Backbone, slots: list[Slot]) -> None:
             slot.losses.append(value)
 
 
-def _end(slot: Slot) -> Word | InversionError | None:
+def end_of(slot: Slot) -> Word | InversionError | None:
+    """The word, once there is no step left to take, or why there will be none; None in mid-training."""
     if slot.losses and not np.isfinite(slot.losses[-1]):
         return InversionError(f"the loss stopped being a number by step {slot.step}; try a lower learning rate")
     if slot.step >= slot.settings.steps:
@@ -146,7 +192,7 @@ def _end(slot: Slot) -> Word | InversionError | None:
 
 
 def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
-    vectors = {name: value.detach().cpu().numpy().copy() for name, value in slot.words.items()}
+    vectors = {name: _copied(value) for name, value in slot.words.items()}
     if not all(np.isfinite(value).all() for value in vectors.values()):
         return InversionError(f"the word stopped being finite by step {slot.step}; try a lower learning rate")
     return Word(
@@ -159,5 +205,5 @@ def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
         stopped_by="dvar" if stopped_by == "dvar" else "steps",
         learning_rate=slot.settings.learning_rate,
         loss=slot.losses[-1],
-        seconds=time.monotonic() - slot.began,
+        seconds=slot.seconds,
     )
