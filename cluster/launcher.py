@@ -74,8 +74,11 @@ def _is_spot(node_type: Config) -> bool:
 
 
 def _ec2(node_config: Config) -> Iterator[str]:
-    # Ray adds these two itself when it launches.
-    yield from _refused(node_config | {"MinCount": 1, "MaxCount": 1}, _ec2_input("RunInstances"))
+    # When it launches, Ray adds the two counts and puts one of the subnets.
+    request = {key: value for key, value in node_config.items() if key != "SubnetIds"}
+    yield from _refused(request | {"MinCount": 1, "MaxCount": 1}, _ec2_input("RunInstances"))
+    if not node_config.get("SubnetIds"):
+        yield "without SubnetIds Ray takes any subnet, and a machine in a public one gets a public address"
     if "ImageId" not in node_config:
         yield "without ImageId Ray takes an image of 2022, whose driver is too old for CUDA 13"
     if "Name" not in node_config.get("IamInstanceProfile", {}) and "Arn" not in node_config.get(
@@ -109,6 +112,9 @@ def _not_in_enum(value: Any, shape: Shape, place: str) -> Iterator[str]:
 def _compute_engine(node_config: Config) -> Iterator[str]:
     for error in _instance_schema().iter_errors(node_config):
         yield f"{error.json_path}: {error.message}"
+    interfaces = node_config.get("networkInterfaces", [])
+    if not interfaces or any("accessConfigs" in interface for interface in interfaces):
+        yield "without networkInterfaces that have no accessConfigs Ray gives the machine a public address"
     if "serviceAccounts" not in node_config:
         yield "a service account takes the place of keys"
 

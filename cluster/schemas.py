@@ -102,6 +102,7 @@ def _share(value: Any, counts: Counter[str], shared: dict[str, str], parts: dict
 
 
 def main(folder: Path) -> None:
+    """Writes kuberay-schemas.json from the definitions in `folder`."""
     files = [folder / f"ray.io_{kind.lower()}s.yaml" for kind in KINDS]
     definitions = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
     TARGET.write_text(json.dumps(condense(definitions), separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")

@@ -3,12 +3,15 @@
 launcher files   Ray's own validation; each node_config against EC2's or Compute Engine's request schema
 Kubernetes       KubeRay's schemas for its kinds, the core schemas for the others; unknown fields are refused
 Dockerfile       hadolint
+scripts          bash, and the names of sbatch's options
+grafana.json     a PromQL parser
 and for all of them what no schema knows: the head takes no work, spot comes before on-demand, nothing runs as root, no
 secret stands in a file.
 
 Prints a line for each problem, and exits 1 if there is one.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Hashable
@@ -17,10 +20,14 @@ from typing import Any
 
 import yaml
 
-from cluster import launcher, manifests
+from cluster import grafana, launcher, manifests, scripts
 
 HERE = Path(__file__).parent
-FILES = (*sorted(HERE.glob("*.yaml")), *sorted((HERE / "kuberay").glob("*.yaml")), HERE / "Dockerfile")
+FILES = (
+    *sorted(HERE.glob("*.yaml")),
+    *sorted((HERE / "kuberay").glob("*.yaml")),
+    *(HERE / name for name in ("Dockerfile", "drain.sh", "slurm.sbatch", "grafana.json")),
+)
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -37,6 +44,10 @@ def problems(path: Path) -> list[str]:
     """What is wrong with one file, a sentence each, naming the place in it; [] if nothing is."""
     if path.name.startswith("Dockerfile"):
         return _dockerfile(path)
+    if path.suffix in {".sh", ".sbatch"}:
+        return scripts.problems(path)
+    if path.suffix == ".json":
+        return grafana.problems(json.loads(path.read_text(encoding="utf-8")))
     try:
         documents = list(yaml.load_all(path.read_text(encoding="utf-8"), _OnceLoader))
     except yaml.YAMLError as error:
@@ -55,6 +66,7 @@ def _dockerfile(path: Path) -> list[str]:
 
 
 def main(files: list[Path]) -> int:
+    """Says of each file whether it is good, and what is wrong with it; 1 if anything is."""
     bad = 0
     for path in files:
         found = problems(path)

@@ -1,9 +1,6 @@
 """The cluster files are what their readers expect, and a small mistake in any of them is refused."""
 
-import importlib
 import json
-import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,10 +8,13 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ray.dashboard.modules.metrics import dashboards
 
-from cluster import manifests, schemas, validate
+from cluster import grafana, manifests, schemas, validate
+from pipeline.worker import CHECKPOINT_SECONDS
 
-CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTER = ROOT / "cluster"
 KUBERAY = sorted((CLUSTER / "kuberay").glob("*.yaml"))
 
 
@@ -53,7 +53,15 @@ def test_ours_is_accepted(path: Path) -> None:
         ),
         ("aws.yaml", "IamInstanceProfile: {Name: wordmint-head}", "KeyName: mine", "takes the place of keys"),
         ("aws.yaml", "CidrIp: 10.0.0.0/8", "CidrIp: 0.0.0.0/0", "open to the whole internet"),
+        ("aws.yaml", "      SubnetIds: *subnets\n", "", "gets a public address"),
         ("gcp.yaml", "    min_workers: 0\n", "    min_workers: 1\n", "a GPU machine that waits"),
+        ("gcp.yaml", "      networkInterfaces: *private\n", "", "a public address"),
+        (
+            "gcp.yaml",
+            "/YOUR-SUBNET\n",
+            "/YOUR-SUBNET\n          accessConfigs: [{type: ONE_TO_ONE_NAT}]\n",
+            "a public address",
+        ),
         # KubeRay's and the core schemas
         ("kuberay/run.yaml", "ttlSecondsAfterFinished", "ttlSecondAfterFinished", "ttlSecondAfterFinished"),
         ("kuberay/run.yaml", "backoffLimit: 1", "backoffLimit: one", "'one' is not of type 'integer'"),
@@ -94,7 +102,7 @@ def test_ours_is_accepted(path: Path) -> None:
             "value: hf_abc",
             "refer to a Secret",
         ),
-        # YAML itself, and the image
+        # YAML itself, the image, the scripts, the dashboard
         (
             "aws.yaml",
             "max_workers: 16\nupscaling_speed",
@@ -103,6 +111,14 @@ def test_ours_is_accepted(path: Path) -> None:
         ),
         ("Dockerfile", "FROM python:3.11-slim-bookworm", "FROM python", "DL3006"),
         ("Dockerfile", "WORKDIR /opt/wordmint", "WORKDIR opt/wordmint", "DL3000"),
+        ("drain.sh", "\ndone", "\n", "syntax error"),
+        ("slurm.sbatch", "set -euo pipefail", "set -e", "goes on after an error"),
+        ("slurm.sbatch", "#SBATCH --nodes=4", "#SBATCH --machines=4", "no option '--machines=4'"),
+        ("slurm.sbatch", "#!/bin/bash\n", "#!/bin/bash\ncd runs\n", "no options after the first command"),
+        ("grafana.json", "sum(rate(", "sum(rate((", "is no PromQL"),
+        ("grafana.json", '"x": 12', '"x": 16', "wider than the page"),
+        ("grafana.json", '"x": 12', '"x": 6', "lie upon one another"),
+        ("grafana.json", "${datasource}", "P1809F7CD0C75ACF3", "one installation's data source"),
     ],
 )
 def test_a_mistake_is_refused(tmp_path: Path, file: str, old: str, new: str, said: str) -> None:
@@ -137,6 +153,13 @@ def test_the_three_kubernetes_runs_stop_their_workers_alike() -> None:
     pods = [pod for path in KUBERAY for pod in worker_pods(path)]
     assert len(pods) == 6
     assert {(manifests.drain_seconds(pod), pod["terminationGracePeriodSeconds"]) for pod in pods} == {(120, 150)}
+
+
+def test_a_drain_lasts_longer_than_the_time_between_two_checkpoints() -> None:
+    """Catches a checkpoint interval that was raised past the drain: a preempted pod would lose what it was given time to save."""
+    for path in KUBERAY:
+        for pod in worker_pods(path):
+            assert CHECKPOINT_SECONDS < manifests.drain_seconds(pod) < pod["terminationGracePeriodSeconds"], path
 
 
 def test_a_head_is_covered_by_its_own_disruption_budget() -> None:
@@ -242,22 +265,15 @@ def test_the_drain_waits_for_busy_actors_and_no_longer_than_told(tmp_path: Path)
     assert slept.read_text().count("1") == 7
 
 
-def commands() -> list[str]:
-    """Every `python jobs/...` that a file of cluster/ runs or tells a reader to run, continued lines joined."""
-    texts = [path.read_text(encoding="utf-8") for path in (*validate.FILES, *CLUSTER.glob("*.md"))]
-    joined = [re.sub(r"\\\n[#\s]*", " ", text) for text in texts]
-    return [found for text in joined for found in re.findall(r"python (?:\S*/)?(jobs/.*)", text)]
-
-
-@pytest.mark.parametrize("command", commands())
-def test_a_written_command_parses(command: str) -> None:
-    script, *arguments = shlex.split(command)
-    job = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    job.parser().parse_args(arguments)
-
-
-def test_commands_are_found_in_every_kind_of_file() -> None:
-    found = commands()
-    assert len(found) >= 5
-    assert any("evaluate.py" in command for command in found)
-    assert all("--output" in command for command in found if "invert_all" in command)
+def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+    """Catches a renamed metric, after which a panel says "No data" on the night it is needed."""
+    declared = (ROOT / "pipeline" / "metrics.py").read_text(encoding="utf-8")
+    rays_own = "".join(path.read_text(encoding="utf-8") for path in Path(dashboards.__file__).parent.glob("*.py"))
+    asked = grafana.metrics(json.loads((CLUSTER / "grafana.json").read_text(encoding="utf-8")))
+    ours = {name.removeprefix("ray_") for name in asked if name.startswith("ray_wordmint_")}
+    assert len(ours) >= 10
+    for name in ours:
+        # Ray adds the suffix to a Counter's name.
+        assert f'"{name}"' in declared or f'"{name.removesuffix("_total")}"' in declared, f"nothing declares {name}"
+    for name in asked - {f"ray_{name}" for name in ours}:
+        assert name in rays_own, f"Ray's own dashboards know no {name}"

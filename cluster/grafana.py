@@ -1,0 +1,67 @@
+"""What is wrong with a Grafana dashboard: queries that are no PromQL, panels that show nothing or lie upon one another."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import promql_parser
+
+Dashboard = dict[str, Any]
+COLUMNS = 24  # of Grafana's grid
+
+
+def problems(dashboard: Dashboard) -> list[str]:
+    """A sentence for each problem."""
+    return [*_whole(dashboard), *(problem for panel in dashboard["panels"] for problem in _panel(panel))]
+
+
+def metrics(dashboard: Dashboard) -> set[str]:
+    """The names of the metrics that the panels ask for."""
+    return {name for query in queries(dashboard) for name in _names(promql_parser.parse(query))}
+
+
+def queries(dashboard: Dashboard) -> list[str]:
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def _whole(dashboard: Dashboard) -> Iterator[str]:
+    panels = dashboard["panels"]
+    if len({panel["id"] for panel in panels}) < len(panels):
+        yield "$.panels: two have the same id"
+    for one, other in itertools.combinations(panels, 2):
+        if _overlap(one["gridPos"], other["gridPos"]):
+            yield f"$.panels: {one['title']!r} and {other['title']!r} lie upon one another"
+
+
+def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in (("x", "w"), ("y", "h"))
+    )
+
+
+def _panel(panel: Dashboard) -> Iterator[str]:
+    title = panel["title"]
+    if panel["gridPos"]["x"] + panel["gridPos"]["w"] > COLUMNS:
+        yield f"{title}: wider than the page"
+    if not panel.get("targets"):
+        yield f"{title}: asks for nothing"
+    for target in panel.get("targets", []):
+        if target["datasource"]["uid"] != "${datasource}":
+            yield f"{title}: bound to one installation's data source"
+        try:
+            promql_parser.parse(target["expr"])
+        except ValueError as error:
+            yield f"{title}: {target['expr']!r} is no PromQL: {error}"
+
+
+def _names(expression: Any) -> Iterator[str]:
+    """The metrics that an expression selects, by whatever name its part of the syntax tree goes."""
+    if isinstance(expression, promql_parser.VectorSelector):
+        yield str(expression.name)
+        return
+    for part in ("expr", "lhs", "rhs", "vector_selector", "param"):
+        if (inner := getattr(expression, part, None)) is not None:
+            yield from _names(inner)
+    for argument in getattr(expression, "args", None) or []:
+        yield from _names(argument)

@@ -1,0 +1,61 @@
+"""What is wrong with a shell script of the cluster: what bash cannot read, and Slurm options that are none or come too late."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+# Of sbatch(1). It takes an unknown option for an error only when the job is submitted.
+SBATCH = frozenset(
+    {
+        *(
+            "account",
+            "begin",
+            "chdir",
+            "constraint",
+            "dependency",
+            "error",
+            "exclude",
+            "exclusive",
+            "export",
+            "job-name",
+        ),
+        *(
+            "cpus-per-task",
+            "gpus",
+            "gpus-per-node",
+            "gres",
+            "mem",
+            "nodelist",
+            "nodes",
+            "ntasks",
+            "ntasks-per-node",
+            "tmp",
+        ),
+        *("mail-type", "mail-user", "nice", "output", "partition", "qos", "requeue", "reservation", "signal", "time"),
+    }
+)
+
+
+def problems(path: Path) -> list[str]:
+    """A sentence for each problem."""
+    said = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False).stderr
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [*said.splitlines(), *_slurm(lines), *_unsafe(path, lines)]
+
+
+def _slurm(lines: list[str]) -> Iterator[str]:
+    running = False
+    for number, line in enumerate(lines, start=1):
+        running = running or not re.match(r"#|\s*$", line)
+        option = re.match(r"#SBATCH --([a-z-]+)", line)
+        if line.startswith("#SBATCH") and running:
+            yield f"line {number}: sbatch reads no options after the first command"
+        if line.startswith("#SBATCH") and (not option or option[1] not in SBATCH):
+            yield f"line {number}: sbatch has no option {line.removeprefix('#SBATCH').strip()!r}"
+
+
+def _unsafe(path: Path, lines: list[str]) -> Iterator[str]:
+    strict = "set -eu" if lines[0].endswith("/sh") else "set -euo pipefail"
+    if strict not in lines:
+        yield f"{path.name}: without {strict!r} it goes on after an error"
