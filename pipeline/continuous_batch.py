@@ -43,9 +43,13 @@ class ContinuousBatch:
         self._free = threading.Semaphore(slots)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._entries: list[_Entry] = []
-        # beats: rises whenever the model's thread has got something done. steps: taken so far, of all concepts together.
-        self.beats = self.steps = 0
+        self.steps = 0  # taken so far, of all concepts together
         threading.Thread(target=self._serve, daemon=True, name="model").start()
+
+    @property
+    def beats(self) -> int:
+        """Rises for as long as the model gets something done, in training or in sampling."""
+        return self._backbone.evaluations
 
     @property
     def training(self) -> dict[str, int]:
@@ -95,7 +99,6 @@ class ContinuousBatch:
         while True:
             while not self._entries or not self._calls.empty():
                 self._calls.get()()
-                self.beats += 1
             self._step()
             if time.monotonic() - kept >= self._every:
                 self._keep(self._snapshots())
@@ -110,7 +113,6 @@ class ContinuousBatch:
                 entry.word.set_exception(error)
             self._entries = []
             return
-        self.beats += 1
         self.steps += len(entries)
         self._entries = [entry for entry in entries if entry.slot not in ended]
         for entry in entries:

@@ -49,11 +49,15 @@ class Conditioning:
 
 
 class Backbone(ABC):
-    """A frozen model. It has no gradient of its own, yet gradients flow through it to the words."""
+    """A frozen model. It has no gradient of its own, yet gradients flow through it to the words.
+
+    resolution: side of its pictures in pixels. evaluations: passes through the U-Net so far, whatever their batch.
+    """
 
     name: str
     resolution: int
     vocabulary: int
+    evaluations: int
     device: torch.device
 
     @property

@@ -59,6 +59,11 @@ class LatentModel(Backbone):
             for encoder in self.text.values():
                 encoder.module.set_attn_implementation("eager")
         self.resolution = self.unet.config.sample_size * self.first_stage.downsampling
+        self.evaluations = 0
+        self.unet.register_forward_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.evaluations += 1
 
     def _parts(self) -> dict[str, nn.Module]:
         encoders = {name: encoder.module for name, encoder in self.text.items()}
