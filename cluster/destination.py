@@ -9,6 +9,13 @@ from urllib.parse import urlsplit
 def default_output(manifest: str, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
     """`$WORDMINT_OUTPUT/<stem>` if set; beside the manifest if that is a URL; `~/wordmint-runs/<stem>` inside a submitted
     job's copy of the working directory, which Ray deletes; else `runs/<stem>`.
+
+    >>> default_output("toys.csv", {}, Path("checkout"))
+    'runs/toys'
+    >>> default_output("s3://bucket/toys.csv", {})
+    's3://bucket/toys'
+    >>> default_output("toys.csv", {"WORDMINT_OUTPUT": "s3://bucket/runs"})
+    's3://bucket/runs/toys'
     """
     environment = os.environ if environment is None else environment
     stem = PurePosixPath(urlsplit(manifest).path if "://" in manifest else manifest.replace("\\", "/")).stem

@@ -61,6 +61,10 @@ def _scheduling(config: Config) -> Iterator[str]:
             yield f"$.available_node_types.{name}.resources: a worker has a GPU"
     if len({json.dumps(worker["resources"], sort_keys=True) for worker in workers.values()}) > 1:
         yield "$.available_node_types: priority decides only between types with equal resources"
+    most = sum(worker["max_workers"] * worker["resources"].get("GPU", 0) for worker in workers.values())
+    most = min(most, config["max_workers"] * max(worker["resources"].get("GPU", 0) for worker in workers.values()))
+    if f"-e WORDMINT_GPUS={most}" not in config["docker"]["run_options"]:
+        yield f"$.docker.run_options: -e WORDMINT_GPUS={most} tells a job what the cluster at rest can grow to"
     spot = [worker.get("priority", 0) for worker in workers.values() if _is_spot(worker)]
     on_demand = [worker.get("priority", 0) for worker in workers.values() if not _is_spot(worker)]
     if not spot or not on_demand or min(spot) <= max(on_demand):

@@ -66,7 +66,12 @@ def _cluster(spec: Document) -> Iterator[str]:
         yield "authOptions.mode: without a token whoever reaches port 8265 runs code"
     if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
         yield "headGroupSpec.rayStartParams: the head takes no work: num-cpus: '0'"
-    for group in spec.get("workerGroupSpecs", []):
+    groups = spec.get("workerGroupSpecs", [])
+    most = sum(group["maxReplicas"] * _gpus(group["template"]["spec"]) for group in groups)
+    variables = spec["headGroupSpec"]["template"]["spec"]["containers"][0].get("env", [])
+    if {"name": "WORDMINT_GPUS", "value": str(most)} not in variables:
+        yield f"headGroupSpec: WORDMINT_GPUS={most} tells a job what the cluster at rest can grow to"
+    for group in groups:
         name, pod = group["groupName"], group["template"]["spec"]
         if not group["minReplicas"] <= group.get("replicas", 0) <= group["maxReplicas"]:
             yield f"workerGroupSpecs {name}: minReplicas <= replicas <= maxReplicas"
@@ -76,6 +81,11 @@ def _cluster(spec: Document) -> Iterator[str]:
             yield f"workerGroupSpecs {name}: GPU nodes are tainted with nvidia.com/gpu, which it does not tolerate"
         if not 0 < drain_seconds(pod) < pod.get("terminationGracePeriodSeconds", 30):
             yield f"workerGroupSpecs {name}: it is stopped before it has drained"
+
+
+def _gpus(pod: Document) -> int:
+    limits = pod["containers"][0].get("resources", {}).get("limits", {})
+    return int(limits.get("nvidia.com/gpu", 0))
 
 
 def drain_seconds(pod: Document) -> int:

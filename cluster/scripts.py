@@ -6,34 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Of sbatch(1). It takes an unknown option for an error only when the job is submitted.
-SBATCH = frozenset(
-    {
-        *(
-            "account",
-            "begin",
-            "chdir",
-            "constraint",
-            "dependency",
-            "error",
-            "exclude",
-            "exclusive",
-            "export",
-            "job-name",
-        ),
-        *(
-            "cpus-per-task",
-            "gpus",
-            "gpus-per-node",
-            "gres",
-            "mem",
-            "nodelist",
-            "nodes",
-            "ntasks",
-            "ntasks-per-node",
-            "tmp",
-        ),
-        *("mail-type", "mail-user", "nice", "output", "partition", "qos", "requeue", "reservation", "signal", "time"),
-    }
+SBATCH = re.compile(
+    r"#SBATCH --(account|begin|chdir|constraint|cpus-per-task|dependency|error|exclude|exclusive|export|gpus|gpus-per-node|gres|"
+    r"job-name|mail-type|mail-user|mem|nice|nodelist|nodes|ntasks|ntasks-per-node|output|partition|qos|requeue|reservation|"
+    r"signal|time|tmp)(=\S+)?"
 )
 
 
@@ -48,10 +24,9 @@ def _slurm(lines: list[str]) -> Iterator[str]:
     running = False
     for number, line in enumerate(lines, start=1):
         running = running or not re.match(r"#|\s*$", line)
-        option = re.match(r"#SBATCH --([a-z-]+)", line)
         if line.startswith("#SBATCH") and running:
             yield f"line {number}: sbatch reads no options after the first command"
-        if line.startswith("#SBATCH") and (not option or option[1] not in SBATCH):
+        if line.startswith("#SBATCH") and not SBATCH.fullmatch(line):
             yield f"line {number}: sbatch has no option {line.removeprefix('#SBATCH').strip()!r}"
 
 

@@ -1,14 +1,14 @@
 """How a job meets Ray: it joins the cluster it was submitted to, or starts a local one for itself."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the cluster offered when the job joined. local: the job's own Ray, gone when it ends."""
+    """What the cluster offered when the job joined; of GPUs, what it can grow to. local: the job's own Ray, gone when it ends."""
 
     cpus: int
     gpus: int
@@ -38,6 +38,20 @@ def ray_session(address: str | None = None) -> Iterator[Session]:
     try:
         offered = ray.cluster_resources()
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        yield Session(int(offered.get("CPU", 1)), int(offered.get("GPU", 0)), nodes, address is None)
+        yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None)
     finally:
         ray.shutdown()
+
+
+def gpus(offered: Mapping[str, float], environment: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs the cluster has, or can grow to.
+
+    An autoscaling cluster at rest has none, and Ray does not tell a driver what it might have: a job that asked for what
+    is there would train on the CPUs of GPU machines. So the cluster's own files say it, in WORDMINT_GPUS.
+
+    >>> gpus({"CPU": 0.0}, {"WORDMINT_GPUS": "16"})
+    16
+    >>> gpus({"CPU": 8.0, "GPU": 2.0}, {})
+    2
+    """
+    return max(int(offered.get("GPU", 0)), int(environment.get("WORDMINT_GPUS", 0)))

@@ -17,6 +17,10 @@ def has_converged(losses: Sequence[float], *, window: int = WINDOW // EVERY, thr
     """True when var(last `window`) / var(all) < `threshold`.
 
     losses: of the fixed batch, oldest first. False until the window has filled, and for a loss that never moved.
+
+    >>> falling, level = [1.0, 0.8, 0.6, 0.4], [0.21, 0.2, 0.21, 0.2]
+    >>> has_converged(falling, window=3), has_converged(falling + level, window=3)
+    (False, True)
     """
     if len(losses) <= window:
         return False

@@ -16,6 +16,9 @@ def parse_storage_options(pairs: Iterable[str]) -> dict[str, Any]:
     """`key=value` pairs as fsspec's keyword arguments; `a.b=value` sets b inside a.
 
     Raises ValueError for a pair of another form, without showing what may be a secret.
+
+    >>> parse_storage_options(["endpoint_url=http://minio:9000", "client_kwargs.use_ssl=false"])
+    {'endpoint_url': 'http://minio:9000', 'client_kwargs': {'use_ssl': False}}
     """
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -44,7 +47,11 @@ def _typed(text: str) -> Any:
 
 
 def without_credentials(text: str, options: Mapping[str, Any] | None = None) -> str:
-    """The text with user names and passwords in URLs, secret query values and secret option values struck out."""
+    """The text with user names and passwords in URLs, secret query values and secret option values struck out.
+
+    >>> without_credentials("https://me:pw@host/cat.png?X-Amz-Signature=abc&size=1")
+    'https://***@host/cat.png?X-Amz-Signature=***&size=1'
+    """
     text = re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
     text = SECRET_QUERY.sub(r"\1***", text)
     for secret in _secrets(options or {}):
@@ -71,6 +78,9 @@ def resolve_url(reference: str, folder: str) -> str:
     """An absolute URL or path for `reference`, which is absolute itself or relative to the URL `folder`.
 
     Raises ValueError when its ".." climb out of the bucket or host.
+
+    >>> resolve_url("../cats/1.jpg", "s3://bucket/lists")
+    's3://bucket/cats/1.jpg'
     """
     if "://" in reference:
         return reference

@@ -62,6 +62,7 @@ def test_ours_is_accepted(path: Path) -> None:
             "/YOUR-SUBNET\n          accessConfigs: [{type: ONE_TO_ONE_NAT}]\n",
             "a public address",
         ),
+        ("aws.yaml", "WORDMINT_GPUS=16", "WORDMINT_GPUS=4", "WORDMINT_GPUS=16 tells a job"),
         # KubeRay's and the core schemas
         ("kuberay/run.yaml", "ttlSecondsAfterFinished", "ttlSecondAfterFinished", "ttlSecondAfterFinished"),
         ("kuberay/run.yaml", "backoffLimit: 1", "backoffLimit: one", "'one' is not of type 'integer'"),
@@ -92,6 +93,7 @@ def test_ours_is_accepted(path: Path) -> None:
             "shutdownAfterJobFinishes: false",
             "paid for after the run",
         ),
+        ("kuberay/run.yaml", "maxReplicas: 16", "maxReplicas: 32", "WORDMINT_GPUS=36 tells a job"),
         ("kuberay/run.yaml", "key: nvidia.com/gpu", "key: amd.com/gpu", "does not tolerate"),
         ("kuberay/run.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "runs as root"),
         ("kuberay/interactive.yaml", 'num-cpus: "0"', 'num-cpus: "4"', "the head takes no work"),

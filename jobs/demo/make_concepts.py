@@ -97,6 +97,8 @@ def duotone(sprite: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Style:
+    """A manner that has no name the mini model knows. redraw: how any picture takes it on."""
+
     name: str
     redraw: Callable[[Image.Image], Image.Image]
     things: tuple[tuple[str, int, str], ...]  # thing, drawing, format

@@ -3,8 +3,8 @@
 One row a word: two of its training images, then the first picture of every prompt.
 """
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +18,10 @@ OUTPUT = Path(__file__).parent / "demo.png"
 TILE, GAP, LABEL, NAME = 112, 4, 20, 92
 
 
-def main(run: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="the demo's run folder")
+    run = parser.parse_args().run
     samples: dict[str, list[Sample]] = {}
     for sample in samples_of(pq.read_table(f"{run}/samples")):
         samples.setdefault(sample.concept, []).append(sample)
@@ -57,4 +60,4 @@ def row(samples: list[Sample]) -> list[Sample]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
