@@ -129,6 +129,7 @@ class Job:
         except BaseException:
             self._leave(display, driver.progress())
             raise
+        display.write("scoring", driver.progress())
         if digests is not None and digests[0] != digests[1]:
             raise RuntimeError(
                 f"the frozen weights changed during the run, from {digests[0]} to {digests[1]}: its words cannot be trusted"

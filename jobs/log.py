@@ -26,3 +26,9 @@ class Log:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             text = json.dumps({"time": now, "event": event, "message": text.strip(), **fields}, ensure_ascii=False)
         print(text, file=to, flush=True)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

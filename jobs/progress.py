@@ -5,7 +5,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from jobs.log import Log
+from jobs.log import Log, duration
 from pipeline.driver import Progress
 from pipeline.run_folder import RunFolder
 from pipeline.storage import StorageError
@@ -75,9 +75,3 @@ class ProgressDisplay:
             "restarts": progress.restarts, "concepts_per_minute": round(rate, 3),
             "eta_seconds": None if eta is None else round(eta), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

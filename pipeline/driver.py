@@ -261,7 +261,8 @@ class Driver:
 
     def _shrink(self) -> None:
         """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere."""
-        for seat in [seat for seat in self._seats if not seat.calls and len(self._seats) > max(self._left, 1)]:
+        spare = len(self._seats) - max(self._left, 1)
+        for seat in [seat for seat in self._seats if not seat.calls][: max(0, spare)]:
             self._steps_of_the_lost += seat.last.steps if seat.last else 0
             self._deadlines.end(id(seat))
             ray.kill(seat.actor)

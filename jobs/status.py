@@ -1,0 +1,142 @@
+"""What has become of a run: done, failed and why, in training, rate and time to go; read from its run folder alone.
+
+  python jobs/status.py runs/demo
+  python jobs/status.py s3://bucket/run-7 --log-format json
+
+It needs no cluster and no GPU, and may be asked while the run goes on, from anywhere that reaches the folder.
+
+Exit codes: 0 told; 2 there is no such run.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.arguments import add_storage
+from jobs.log import Log, duration
+from pipeline.records import Failure
+from pipeline.run_folder import RunFolder
+from pipeline.storage import Storage, StorageError, StorageNotFoundError, parse_storage_options, without_credentials
+
+TOLD, NOT_STARTED = 0, 2
+SHOWN = 20
+READERS = 16  # threads: a store is waited for, mostly
+SILENT_SECONDS = 60.0  # a driver at work writes progress.json every few seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """total: concepts of the manifest, None before a driver has said so. done: with a word. failures: some of `failed`.
+
+    training: concept -> the step of its last checkpoint, of some of those `in_training`.
+    state: "running", "scoring", "cut short" or "finished". silent: seconds since its driver was last heard of.
+    """
+
+    total: int | None
+    done: int
+    failed: int
+    failures: tuple[Failure, ...]
+    in_training: int
+    training: dict[str, int]
+    per_minute: float | None
+    eta: float | None
+    state: str
+    silent: float
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="status.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="json: one object (default: %(default)s)"
+    )
+    add_storage(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    log = Log(arguments.log_format)
+    try:
+        run = RunFolder(Storage(arguments.run, parse_storage_options(arguments.storage_option)))
+        configuration = run.read_json("run.json")
+        status = read_status(run, configuration, datetime.now(UTC))
+    except (StorageError, ValueError) as error:
+        log.complain("not started", f"there is no run to tell of.\n{error}")
+        return NOT_STARTED
+    log.say("status", "\n".join(lines(status, without_credentials(run.storage.url), configuration)),
+            total=status.total, done=status.done, failed=status.failed, training=status.training,
+            failures={failure.concept: failure.reason for failure in status.failures},
+            concepts_per_minute=status.per_minute, eta_seconds=status.eta, state=status.state,
+            silent_seconds=status.silent)  # fmt: skip
+    return TOLD
+
+
+def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) -> Status:
+    """configuration: run.json."""
+    done = {name for name, _ in run.committed()}
+    failed = sorted(key for key in run.failed() if key[0] not in done)
+    training = [name for name in run.checkpointed() if name not in done]
+    try:
+        progress = run.read_json("progress.json")
+    except StorageNotFoundError:  # its workers are still being placed
+        progress = {"state": "running", "updated": configuration["updated"]}
+    with ThreadPoolExecutor(READERS) as readers:
+        failures = readers.map(lambda key: _failure(run, key), failed[:SHOWN])
+        checkpoints = readers.map(run.checkpoint, training[:SHOWN])
+        state = "finished" if configuration["finished"] else str(progress["state"])
+        return Status(
+            total=configuration.get("counts", {}).get("total"),
+            done=len(done),
+            failed=len(failed),
+            failures=tuple(failure for failure in failures if failure is not None),
+            in_training=len(training),
+            training={checkpoint.concept: checkpoint.step for checkpoint in checkpoints if checkpoint is not None},
+            per_minute=progress.get("concepts_per_minute"),
+            eta=progress.get("eta_seconds"),
+            state=state,
+            silent=(now - datetime.fromisoformat(progress["updated"])).total_seconds(),
+        )
+
+
+def _failure(run: RunFolder, key: tuple[str, str]) -> Failure | None:
+    try:
+        return run.failure(*key)
+    except StorageNotFoundError:
+        return None  # it has been tried again since the listing
+
+
+def lines(status: Status, url: str, configuration: dict[str, Any]) -> list[str]:
+    """As a person reads them."""
+    steps = configuration["settings"]["steps"]
+    said = [
+        f"run       {url}",
+        f"          {without_credentials(str(configuration['manifest']))}, model {configuration['model']}",
+        f"done      {status.done}" + (f" of {status.total} concepts" if status.total else " concepts"),
+        f"failed    {status.failed}",
+        *(f"  {failure.concept}: {failure.stage}: {failure.reason}" for failure in status.failures),
+        *([f"  and {status.failed - SHOWN} more"] if status.failed > SHOWN else []),
+        f"training  {status.in_training}",
+        *(f"  {name}: step {step} of at most {steps} at its last checkpoint" for name, step in status.training.items()),
+        *([f"  and {status.in_training - SHOWN} more"] if status.in_training > SHOWN else []),
+    ]
+    if status.state == "running" and status.silent > SILENT_SECONDS:
+        said.append(
+            f"state     nothing heard of its driver for {duration(status.silent)}: if it is dead, the same command goes on"
+        )
+    elif status.state == "running":
+        to_go = f", about {duration(status.eta)} to go" if status.eta else ""
+        said.append(f"state     running, {status.per_minute or 0:.1f} concepts a minute{to_go}")
+    else:
+        said.append(f"state     {status.state}" + ("; the same command goes on" if status.state == "cut short" else ""))
+    return said
+
+
+if __name__ == "__main__":
+    sys.exit(main())

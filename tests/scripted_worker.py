@@ -1,0 +1,113 @@
+"""Workers for the tests of the driver: what becomes of a concept is in its name, and everything done is on record."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.checkpoints import Checkpoint
+from pipeline.records import Concept, Done, Failure
+from pipeline.worker import Doing, Pulse, Worker, WorkerSettings
+
+PRINT = "f" * 64
+
+
+class ScriptedWorker(Worker):
+    """Trains nothing. A concept is handled by the method that the first word of its name says.
+
+    Each call leaves a file `<concept>@<pid>@<number>` in the folder `calls` of the run.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self._doing: dict[str, Doing] = {}
+        self._calls = Path(settings.run.storage.url) / "calls"
+        self._calls.mkdir(parents=True, exist_ok=True)
+        self._deaf = False
+
+    def load(self) -> int:
+        return self.settings.slots or 2
+
+    def weights_digests(self) -> tuple[str, str]:
+        return "same", "same"
+
+    def pulse(self) -> Pulse:
+        while self._deaf:
+            time.sleep(1)
+        calls = {name: (doing, 0) for name, doing in tuple(self._doing.items())}
+        return Pulse(0, 0, self.settings.slots or 2, calls, None)
+
+    def checkpoint(self) -> None:
+        for name in tuple(self._doing):
+            self._leave_checkpoint(name, 1)
+
+    def invert(self, concept: Concept) -> Done | Failure:
+        name = concept.name
+        (self._calls / f"{name}@{os.getpid()}@{time.monotonic_ns()}").touch()
+        self._doing[name] = "training"
+        try:
+            return getattr(self, name.split("-")[0])(concept)  # type: ignore[no-any-return]
+        finally:
+            self._doing.pop(name, None)
+
+    def quick(self, concept: Concept) -> Done:
+        return Done(concept.name, PRINT, 1, 0.0)
+
+    def long(self, concept: Concept) -> Done:
+        time.sleep(1)
+        return self.quick(concept)
+
+    def bad(self, concept: Concept) -> Failure:
+        return Failure(concept.name, "images", "no readable image", fingerprint=PRINT)
+
+    def poison(self, concept: Concept) -> Done:
+        """Kills its worker each time."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        return self.endless(concept)
+
+    def advancing(self, concept: Concept) -> Done:
+        """Kills its worker four times, but never without having got further."""
+        before = self.settings.run.checkpoint(concept.name)
+        step = before.step if before else 0
+        if step < 4:
+            self._leave_checkpoint(concept.name, step + 1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.quick(concept)
+
+    def broken(self, concept: Concept) -> Done:
+        """Its call raises, and the worker lives."""
+        raise RuntimeError("the store was out of reach")
+
+    def endless(self, concept: Concept) -> Done:
+        """Hangs."""
+        threading.Event().wait()
+        return self.quick(concept)
+
+    def deaf(self, concept: Concept) -> Done:
+        """Hangs, and takes the whole process with it."""
+        self._deaf = True
+        return self.endless(concept)
+
+    def _leave_checkpoint(self, name: str, step: int) -> None:
+        empty = {"text_encoder": np.zeros((1, 1), np.float32)}
+        self.settings.run.save_checkpoint(Checkpoint(name, PRINT, step, 0.0, (), empty, empty, empty))
+
+
+class WorkerWithoutModel(ScriptedWorker):
+    def load(self) -> int:
+        raise FileNotFoundError("there is no model.safetensors")
+
+
+class WorkerThatDiesLoading(ScriptedWorker):
+    def load(self) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+
+class WorkerThatLoadsForEver(ScriptedWorker):
+    def load(self) -> int:
+        threading.Event().wait()
+        return 0
