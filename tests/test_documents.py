@@ -150,7 +150,7 @@ def check_aws(service: str, operation: str = "", *arguments: str) -> None:
     """The AWS command line is made from the same models as botocore: an operation's members are its flags."""
     if (service, operation) in {("s3", "sync"), ("ecr", "get-login-password")}:  # its own additions
         return
-    model = botocore.session.get_session().get_service_model(service)
+    model = botocore.session.get_session().get_service_model({"s3api": "s3"}.get(service, service))
     operations = {botocore.xform_name(name, "-"): name for name in model.operation_names}
     shape = model.operation_model(operations[operation]).input_shape
     flags = {f"--{botocore.xform_name(name, '-')}": name for name in shape.members}
