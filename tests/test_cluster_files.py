@@ -267,6 +267,20 @@ def test_the_drain_waits_for_busy_actors_and_no_longer_than_told(tmp_path: Path)
     assert slept.read_text().count("1") == 7
 
 
+def test_a_policy_allows_no_more_than_it_needs() -> None:
+    """Catches a wildcard that would let a stolen worker read another bucket, or a head stop another team's machines."""
+    everywhere = {"ec2:RunInstances", "ec2:Describe*", "ecr:GetAuthorizationToken"}
+    for path in sorted((CLUSTER / "iam").glob("*.json")):
+        for statement in json.loads(path.read_text(encoding="utf-8"))["Statement"]:
+            if statement["Effect"] == "Deny" or "Principal" in statement:
+                continue
+            actions = {statement["Action"]} if isinstance(statement["Action"], str) else set(statement["Action"])
+            assert not {action for action in actions - everywhere if "*" in action}, path
+            assert statement["Resource"] != "*" or "Condition" in statement or actions <= everywhere, (path, actions)
+            if any(action.startswith("s3:") for action in actions):
+                assert statement["Resource"].removesuffix("/*") == "arn:aws:s3:::YOUR-BUCKET", path
+
+
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     """Catches a renamed metric, after which a panel says "No data" on the night it is needed."""
     declared = (ROOT / "pipeline" / "metrics.py").read_text(encoding="utf-8")
