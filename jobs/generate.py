@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunFolder(Storage(arguments.run, options))
         configuration = run.read_json("run.json")
         prompts = arguments.prompt + (_lines(arguments.prompts) if arguments.prompts else [])
-        words = _words(run) | _words_of_files(arguments.word, options)
+        words = _words(run)
+        words |= _words_of_files(arguments.word, options, words)
         _refuse_unknown_words(prompts, list(words))
         if arguments.count < 1 or arguments.steps < 1:
             raise ValueError("--count and --steps must be at least 1")
@@ -126,11 +127,18 @@ def _words(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
     return words
 
 
-def _words_of_files(urls: list[str], options: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    from pipeline.words import decode_word
+def _words_of_files(
+    urls: list[str], options: dict[str, Any], known: dict[str, dict[str, np.ndarray]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """A file that does not name its word is called by its own name, as in AUTOMATIC1111."""
+    from pipeline.words import decode_word, suited
 
-    decoded = (decode_word(Storage(url, options).read_bytes()) for url in urls)
-    return {placeholder: {"text_encoder": vectors} for placeholder, vectors in decoded}
+    encoders = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
+    words = {}
+    for url in urls:
+        name, vectors = decode_word(Storage(url, options).read_bytes())
+        words[name or PurePosixPath(url).stem] = suited(vectors, encoders) if encoders else vectors
+    return words
 
 
 def _refuse_unknown_words(prompts: list[str], known: list[str]) -> None:
