@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 
 SECRET = "test-secret-that-nobody-may-see"
@@ -68,12 +69,25 @@ class Faults:
     """What the proxy does to the next requests, in order: "503", "reset" or "stall"; later ones it passes on.
 
     lose_answer_to: the method ("PUT") of a request to be passed on, but whose answer is lost, once.
+    share: of all requests, those that one of the three happens to, drawn at random. made: so often has it happened.
     """
 
     endpoint: str = ""
     planned: list[str] = field(default_factory=list)
     lose_answer_to: str = ""
+    share: float = 0.0
+    stall_seconds: float = 2.0
     requests: int = 0
+    made: int = 0
+    chance: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def next(self) -> str:
+        self.requests += 1
+        fault = self.planned.pop(0) if self.planned else ""
+        if self.share and self.chance.random() < self.share:
+            fault = str(self.chance.choice(["503", "reset", "stall"]))
+        self.made += bool(fault)
+        return fault
 
 
 @pytest.fixture
@@ -87,8 +101,7 @@ def faults(moto_endpoint: str) -> Iterator[Faults]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            plan.requests += 1
-            fault = plan.planned.pop(0) if plan.planned else ""
+            fault = plan.next()
             if fault == "503":
                 self.send_response(503)
                 self.send_header("Content-Length", "0")
@@ -99,7 +112,7 @@ def faults(moto_endpoint: str) -> Iterator[Faults]:
                 self.connection.close()
                 return
             if fault == "stall":
-                time.sleep(2)
+                time.sleep(plan.stall_seconds)
             forward = http.client.HTTPConnection(target)
             forward.request(self.command, self.path, body, dict(self.headers.items()))
             answer = forward.getresponse()

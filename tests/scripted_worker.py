@@ -86,6 +86,20 @@ class ScriptedWorker(Worker):
         threading.Event().wait()
         return self.quick(concept)
 
+    def held(self, concept: Concept) -> Done:
+        """Hangs until there is a file `release` in the run folder."""
+        while not (self._calls.parent / "release").exists():
+            time.sleep(0.1)
+        return self.quick(concept)
+
+    def hungry(self, concept: Concept) -> Done:
+        """Takes memory until something stops it, or 16 GB are gone."""
+        taken = []
+        for _ in range(160):
+            taken.append(np.ones(100_000_000, np.uint8))
+            time.sleep(0.02)
+        return self.quick(concept)
+
     def deaf(self, concept: Concept) -> Done:
         """Hangs, and takes the whole process with it."""
         self._deaf = True

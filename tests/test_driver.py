@@ -2,21 +2,17 @@
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 
 from pipeline.deadlines import Deadlines
-from pipeline.driver import Driver, Progress, Resources, WorkersNeverStartedError
+from pipeline.driver import Progress, WorkersNeverStartedError
 from pipeline.losses import LIVES
-from pipeline.protocols import PROTOCOLS
-from pipeline.records import Concept, Done, Failure
-from pipeline.run_folder import RunFolder
-from pipeline.settings import InversionSettings
-from pipeline.storage import Storage
-from pipeline.worker import WorkerSettings
+from pipeline.records import Failure
+from tests.scripted_run import ScriptedRun, quick
 from tests.scripted_worker import (
     ScriptedWorker,
     WorkerThatDiesLoading,
@@ -39,51 +35,8 @@ def local_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-class Run:
-    """One run of the driver, and what it said."""
-
-    def __init__(self, folder: Path, names: list[str], worker: type[ScriptedWorker] = ScriptedWorker) -> None:
-        self.folder = RunFolder(Storage(str(folder)))
-        self.names, self.worker = names, worker
-        self.results: dict[str, Done | Failure] = {}
-        self.seen: list[Progress] = []
-        self.report: Callable[[Progress], None] = self.seen.append
-
-    def go(
-        self, workers: int = 2, slots: int = 2, deadlines: Deadlines | None = None, gpus: float = 0
-    ) -> tuple[str, str] | None:
-        settings = WorkerSettings(
-            model="none", model_digest="", device="cpu", dtype="float32", precision="auto", threads=1, slots=slots,
-            inversion=InversionSettings(), protocol=PROTOCOLS["quick"], run=self.folder, storage_options={},
-        )  # fmt: skip
-        driver = Driver(
-            settings, Resources(workers, 1, gpus), self._record, self.report, deadlines or Deadlines(), self.worker
-        )
-        return driver.run((Concept(name, (), f"<{name}>") for name in self.names), len(self.names))
-
-    def _record(self, concept: Concept, result: Done | Failure) -> None:
-        assert concept.name not in self.results, "settled twice"
-        self.results[concept.name] = result
-
-    @property
-    def failures(self) -> dict[str, Failure]:
-        return {name: result for name, result in self.results.items() if isinstance(result, Failure)}
-
-    @property
-    def calls(self) -> Counter[str]:
-        return Counter(path.name.split("@")[0] for path in (Path(self.folder.storage.url) / "calls").iterdir())
-
-    @property
-    def processes(self) -> int:
-        return len({path.name.split("@")[1] for path in (Path(self.folder.storage.url) / "calls").iterdir()})
-
-
-def quick(count: int) -> list[str]:
-    return [f"quick-{number}" for number in range(count)]
-
-
 def test_every_concept_is_called_once_and_the_weights_are_asked_for(tmp_path: Path) -> None:
-    run = Run(tmp_path, quick(20))
+    run = ScriptedRun(tmp_path, quick(20))
     assert run.go() == ("same", "same")
     assert set(run.results) == set(run.names)
     assert run.calls == Counter(run.names)
@@ -93,20 +46,20 @@ def test_every_concept_is_called_once_and_the_weights_are_asked_for(tmp_path: Pa
 
 def test_there_are_never_more_workers_than_concepts(tmp_path: Path) -> None:
     """Catches a cluster that is asked for fifty machines to do three concepts."""
-    run = Run(tmp_path, ["long-1"])
+    run = ScriptedRun(tmp_path, ["long-1"])
     run.go(workers=4)
     assert max(sum(progress.workers.values()) for progress in run.seen) == 1
 
 
 def test_a_worker_has_a_concept_ahead_of_its_slots(tmp_path: Path) -> None:
     """Catches a slot that stands idle while the next concept's images are on their way."""
-    run = Run(tmp_path, ["long-1", "long-2", "long-3", "long-4"])
+    run = ScriptedRun(tmp_path, ["long-1", "long-2", "long-3", "long-4"])
     run.go(workers=1, slots=1)
     assert max(progress.running for progress in run.seen) == 2
 
 
 def test_bad_input_costs_one_call_and_is_not_tried_again(tmp_path: Path) -> None:
-    run = Run(tmp_path, ["bad-1", *quick(5)])
+    run = ScriptedRun(tmp_path, ["bad-1", *quick(5)])
     run.go()
     assert run.failures == {"bad-1": Failure("bad-1", "images", "no readable image", fingerprint="f" * 64)}
     assert run.calls["bad-1"] == 1
@@ -114,7 +67,7 @@ def test_bad_input_costs_one_call_and_is_not_tried_again(tmp_path: Path) -> None
 
 def test_a_poison_concept_is_given_up_and_its_neighbours_are_unharmed(tmp_path: Path) -> None:
     """Catches a concept that kills worker after worker for ever, and good ones that are given up together with it."""
-    run = Run(tmp_path, ["long-1", "long-2", "poison-1", *quick(8), "long-3"])
+    run = ScriptedRun(tmp_path, ["long-1", "long-2", "poison-1", *quick(8), "long-3"])
     run.go()
     assert list(run.failures) == ["poison-1"]
     failure = run.failures["poison-1"]
@@ -127,14 +80,14 @@ def test_a_poison_concept_is_given_up_and_its_neighbours_are_unharmed(tmp_path: 
 
 
 def test_several_poisons_beside_each_other_are_each_found(tmp_path: Path) -> None:
-    run = Run(tmp_path, ["poison-1", "poison-2", "poison-3", *quick(4)])
+    run = ScriptedRun(tmp_path, ["poison-1", "poison-2", "poison-3", *quick(4)])
     run.go(workers=1, slots=4)
     assert set(run.failures) == {"poison-1", "poison-2", "poison-3"}
 
 
 def test_a_concept_that_got_further_before_each_crash_is_never_given_up(tmp_path: Path) -> None:
     """Catches a long training on bad machines that is thrown away although it was nearly done."""
-    run = Run(tmp_path, ["advancing-1", *quick(3)])
+    run = ScriptedRun(tmp_path, ["advancing-1", *quick(3)])
     run.go(workers=1)
     assert run.failures == {}
     assert run.calls["advancing-1"] == 5
@@ -142,7 +95,7 @@ def test_a_concept_that_got_further_before_each_crash_is_never_given_up(tmp_path
 
 def test_a_call_that_breaks_off_is_tried_again_on_the_worker_that_lives(tmp_path: Path) -> None:
     """Catches a model loaded anew because a store was out of reach for one concept."""
-    run = Run(tmp_path, ["broken-1", *quick(3)])
+    run = ScriptedRun(tmp_path, ["broken-1", *quick(3)])
     run.go(workers=1)
     assert "the store was out of reach" in run.failures["broken-1"].reason
     assert (run.calls["broken-1"], run.processes) == (LIVES, 1)
@@ -151,14 +104,14 @@ def test_a_call_that_breaks_off_is_tried_again_on_the_worker_that_lives(tmp_path
 @pytest.mark.parametrize("how", ["endless", "deaf"])
 def test_a_worker_that_hangs_is_replaced_and_the_others_finish(how: str, tmp_path: Path) -> None:
     """Catches a run that stands still on Saturday because of one GPU."""
-    run = Run(tmp_path, [f"{how}-1", *quick(6)])
+    run = ScriptedRun(tmp_path, [f"{how}-1", *quick(6)])
     run.go(deadlines=SOON)
     assert list(run.failures) == [f"{how}-1"]
     assert "for 6 s" in run.failures[f"{how}-1"].reason
 
 
 def test_a_concept_that_takes_longer_than_it_may_is_given_up(tmp_path: Path) -> None:
-    run = Run(tmp_path, ["endless-1", "quick-1"])
+    run = ScriptedRun(tmp_path, ["endless-1", "quick-1"])
     run.go(deadlines=Deadlines(concept=3))
     assert "not done within the 3 s that a concept may take" in run.failures["endless-1"].reason
 
@@ -176,18 +129,18 @@ def test_workers_that_cannot_load_the_model_end_the_run_with_the_reason(
 ) -> None:
     """Catches a typing error in --model that buys machines all weekend."""
     with pytest.raises(WorkersNeverStartedError, match=f"(?s){said}"):
-        Run(tmp_path, quick(5), worker).go(workers=1, deadlines=SOON)
+        ScriptedRun(tmp_path, quick(5), worker).go(workers=1, deadlines=SOON)
 
 
 def test_workers_for_which_no_node_has_room_end_the_run_with_the_reason(tmp_path: Path) -> None:
     """Catches a job that waits for ever for GPUs which its cluster does not have."""
     with pytest.raises(WorkersNeverStartedError, match="no node had room for a worker within 5 s"):
-        Run(tmp_path, quick(5)).go(gpus=1, deadlines=Deadlines(placing=5))
+        ScriptedRun(tmp_path, quick(5)).go(gpus=1, deadlines=Deadlines(placing=5))
 
 
 def test_an_interrupted_run_checkpoints_what_is_in_training(tmp_path: Path) -> None:
     """Catches a Ctrl-C that throws the steps since the last checkpoint away."""
-    run = Run(tmp_path, ["endless-1", "quick-1"])
+    run = ScriptedRun(tmp_path, ["endless-1", "quick-1"])
 
     def interrupt_once_in_training(progress: Progress) -> None:
         if progress.doing.get("training") and progress.done:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import images
 from pipeline.image_sets import ImageSetError, load_images
 from pipeline.settings import CropMode
 

@@ -1,0 +1,173 @@
+"""Machines that are taken away, run out of memory, or come and go with the work, each on a real Ray."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipeline.losses import LIVES
+from tests.processes import cmdline, free_port, reachable
+from tests.scripted_run import ScriptedRun, quick
+
+ROOT = Path(__file__).parents[1]
+RAY = str(Path(sys.executable).with_name("ray"))
+PATIENCE = 300.0
+JOIN = {"log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}
+FAKE_HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # what Ray's fake provider calls it
+
+
+@pytest.fixture(autouse=True)
+def ray_environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        yield patch
+        ray.shutdown()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> float:
+    """Seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it did not come about"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def in_background(call: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_machine_that_is_taken_away_costs_a_concept_none_of_its_lives(tmp_path: Path) -> None:
+    """Catches concepts given up because the spot market had a bad night."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, **JOIN)
+        run = ScriptedRun(tmp_path, ["held-1"])
+        driver = in_background(lambda: run.go(workers=1))
+        for loss in range(LIVES + 1):
+            wait_until(lambda: (tmp_path / "calls").exists() and run.calls["held-1"] == loss + 1)  # noqa: B023
+            (node,) = cluster.worker_nodes
+            announced = subprocess.run(
+                [RAY, "drain-node", "--address", cluster.address, "--node-id", node.node_id, "--reason",
+                 "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "1"],
+                capture_output=True, text=True, check=False, timeout=PATIENCE,
+            )  # fmt: skip
+            assert announced.returncode == 0, announced.stderr
+            time.sleep(1.5)  # the machine goes after the deadline that was announced
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+        (tmp_path / "release").touch()
+        driver.join(PATIENCE)
+        assert list(run.results) == ["held-1"]
+        assert run.failures == {}
+        assert run.seen[-1].restarts == LIVES + 1
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_concept_that_takes_all_memory_is_given_up_and_the_others_finish(
+    tmp_path: Path, ray_environment: pytest.MonkeyPatch
+) -> None:
+    """Catches a run ended by an error that is none of Ray's usual ones."""
+    limit = psutil.virtual_memory().percent / 100 + 0.15
+    ray_environment.setenv("RAY_memory_usage_threshold", f"{limit:.2f}")
+    ray_environment.setenv("RAY_memory_monitor_refresh_ms", "100")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, **JOIN)
+    run = ScriptedRun(tmp_path, ["hungry-1", *quick(4)])
+    run.go(workers=1)
+    assert list(run.failures) == ["hungry-1"]
+    assert f"broke off {LIVES} times" in run.failures["hungry-1"].reason
+    assert "memory" in run.failures["hungry-1"].reason
+
+
+@pytest.fixture
+def autoscaling_head(ray_environment: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a head without room for work, whose autoscaler may add two machines with a GPU each."""
+    folder = tempfile.mkdtemp(prefix="ray")  # Ray's sockets lie in it: their paths have to be short
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    config = {
+        "cluster_name": "fake", "max_workers": 2, "idle_timeout_minutes": 0.1,
+        "provider": {
+            "type": "external", "use_node_id_as_ip": True, "disable_node_updaters": True, "gcs_address": address,
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "disable_launch_config_check": True, "launch_multiple": True, "head_node_id": FAKE_HEAD,
+        },
+        "auth": {}, "head_node_type": "head", "head_node": {}, "worker_nodes": {}, "docker": {}, "file_mounts": {},
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        },
+        **{key: [] for key in ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+                               "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files",
+                               "file_mounts_sync_continuously")},
+    }  # fmt: skip
+    path = Path(folder) / "autoscaling.yaml"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    for name, value in (
+        ("RAY_FAKE_CLUSTER", "1"),
+        ("RAY_enable_autoscaler_v2", "1"),
+        ("RAY_CLOUD_INSTANCE_ID", FAKE_HEAD),
+        ("RAY_OVERRIDE_NODE_ID_FOR_TESTING", FAKE_HEAD),
+        ("AUTOSCALER_UPDATE_INTERVAL_S", "1"),
+    ):
+        ray_environment.setenv(name, value)
+    command = [RAY, "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0", f"--port={port}", f"--temp-dir={folder}",
+               f"--autoscaling-config={path}", "--include-dashboard=false", "--disable-usage-stats"]  # fmt: skip
+    log = (Path(folder) / "head.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ), start_new_session=True)
+    for name in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"):
+        ray_environment.delenv(name)
+    try:
+        wait_until(lambda: process.poll() is not None or reachable(address))
+        assert process.poll() is None, (Path(folder) / "head.log").read_text()
+        yield address
+    finally:
+        ray.shutdown()
+        family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+        for one in family:
+            one.kill()
+        for left in psutil.process_iter():
+            if folder in " ".join(cmdline(left)):
+                left.kill()
+        process.wait(60)
+        log.close()
+
+
+def test_machines_come_with_the_work_and_go_with_it(autoscaling_head: str, tmp_path: Path) -> None:
+    """Catches a bill for GPUs that have nothing to do, before the work, in its tail or after it."""
+    ray.init(address=autoscaling_head, **JOIN)
+
+    def gpu_nodes() -> int:
+        return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
+
+    assert gpu_nodes() == 0
+    most = 0
+
+    def watch(progress: object) -> None:
+        nonlocal most
+        most = max(most, gpu_nodes())
+
+    run = ScriptedRun(tmp_path, [f"long-{number}" for number in range(24)])
+    run.report = watch
+    run.go(workers=2, gpus=1)
+    assert len(run.results) == 24
+    assert run.failures == {}
+    assert most == 2
+    seconds = wait_until(lambda: gpu_nodes() == 0)
+    print(f"from the last concept to no GPU node: {seconds:.0f} s, of which 6 s are the idle timeout")
