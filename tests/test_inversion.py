@@ -1,4 +1,7 @@
-"""inversion.py on a tiny model: its gradient against diffusers' own modules, and what one word must not do to another."""
+"""inversion.py on a tiny model: what makes a word, and what one word must not do to another.
+
+Its gradient is compared with that of diffusers' own modules in test_families.py, for every family.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from diffusers import DDPMScheduler
 
 import pipeline.inversion as inversion
 from pipeline.backbones import Backbone, load_backbone
@@ -16,7 +17,6 @@ from pipeline.early_stopping import EVERY
 from pipeline.inversion import Draws, InversionError, Slot, draw, losses, new_slot, train_step
 from pipeline.records import Concept, Word
 from pipeline.settings import InversionSettings
-from pipeline.templates import templates_for
 from tests.tiny_model import PIXELS, load_pipeline
 
 ENCODER = "text_encoder"
@@ -77,58 +77,6 @@ def change(word: Word | InversionError) -> np.ndarray:
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
-
-
-def prompts_of(slot: Slot, drawn: Draws) -> list[str]:
-    templates = [template.format(slot.concept.placeholder) for template in templates_for(slot.concept.kind)]
-    rows = [ids.tolist() for ids in slot.templates.ids]
-    return [templates[rows.index(ids.tolist())] for ids in drawn.tokens.ids]
-
-
-@pytest.mark.parametrize("one", [CAT, TRUCK, DOG], ids=lambda one: f"{one.vectors} vectors")
-def test_the_gradient_is_that_of_diffusers_own_modules(one: Concept, either_model: Path) -> None:
-    """Catches words learned for a wrong loss: another target, noise schedule, position of the word or text encoder."""
-    ours = load_backbone(str(either_model))
-    slot = slot_of(one, ours)
-    drawn = draw(slot, ours, "step", 0, 4)
-    (ours_value,) = losses(ours, [slot], [drawn])
-    (ours_gradient,) = torch.autograd.grad(ours_value, [slot.words[ENCODER]])
-
-    theirs = load_pipeline(either_model)
-    theirs.load_textual_inversion({one.placeholder: slot.words[ENCODER].detach().clone()})
-    table = theirs.text_encoder.get_input_embeddings().weight.requires_grad_(True)
-    prompts = [theirs.maybe_convert_prompt(prompt, theirs.tokenizer) for prompt in prompts_of(slot, drawn)]
-    ids = theirs.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
-    noising = DDPMScheduler.from_config(theirs.scheduler.config)
-    noisy = noising.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
-    predicted = theirs.unet(noisy, drawn.timesteps, theirs.text_encoder(ids).last_hidden_state).sample
-    velocity = noising.config.prediction_type == "v_prediction"
-    target = noising.get_velocity(drawn.latents, drawn.noise, drawn.timesteps) if velocity else drawn.noise
-    theirs_value = F.mse_loss(predicted, target)
-    (all_rows,) = torch.autograd.grad(theirs_value, [table])
-
-    assert ours_value.item() == pytest.approx(theirs_value.item(), rel=1e-5)
-    assert ours_gradient.shape == (one.vectors, 32)
-    torch.testing.assert_close(
-        ours_gradient, all_rows[-one.vectors :], rtol=1e-3, atol=1e-5 * all_rows.abs().max().item()
-    )
-
-
-def test_the_gradient_is_the_slope_of_the_loss(either_model: Path) -> None:
-    """Catches a gradient cut off or scaled on its way through the frozen model."""
-    exact = load_backbone(str(either_model), dtype="float64")
-    slot = slot_of(TRUCK, exact)
-    drawn = draw(slot, exact, "step", 0, 4)
-    word = slot.words[ENCODER]
-    direction = torch.randn(word.shape, generator=torch.Generator().manual_seed(0))
-    (found,) = torch.autograd.grad(losses(exact, [slot], [drawn]), [word])
-    start, values = word.detach().clone(), []
-    for sign in (1, -1):
-        with torch.no_grad():
-            word.copy_(start + sign * 1e-4 * direction)
-            values.append(losses(exact, [slot], [drawn])[0].item())
-    slope = (values[0] - values[1]) / 2e-4
-    assert slope == pytest.approx((found * direction).sum().item(), rel=0.02)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -195,7 +143,7 @@ def test_slots_of_other_settings_keep_their_own(backbone: Backbone) -> None:
 def test_training_leaves_every_frozen_weight_as_it_was(epsilon_model: Path) -> None:
     """Catches an optimiser that decays rows of the vocabulary which have no gradient, and a model that was never frozen."""
     ours = load_backbone(str(epsilon_model))
-    table = ours.words.base.weight  # type: ignore[attr-defined]
+    table = ours.text[ENCODER].embedding.weight  # type: ignore[attr-defined]
     before, rows = ours.weights_digest(), table.detach().clone()
     word = learned(ours, CAT, replace(SHORT, weight_decay=0.5, learning_rate=0.05))
     assert cosine(word.vectors[ENCODER], word.initial[ENCODER]) < 0.999
@@ -208,7 +156,7 @@ def test_the_digest_sees_one_bit_of_one_weight(epsilon_model: Path) -> None:
     ours = load_backbone(str(epsilon_model))
     before = ours.weights_digest()
     with torch.no_grad():
-        ours.words.base.weight[-1, -1] += 1e-3  # type: ignore[attr-defined]
+        ours.text[ENCODER].embedding.weight[-1, -1] += 1e-3  # type: ignore[attr-defined]
     assert ours.weights_digest() != before
 
 
@@ -231,7 +179,7 @@ def test_an_initializer_of_several_words_is_spread_over_the_vectors(backbone: Ba
 
 def test_without_an_initializer_a_word_begins_as_long_as_words_are(backbone: Backbone) -> None:
     """Catches a start from uniform numbers, which is many times longer than any word and is not recovered from."""
-    lengths = backbone.words.base.weight.norm(dim=1)  # type: ignore[attr-defined]
+    lengths = backbone.text[ENCODER].embedding.weight.norm(dim=1)  # type: ignore[attr-defined]
     begun = np.linalg.norm(backbone.initial_vectors(None, 2)[ENCODER], axis=1)
     assert (begun > lengths.quantile(0.05).item()).all()
     assert (begun < lengths.quantile(0.95).item()).all()

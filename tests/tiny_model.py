@@ -90,7 +90,7 @@ def save_tiny_ldm(folder: Path, first_stage: Literal["vq", "kl"]) -> Path:
             )
         )  # fmt: skip
         unet = _unet(cross_attention_dim=WIDTH)
-        vqvae = _kl(scaling_factor=0.5) if first_stage == "kl" else VQModel(**AUTOENCODER, scaling_factor=0.5)
+        vqvae = _kl(scaling_factor=0.5) if first_stage == "kl" else _vq(scaling_factor=0.5)
     _make_words_matter(bert, unet)
     LDMTextToImagePipeline(
         vqvae=vqvae, bert=bert, tokenizer=tokenizer, unet=unet,
@@ -108,6 +108,14 @@ AUTOENCODER: dict[str, Any] = {
 
 def _kl(scaling_factor: float) -> AutoencoderKL:
     return AutoencoderKL(**AUTOENCODER, scaling_factor=scaling_factor)
+
+
+def _vq(scaling_factor: float) -> VQModel:
+    made = VQModel(**AUTOENCODER, scaling_factor=scaling_factor)
+    nn.init.normal_(
+        made.quantize.embedding.weight
+    )  # fresh codes are all but one point: every picture would be the same
+    return made
 
 
 def _clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:

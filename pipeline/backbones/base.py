@@ -99,7 +99,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The U-Net's output, float32 (B, C, h, w), for noisy latents (B, C, h, w) at timesteps int64 (B,)."""
+        """The U-Net's output for noisy latents (B, C, h, w) at timesteps int64 (B,), of their shape and precision."""
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

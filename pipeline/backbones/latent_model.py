@@ -91,7 +91,7 @@ class LatentModel(Backbone):
         return Tokens(torch.tensor(rows, device=self.device))
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.unet(noisy.to(self.dtype), timesteps, conditioning.context).sample.float()
+        return self.unet(noisy.to(self.dtype), timesteps, conditioning.context).sample.to(noisy.dtype)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self.noising.add_noise(latents, noise, timesteps)

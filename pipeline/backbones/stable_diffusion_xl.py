@@ -61,4 +61,5 @@ class StableDiffusionXL(LatentModel):
         # Training pictures come cropped and resized; they and samples alike are said to be whole pictures of their size.
         sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=torch.float32)
         told = {"text_embeds": conditioning.pooled, "time_ids": sizes.expand(len(noisy), -1)}
-        return self.unet(noisy.to(self.dtype), timesteps, conditioning.context, added_cond_kwargs=told).sample.float()
+        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context, added_cond_kwargs=told)
+        return said.sample.to(noisy.dtype)
