@@ -30,7 +30,7 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 validate: $(VENV)/.installed-dev  ## the cluster files against the schemas of whatever will read them, offline
 	$(PY) -m cluster.validate
 
-bench: $(VENV)/.installed  ## measure, and write runs/bench.json
+bench: $(VENV)/.installed-dev  ## measure, and write runs/bench.json
 	$(PY) jobs/bench.py
 
 mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets

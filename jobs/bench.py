@@ -4,6 +4,8 @@ job_over_process_loop     seconds a concept of the whole job (Ray, scores, repor
                           process a concept, which imports, loads, trains the same steps and draws the same pictures
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
 step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch
+
+and what bench_scheduling.py measures: the driver's overhead, the scan of a large run, the occupancy of slots.
 """
 
 import argparse
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +25,7 @@ import numpy as np
 import torch
 
 from jobs import invert_all
+from jobs.bench_scheduling import driver_overhead, occupancy, resume_scan
 from pipeline.backbones import Backbone, Conditioning, load_backbone
 from pipeline.image_sets import find_images, load_images
 from pipeline.inversion import InversionError, Slot, draw, new_slot, train_step
@@ -43,13 +48,18 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=InversionSettings().steps, help="of every word (default: %(default)s)"
     )
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure only this (may be repeated)")
     parser.add_argument("--one", metavar="CONCEPT", help=argparse.SUPPRESS)  # the process that the plain loop starts
     arguments = parser.parse_args()
     settings = InversionSettings(steps=arguments.steps)
     if arguments.one:
         learn_alone(arguments.one, settings, arguments.output)
         return 0
-    figures = job_against_processes(settings) | slots_and_steps(settings)
+    figures: dict[str, float] = {}
+    for part in arguments.part or PARTS:
+        began = time.monotonic()
+        figures |= PARTS[part](settings)
+        print(f"== {part}: {time.monotonic() - began:.0f} s", flush=True)
     report = {
         **figures,
         "machine": machine(),
@@ -149,6 +159,27 @@ def seconds_each(call: object) -> float:
         call()
         times.append(time.perf_counter() - began)
     return float(np.median(times[WARM_UP:]))
+
+
+def occupied_slots(settings: InversionSettings) -> dict[str, float]:
+    torch.set_num_threads(1)
+    backbone = load_backbone("mini")
+    concepts = read_manifest(DEMO).concepts
+
+    def new(number: int, own: InversionSettings) -> Slot:
+        own = replace(own, batch_size=settings.batch_size)
+        return slot_of(concepts[number % len(concepts)], backbone, own)
+
+    return occupancy(backbone, new)
+
+
+PARTS: dict[str, Callable[[InversionSettings], dict[str, float]]] = {
+    "job": job_against_processes,
+    "slots": slots_and_steps,
+    "occupancy": occupied_slots,
+    "driver": lambda _: driver_overhead(),
+    "scan": lambda _: resume_scan(),
+}
 
 
 def machine() -> str:

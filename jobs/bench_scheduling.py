@@ -1,0 +1,226 @@
+"""What the scheduling costs, and what it saves: the part of bench.py that trains little or nothing.
+
+driver_ms_per_concept      CPU time of the driver for each of 10,000 concepts whose training is empty, 8 workers of 4 slots
+resume_scan_seconds_100k   from a run folder with 100,000 committed concepts to the answer that nothing is left to do, on
+                           local disk; ..._moto with the run folder in moto's S3 server
+occupancy_over_packs       concepts a minute of continuous batching over fixed packs of as many slots, lengths being unequal
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import ray
+
+from pipeline.backbones import Backbone
+from pipeline.deadlines import Deadlines
+from pipeline.driver import Driver, Resources
+from pipeline.fingerprint import fingerprint
+from pipeline.image_sets import digest_of, find_sources
+from pipeline.inversion import Slot, train_step
+from pipeline.models import find_model
+from pipeline.planning import plan
+from pipeline.protocols import PROTOCOLS
+from pipeline.publish import part_path, plan_parts, write_table
+from pipeline.records import Concept, Done
+from pipeline.run_folder import Marker, RunFolder, shard_of
+from pipeline.settings import InversionSettings
+from pipeline.storage import Storage
+from pipeline.tables import EMBEDDINGS
+from pipeline.worker import Pulse, Worker, WorkerSettings
+
+EMPTY_CONCEPTS, WORKERS, SLOTS = 10_000, 8, 4
+COMMITTED = 100_000
+SETTINGS = InversionSettings()
+
+
+class EmptyWorker(Worker):
+    """Says of every concept that it is done."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+
+    def load(self) -> int:
+        return SLOTS
+
+    def pulse(self) -> Pulse:
+        return Pulse(0, 0, SLOTS, {}, None)
+
+    def weights_digests(self) -> tuple[str, str]:
+        return "", ""
+
+    def invert(self, concept: Concept) -> Done:
+        return Done(concept.name, "0" * 64, 1, 0.0)
+
+
+def driver_overhead() -> dict[str, float]:
+    """10,000 concepts through the real loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = WorkerSettings(
+            model="none", model_digest="", device="cpu", dtype="float32", precision="auto", threads=1, slots=SLOTS,
+            inversion=SETTINGS, protocol=PROTOCOLS["quick"], run=RunFolder(Storage(folder)), storage_options={},
+        )  # fmt: skip
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
+        try:
+            began: list[tuple[float, float, float]] = []
+
+            def record(*_: object) -> None:
+                if not began:  # the workers are there from now on
+                    began.append((time.monotonic(), time.process_time(), rss()))
+
+            concepts = (Concept(f"concept-{number:05d}", (), "<word>") for number in range(EMPTY_CONCEPTS))
+            driver = Driver(settings, Resources(WORKERS, 1, 0), record, lambda _: None, Deadlines(), EmptyWorker)
+            driver.run(concepts, EMPTY_CONCEPTS)
+            wall, cpu, memory = (
+                now - before
+                for now, before in zip((time.monotonic(), time.process_time(), rss()), began[0], strict=True)
+            )
+        finally:
+            ray.shutdown()
+        return {
+            "driver_ms_per_concept": round(1000 * cpu / EMPTY_CONCEPTS, 3),
+            "driver_concepts_per_second": round(EMPTY_CONCEPTS / wall, 1),
+            "driver_rss_mb_at_start": round(began[0][2], 1),
+            "driver_rss_growth_mb_10k": round(memory, 1),
+            "driver_files_left_10k": len(list(Path(folder).rglob("*"))),
+        }
+
+
+def rss() -> float:
+    """Megabytes."""
+    return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def resume_scan() -> dict[str, float]:
+    """100,000 committed concepts of one image each, the images on local disk."""
+    model = find_model("mini")
+    with tempfile.TemporaryDirectory() as folder:
+        concepts = []
+        for number in range(COMMITTED):
+            images = Path(folder, "images", f"{number // 1000:03d}", f"{number:06d}")
+            images.mkdir(parents=True)
+            (images / "1.png").write_bytes(b"%d" % number)
+            concepts.append(Concept(f"concept-{number:06d}", (str(images),), f"<concept-{number:06d}>"))
+
+        def prints() -> Iterator[tuple[Concept, str, list[dict[str, object]]]]:
+            for concept in concepts:
+                (source,) = find_sources(concept)
+                digest = digest_of(source, {})
+                known = {"url": source.url, "identity": source.identity, "digest": digest}
+                yield concept, fingerprint(concept, [digest], model.digest, "auto", SETTINGS), [known]
+
+        rows = list(prints())
+
+        def seconds(run: RunFolder) -> float:
+            began = time.monotonic()
+            found = plan(concepts, run, model, "auto", SETTINGS, {})
+            took = time.monotonic() - began
+            if found.left or found.failed or len(found.done) != COMMITTED:
+                raise RuntimeError(f"{len(found.done)} of {COMMITTED} concepts were found to be done")
+            return round(took, 1)
+
+        here = RunFolder(Storage(f"{folder}/run"))
+        leave_tables(here, rows)
+        for concept, print_, _ in rows:
+            here.commit(Marker(concept.name, print_, "aaa", 200, 1.0))
+        figures = {"resume_scan_seconds_100k": seconds(here)}
+        with moto_with(Path(folder, "run", "_committed")) as there:
+            leave_tables(there, rows)
+            figures["resume_scan_seconds_100k_moto"] = seconds(there)
+        return figures
+
+
+def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, list[dict[str, object]]]]) -> None:
+    parts = plan_parts(run, COMMITTED)["embeddings"]
+    by_part: dict[int, list[dict[str, object]]] = {number: [] for number in range(parts)}
+    vector = np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()  # as wide as Stable Diffusion 1.x
+    for concept, print_, sources in rows:
+        row = {"concept": concept.name, "fingerprint": print_, "vectors": vector, "sources": sources}
+        by_part[shard_of(concept.name, parts)].append(row)
+    for number, some in by_part.items():
+        write_table(run, part_path("embeddings", number, parts), pa.Table.from_pylist(some, EMBEDDINGS))
+
+
+@contextmanager
+def moto_with(markers: Path) -> Iterator[RunFolder]:
+    """moto's S3 server in a process of its own, with those files as its markers from the start."""
+    serve = (
+        "import sys, pathlib, moto.server\n"
+        "from moto.s3.models import s3_backends\n"
+        "backend = s3_backends['123456789012']['aws']\n"
+        "backend.create_bucket('bench', 'us-east-1')\n"
+        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "    backend.put_object('bench', 'run/_committed/' + path.name, path.read_bytes())\n"
+        "moto.server.main(['-H', '127.0.0.1', '-p', sys.argv[2]])\n"
+    )
+    os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
+    port = "5999"
+    command = [sys.executable, "-c", serve, str(markers), port]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        while server.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield RunFolder(Storage("s3://bench/run", {"endpoint_url": endpoint}))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot], slots: int = 4) -> dict[str, float]:
+    """Sixteen concepts of 10 to 80 steps, drawn once: continuous batching, fixed packs, one at a time.
+
+    new: (number of the concept, settings) -> a slot. Concepts a minute, training alone.
+    """
+    lengths = np.random.default_rng(0).integers(10, 81, 16).tolist()
+
+    def waiting() -> list[Slot]:
+        return [new(number, InversionSettings(steps=steps, early_stop="off")) for number, steps in enumerate(lengths)]
+
+    def continuous() -> None:
+        queue, training = waiting(), []
+        while queue or training:
+            while queue and len(training) < slots:
+                training.append(queue.pop(0))
+            ended = {slot for slot, _ in train_step(backbone, training)}
+            training = [slot for slot in training if slot not in ended]
+
+    def packs(size: int) -> None:
+        queue = waiting()
+        while queue:
+            pack, queue = queue[:size], queue[size:]
+            while pack:
+                ended = {slot for slot, _ in train_step(backbone, pack)}
+                pack = [slot for slot in pack if slot not in ended]
+
+    def per_minute(run: Callable[[], None]) -> float:
+        began = time.monotonic()
+        run()
+        return 60 * len(lengths) / (time.monotonic() - began)
+
+    rates = {
+        "continuous": per_minute(continuous),
+        "packs": per_minute(lambda: packs(slots)),
+        "one": per_minute(lambda: packs(1)),
+    }
+    return {
+        "occupancy_over_packs": round(rates["continuous"] / rates["packs"], 2),
+        "occupancy_over_one_at_a_time": round(rates["continuous"] / rates["one"], 2),
+        **{f"concepts_per_minute_{name}": round(rate, 1) for name, rate in rates.items()},
+    }
