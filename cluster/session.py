@@ -1,6 +1,8 @@
 """How a job meets Ray: it joins the cluster it was submitted to, or starts a local one for itself."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,9 +40,27 @@ def ray_session(address: str | None = None) -> Iterator[Session]:
     try:
         offered = ray.cluster_resources()
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None)
+        with _sigterm_as_interrupt():
+            yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A job that is stopped politely ends as by Ctrl-C. To be set up after ray.init, whose own handler aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where no handler can be set up
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def gpus(offered: Mapping[str, float], environment: Mapping[str, str] = os.environ) -> int:

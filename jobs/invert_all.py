@@ -10,11 +10,9 @@ Exit codes: 0 all concepts done; 1 some failed, listed; 2 nothing was started: b
 """
 
 import argparse
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.destination import default_output
@@ -23,7 +21,7 @@ from jobs.inversion_job import Job, NotStartedError, TooManyFailuresError
 from jobs.log import Log
 from pipeline.manifest import ManifestError, read_manifest
 from pipeline.models import MINI, ModelError, find_model
-from pipeline.protocols import PROTOCOLS
+from pipeline.protocols import PROTOCOLS, find_protocol
 from pipeline.run_folder import RunFolder
 from pipeline.settings import InversionSettings
 from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
@@ -57,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
         "--clip", default="mini", metavar="NAME", help="open_clip model that scores (default: the shipped mini CLIP)"
     )
     what.add_argument(
-        "--protocol", default="quick", choices=sorted(PROTOCOLS), help="which pictures are drawn and scored"
+        "--protocol",
+        default="quick",
+        metavar="NAME|FILE",
+        help=f"which pictures are drawn and scored: {', '.join(sorted(PROTOCOLS))} or a .toml file (default: %(default)s)",
     )
     what.add_argument("--skip-invalid", action="store_true", help="record bad manifest rows as failures and go on")
     what.add_argument("--retry-failed", action="store_true", help="try again what failed before with the same inputs")
@@ -179,6 +180,7 @@ def main(argv: Sequence[str] | None = None, worker: "type[Worker] | None" = None
         )  # fmt: skip
         options = parse_storage_options(arguments.storage_option)
         manifest = read_manifest(arguments.manifest, options, skip_invalid=arguments.skip_invalid)
+        find_protocol(arguments.protocol).refuse_unsuited(manifest.concepts)
         model = find_model(arguments.model)
         run = RunFolder(Storage(arguments.output or default_output(arguments.manifest), options))
         run.storage.write_bytes("_writable", b"")
@@ -191,8 +193,7 @@ def main(argv: Sequence[str] | None = None, worker: "type[Worker] | None" = None
     log.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
     log.say("output", f"output    {url}", url=url)
     try:
-        with sigterm_as_interrupt():
-            return Job(arguments, settings, manifest, model, run, log, worker).run()
+        return Job(arguments, settings, manifest, model, run, log, worker).run()
     except NotStartedError as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
@@ -207,20 +208,6 @@ def main(argv: Sequence[str] | None = None, worker: "type[Worker] | None" = None
             "cut short", f"cut short by this error; the same command goes on from here.\n{traceback.format_exc()}"
         )
     return CUT_SHORT
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Whoever stops a job politely, by Ctrl-C or by a signal, has its words checkpointed."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
