@@ -29,7 +29,7 @@ from torch import nn
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipeline.backbones import Backbone, load_backbone
-from pipeline.inversion import new_slot, train_step
+from pipeline.inversion import InversionError, Slot, new_slot, train_step
 from pipeline.models import MINI_FOLDER
 from pipeline.records import Concept, Word
 from pipeline.settings import InversionSettings
@@ -148,7 +148,9 @@ def measure(backbone: Backbone, settings: InversionSettings) -> dict[str, Any]:
     before = backbone.weights_digest()
     began = time.perf_counter()
     slot = new_slot(Concept("c", (), "<c>"), pixels, backbone, settings)
-    encoding, seconds, ended = time.perf_counter() - began, [], []
+    encoding = time.perf_counter() - began
+    seconds: list[float] = []
+    ended: list[tuple[Slot, Word | InversionError]] = []
     while not ended:
         began = time.perf_counter()
         ended = train_step(backbone, [slot])

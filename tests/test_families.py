@@ -160,7 +160,7 @@ def test_every_sampler_draws_what_diffusers_draws(
 
 
 @pytest.fixture
-def copy(request: pytest.FixtureRequest, tmp_path: Path, xl_model: Path) -> Path:
+def copy(tmp_path: Path, xl_model: Path) -> Path:
     """A copy of the tiny Stable Diffusion XL, to be changed."""
     return Path(shutil.copytree(xl_model, tmp_path / "model"))
 
