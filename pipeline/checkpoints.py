@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 TABLES = ("vectors", "first_moments", "second_moments")
+SAID = ("concept", "fingerprint", "step", "learning_rate", "seconds", "losses")
 HEADER = "header"
 
 
@@ -28,6 +29,7 @@ class Checkpoint:
     concept: str
     fingerprint: str
     step: int
+    learning_rate: float
     seconds: float
     losses: tuple[float, ...]
     vectors: Mapping[str, np.ndarray]
@@ -41,7 +43,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
         for table in TABLES
         for encoder, values in getattr(checkpoint, table).items()
     }
-    said = {name: getattr(checkpoint, name) for name in ("concept", "fingerprint", "step", "seconds", "losses")}
+    said = {name: getattr(checkpoint, name) for name in SAID}
     # As a tensor, because safetensors' own metadata cannot be read back from bytes.
     return save(tensors | {HEADER: np.frombuffer(json.dumps(said).encode(), np.uint8)})
 

@@ -25,7 +25,11 @@ VALIDATION_IMAGES = 8
 
 
 class InversionError(Exception):
-    """A concept whose training cannot go on: a loss or a word that is not finite."""
+    """A concept whose training cannot go on."""
+
+
+class DivergedError(InversionError):
+    """A loss or a word that is not finite: a lower learning rate may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
         concept=slot.concept.name,
         fingerprint=fingerprint,
         step=slot.step,
+        learning_rate=slot.settings.learning_rate,
         seconds=slot.seconds,
         losses=tuple(slot.losses),
         vectors={encoder: _copied(word.detach()) for encoder, word in slot.words.items()},
@@ -183,7 +188,7 @@ def _validate(backbone: Backbone, slots: list[Slot]) -> None:
 def end_of(slot: Slot) -> Word | InversionError | None:
     """The word, once there is no step left to take, or why there will be none; None in mid-training."""
     if slot.losses and not np.isfinite(slot.losses[-1]):
-        return InversionError(f"the loss stopped being a number by step {slot.step}; try a lower learning rate")
+        return DivergedError(f"the loss stopped being a number by step {slot.step}")
     if slot.step >= slot.settings.steps:
         return finished(slot, "steps")
     if slot.settings.early_stop == "dvar" and _is_due(slot) and has_converged(slot.losses):
@@ -194,7 +199,7 @@ def end_of(slot: Slot) -> Word | InversionError | None:
 def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
     vectors = {name: _copied(value) for name, value in slot.words.items()}
     if not all(np.isfinite(value).all() for value in vectors.values()):
-        return InversionError(f"the word stopped being finite by step {slot.step}; try a lower learning rate")
+        return DivergedError(f"the word stopped being finite by step {slot.step}")
     return Word(
         concept=slot.concept.name,
         placeholder=slot.concept.placeholder,

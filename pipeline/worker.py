@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -19,15 +19,14 @@ import torch
 from pipeline.backbones import PromptError, load_backbone
 from pipeline.checkpoints import Checkpoint
 from pipeline.continuous_batch import ContinuousBatch
+from pipeline.drawing import draw_concept
 from pipeline.fingerprint import fingerprint
 from pipeline.grid import draw_grid, encode_png
 from pipeline.image_sets import ImageSetError, find_sources, load_images
-from pipeline.inversion import InversionError, Slot, new_slot, restore
-from pipeline.prompting import requests_for
+from pipeline.inversion import DivergedError, InversionError, Slot, new_slot, restore
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Source, Stage, Word
 from pipeline.run_folder import Marker, RunFolder
-from pipeline.sampling import SamplerSettings, sample
 from pipeline.settings import InversionSettings
 from pipeline.slots import measure_slots
 from pipeline.storage import StorageError
@@ -38,6 +37,7 @@ from pipeline.words import encode_word
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
 CHECKPOINT_SECONDS = 60.0
+SLOWER = 4.0  # by so much the learning rate falls for a word that diverged
 
 Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 
@@ -172,46 +172,46 @@ class Worker:
         return load_images(sources, side, inversion.crop, options, minimum=inversion.minimum_images)
 
     def _train(self, concept: Concept, print_: str, images: ImageSet) -> Word:
+        """A word that diverges is learned once more at a lower rate. Raises InversionError."""
         self._doing[concept.name] = "waiting"
-        before = self.settings.run.checkpoint(concept.name)
+        before, settings = self.settings.run.checkpoint(concept.name), self.settings.inversion
+        slower = replace(settings, learning_rate=settings.learning_rate / SLOWER)
+        if before is not None and (before.fingerprint, before.learning_rate) == (print_, slower.learning_rate):
+            return self._attempt(concept, print_, images, slower, before)  # its first attempt diverged elsewhere
+        try:
+            return self._attempt(concept, print_, images, settings, before)
+        except DivergedError as first:
+            try:
+                return self._attempt(concept, print_, images, slower, None)
+            except DivergedError as second:
+                raise InversionError(
+                    f"{first}, and at a learning rate of {slower.learning_rate:g}, {second}; try a lower --learning-rate"
+                ) from second
 
+    def _attempt(
+        self, concept: Concept, print_: str, images: ImageSet, settings: InversionSettings, before: Checkpoint | None
+    ) -> Word:
         def enter() -> Slot:
             self._doing[concept.name] = "training"
             if not self.batch.training:
                 self._kept = time.monotonic()
-            slot = new_slot(concept, images.pixels, self.backbone, self.settings.inversion)
-            if before is not None and before.fingerprint == print_:
+            slot = new_slot(concept, images.pixels, self.backbone, settings)
+            if before is not None and (before.fingerprint, before.learning_rate) == (print_, settings.learning_rate):
                 restore(slot, before)
             return slot
 
         return self.batch.train(print_, enter)
 
     def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
-        protocol = self.settings.protocol
-        requests = requests_for(concept, protocol, self.settings.inversion.seed)
-        sampler = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
-        resolution = self.settings.inversion.resolution
-        samples = [
+        training = [
             Sample(concept.name, "training", "", "", index, 0, encode_png(pixels))
             for index, pixels in enumerate(images.pixels)
         ]
-        for trained, vectors in ((True, word.vectors), (False, word.initial)):
-            some = [request for request in requests if request.trained == trained]
-            pictures = sample(self.backbone, [request.prompt for request in some], [request.seed for request in some],
-                              {concept.placeholder: vectors}, sampler, resolution)  # fmt: skip
-            samples += [
-                Sample(
-                    concept.name,
-                    request.kind,
-                    request.prompt,
-                    request.stated,
-                    request.index,
-                    request.seed,
-                    encode_png(picture),
-                )
-                for request, picture in zip(some, pictures, strict=True)
-            ]
-        return samples
+        inversion = self.settings.inversion
+        drawn = draw_concept(
+            self.backbone, concept, word.vectors, self.settings.protocol, inversion.seed, inversion.resolution
+        )
+        return training + drawn
 
     def _commit(self, concept: Concept, print_: str, images: ImageSet, word: Word, samples: Sequence[Sample]) -> Done:
         """Everything under the attempt's own id first, the marker last; then, if this attempt counts, the public files."""

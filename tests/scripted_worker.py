@@ -107,7 +107,7 @@ class ScriptedWorker(Worker):
 
     def _leave_checkpoint(self, name: str, step: int) -> None:
         empty = {"text_encoder": np.zeros((1, 1), np.float32)}
-        self.settings.run.save_checkpoint(Checkpoint(name, PRINT, step, 0.0, (), empty, empty, empty))
+        self.settings.run.save_checkpoint(Checkpoint(name, PRINT, step, 5e-3, 0.0, (), empty, empty, empty))
 
 
 class WorkerWithoutModel(ScriptedWorker):

@@ -193,7 +193,7 @@ def test_a_loss_that_is_no_number_fails_its_concept_and_no_other(backbone: Backb
     ended = learn(backbone, [[broken, healthy]])
     failure = ended[CAT.name]
     assert isinstance(failure, InversionError)
-    assert f"the loss stopped being a number by step {EVERY}; try a lower learning rate" in str(failure)
+    assert f"the loss stopped being a number by step {EVERY}" in str(failure)
     assert cosine(change(learned(backbone, TRUCK)), change(ended[TRUCK.name])) >= 0.999
 
 
