@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,20 +16,37 @@ BIN = Path(sys.executable).parent
 PATIENCE = 500  # seconds on a slow machine
 
 
+TWO_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": int(sys.argv[1])}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+cluster.add_node(num_cpus=1)
+print("ready", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
-    """The address of two nodes of one CPU each."""
+    """The address of a Ray of two nodes of one CPU each, in a process of its own: it leaves sockets open."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
-        from ray.cluster_utils import Cluster
+        port = free_port()
+        command = [sys.executable, "-c", TWO_NODES, str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert "ready\n" in iter(process.stdout.readline, ""), "the cluster did not start"
+            yield f"http://127.0.0.1:{port}"
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
-        try:
-            cluster.add_node(num_cpus=1)
-            yield f"http://{cluster.head_node.webui_url}"
-        finally:
-            cluster.shutdown()
+
+def free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
