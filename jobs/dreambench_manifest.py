@@ -1,0 +1,95 @@
+"""Turn a checkout of DreamBench (github.com/google/dreambooth) into a manifest for invert_all.py.
+
+  python jobs/dreambench_manifest.py dreambooth/dataset --output dreambench.csv
+  python jobs/invert_all.py dreambench.csv --protocol dreambench --model stable-diffusion-v1-5/stable-diffusion-v1-5
+
+DATASET is the folder with one folder of pictures a subject and prompts_and_classes.txt, which says each subject's class;
+classes that a live subject has are told by the protocol's own prompt lists.
+
+Exit codes: 0 written; 2 nothing was: no such folder, or subjects without a class or without pictures, all of them listed.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.protocols import PROTOCOLS
+
+WRITTEN, NOT_STARTED = 0, 2
+CLASSES = "prompts_and_classes.txt"
+HEADER = "subject_name,class"
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+class DatasetError(ValueError):
+    """A folder that is not DreamBench's: one line for each thing that is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dreambench_manifest.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="the checkout's folder dataset/")
+    parser.add_argument(
+        "--output", type=Path, default=Path("dreambench.csv"), metavar="CSV", help="(default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        rows = manifest_rows(arguments.dataset)
+        with arguments.output.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, ["concept", "images", "class", "subject"])
+            writer.writeheader()
+            writer.writerows(rows)
+    except (DatasetError, OSError, UnicodeDecodeError) as error:
+        print(f"wordmint: nothing was written.\n{error}", file=sys.stderr)
+        return NOT_STARTED
+    print(f"{len(rows)} subjects in {arguments.output}")
+    return WRITTEN
+
+
+def manifest_rows(dataset: Path) -> list[dict[str, str]]:
+    """One row a subject, by name. images: its folder, absolute. Raises DatasetError."""
+    classes = read_classes(dataset / CLASSES)
+    wrong = []
+    for name in classes:
+        folder = dataset / name
+        if not folder.is_dir():
+            wrong.append(f"{folder}: there is no such folder, but {CLASSES} has a class for {name!r}")
+        elif not any(path.suffix.lower() in PICTURES for path in folder.iterdir()):
+            wrong.append(f"{folder}: there are no pictures in it")
+    wrong += [
+        f"{path}: {CLASSES} has no class for it"
+        for path in sorted(dataset.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and path.name not in classes
+    ]
+    if wrong:
+        raise DatasetError("\n".join(wrong))
+    live = PROTOCOLS["dreambench"].subjects
+    return [
+        {"concept": name, "images": str((dataset / name).resolve()), "class": noun, "subject": live.get(noun, "object")}
+        for name, noun in sorted(classes.items())
+    ]
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """Subject -> class, from the file's table, which ends at the first line that is no pair. Raises DatasetError."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: there is no such file; DATASET is the folder that holds it")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if HEADER not in lines:
+        raise DatasetError(f"{path}: there is no line {HEADER!r}")
+    classes: dict[str, str] = {}
+    for line in lines[lines.index(HEADER) + 1 :]:
+        name, comma, noun = line.partition(",")
+        if not (comma and name and noun):
+            break
+        classes[name] = noun.strip()
+    if not classes:
+        raise DatasetError(f"{path}: there is no subject below {HEADER!r}")
+    return classes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Which pictures are drawn of a word, and how: a protocol is pinned, versioned and named beside every score it made.
+
+The shipped ones are the .toml files beside this one, written as a user writes his own. What was published is never
+edited: a change is a new version.
+"""
+
+from pathlib import Path
+
+from pipeline.protocols.protocol import Protocol, ProtocolError
+from pipeline.protocols.reading import read_protocol
+
+__all__ = ["PROTOCOLS", "QUICK", "Protocol", "ProtocolError", "find_protocol"]
+
+PROTOCOLS = {
+    path.stem: read_protocol(path.read_bytes(), path.name, shipped=True)
+    for path in sorted(Path(__file__).parent.glob("*.toml"))
+}
+QUICK = PROTOCOLS["quick"]
+
+
+def find_protocol(name: str) -> Protocol:
+    """A shipped protocol by its name, or a user's own by the path of its file (.toml). Raises ProtocolError."""
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ProtocolError(
+            f"protocol {name!r}: there is no such file, and it is none of {', '.join(sorted(PROTOCOLS))}"
+        )
+    return read_protocol(path.read_bytes(), str(path))
