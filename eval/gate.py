@@ -1,0 +1,158 @@
+"""Did tonight's words get worse than those of the last good night? Paired tests that say so no oftener than they admit.
+
+Each concept is its own control: what counts is the difference of its two scores. Words that were not learned anew have the
+scores they had and are left out; they would only thin the evidence.
+
+The test is Wilcoxon's signed-rank test (1945), one-sided: when nothing but seeds changed, a difference is as likely up as
+down, and its sign is a coin toss whatever the size. That holds for noise of any shape, differing from concept to concept.
+Several metrics and groups are corrected together (Holm 1979), so that `rate` is the share of quiet nights with any alarm.
+
+With thousands of concepts a test sees losses that nobody would care for, so that an alarm also takes a loss worth one:
+`drop` in a fifth of the concepts, or as much in total however it is spread. Regressions come to a part of the concepts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+RATE = 0.01
+AFFECTED = 0.2
+# Below this all signs are tried out; above, the sum of so many coin tosses is normal to the third digit.
+EXACT = 14
+LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Scores of the same N concepts on two nights. metric, group: of what; group is "" for all concepts together."""
+
+    metric: str
+    group: str
+    names: Sequence[str]
+    before: Floats
+    after: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One concept's score on the last good night and tonight."""
+
+    concept: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What became of one metric of one group.
+
+    n: concepts compared, all of them learned anew. before, after: their means.
+    p: one-sided, after Holm's correction over all comparisons of the night.
+    detectable: the loss of the mean that would have been noticed four times in five; nan where too few are compared.
+    alarm: the loss is both beyond chance and worth one. lowest: the concepts that lost most.
+    """
+
+    metric: str
+    group: str
+    n: int
+    before: float
+    after: float
+    p: float
+    detectable: float
+    alarm: bool
+    lowest: tuple[Change, ...]
+
+
+def compare(pairs: Sequence[Pairs], drop: float, rate: float = RATE) -> tuple[Comparison, ...]:
+    """drop: the loss in a fifth of the concepts from which on there is an alarm; rate: of false alarms a night."""
+    differences = [each.after - each.before for each in pairs]
+    adjusted = holm([signed_rank(each) for each in differences])
+    return tuple(
+        Comparison(
+            each.metric,
+            each.group,
+            len(change),
+            _mean(each.before),
+            _mean(each.after),
+            p,
+            _detectable(change, rate / len(pairs)),
+            bool(p <= rate and _mean(change) <= -drop * AFFECTED),
+            _lowest(each),
+        )
+        for each, change, p in zip(pairs, differences, adjusted, strict=True)
+    )
+
+
+def signed_rank(differences: Floats) -> float:
+    """The chance that coin-tossed signs put the differences (N,) as low as they are, or lower. 1 without a difference."""
+    values = differences[differences != 0]
+    if not len(values):
+        return 1.0
+    ranks = _ranks(np.abs(values))
+    found = float((np.sign(values) * ranks).sum())
+    if len(values) <= EXACT:
+        tosses = 1 - 2 * (np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1)
+        return float((tosses @ ranks <= found + 1e-9).mean())
+    return NormalDist().cdf(found / math.sqrt(float((ranks**2).sum())))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted so that comparing each with a rate makes any false alarm at all no more frequent than that (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [1.0] * len(p_values)
+    highest = 0.0
+    for position, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def paired(
+    metric: str, group: str, before: Mapping[str, tuple[str, float]], after: Mapping[str, tuple[str, float]]
+) -> Pairs:
+    """Concepts scored on both nights whose word, or its score, is not the same one.
+
+    before, after: concept -> (fingerprint of its word, score), nan without one.
+    """
+    names = sorted(
+        name
+        for name in before.keys() & after.keys()
+        if before[name] != after[name] and not math.isnan(before[name][1] + after[name][1])
+    )
+    return Pairs(metric, group, names, np.array([before[n][1] for n in names]), np.array([after[n][1] for n in names]))
+
+
+def _ranks(sizes: Floats) -> Floats:
+    """1 for the smallest (N,); equals share the mean of their ranks."""
+    _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    shared: Floats = (last - (counts - 1) / 2)[inverse]
+    return shared
+
+
+def _detectable(differences: Floats, rate: float) -> float:
+    if len(differences) < 2:
+        return math.nan
+    normal = NormalDist()
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return (normal.inv_cdf(1 - rate) + normal.inv_cdf(0.8)) * error
+
+
+def _lowest(pairs: Pairs) -> tuple[Change, ...]:
+    change = pairs.after - pairs.before
+    return tuple(
+        Change(pairs.names[index], float(pairs.before[index]), float(pairs.after[index]))
+        for index in np.argsort(change, kind="stable")[:LISTED]
+        if change[index] < 0
+    )
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else math.nan
