@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the cluster offered when the job joined; of GPUs, what it can grow to. local: the job's own Ray, gone when it ends."""
+    """What the cluster offered when the job joined; of GPUs, what it can grow to.
+
+    local: the job's own Ray, gone when it ends. several_nodes: there is more than one machine, or there will be.
+    """
 
     cpus: int
     gpus: int
     nodes: int
     local: bool
+    several_nodes: bool
 
     @property
     def device(self) -> str:
@@ -41,7 +45,8 @@ def ray_session(address: str | None = None) -> Iterator[Session]:
         offered = ray.cluster_resources()
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         with _sigterm_as_interrupt():
-            yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None)
+            several = nodes > 1 or gpus(offered) > int(offered.get("GPU", 0))
+            yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None, several)
     finally:
         ray.shutdown()
 

@@ -6,6 +6,7 @@ There is no state of a random generator in it: every draw comes from (seed, conc
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -52,11 +53,12 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
     """None for bytes that are no checkpoint of this version: training then starts from the beginning, as without one."""
     try:
         tensors = load(data)
-        said = json.loads(tensors.pop(HEADER).tobytes())
+        said: dict[str, Any] = json.loads(tensors.pop(HEADER).tobytes())
         tables: dict[str, dict[str, np.ndarray]] = {table: {} for table in TABLES}
         for name, values in tensors.items():
             table, encoder = name.split("/", 1)
             tables[table][encoder] = values
-        return Checkpoint(**said | {"losses": tuple(said["losses"])}, **tables)
+        said["losses"] = tuple(said["losses"])
+        return Checkpoint(**said, **tables)
     except (SafetensorError, KeyError, ValueError, TypeError):
         return None

@@ -88,7 +88,7 @@ class ImageSet:
 class Word:
     """A learned word.
 
-    vectors: text encoder ("text_encoder") -> float32 (V, D).
+    vectors: text encoder ("text_encoder", in SDXL also "text_encoder_2", in the paper's model "bert") -> float32 (V, D).
     initial: the vectors it started from, same shapes.
     learning_rate: the effective one, as the optimiser saw it.
     stopped_by: "steps" (the budget ran out) or "dvar" (the early-stopping criterion).

@@ -30,6 +30,8 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
+    """The folder at `storage`'s URL: every path in it, and what is kept under its internal names."""
+
     storage: Storage
 
     def word_path(self, concept: str) -> str:

@@ -5,24 +5,22 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from pipeline.losses import LIVES
 from tests.processes import cmdline, free_port, reachable
-from tests.scripted_run import ScriptedRun, quick
+from tests.scripted_run import quick
 
 ROOT = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
 PATIENCE = 300.0
-JOIN = {"log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}
 FAKE_HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # what Ray's fake provider calls it
 
 
@@ -31,23 +29,28 @@ def ray_environment() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("PYTHONPATH", str(ROOT))
         yield patch
-        ray.shutdown()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> float:
-    """Seconds that it took."""
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[Any]") -> None:
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < seconds, "it did not come about"
+        assert process.poll() is None, "the process on which that depends has ended"
+        assert time.monotonic() - began < PATIENCE, "it did not come about"
         time.sleep(0.1)
-    return time.monotonic() - began
 
 
-def in_background(call: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    return thread
+def begin(folder: Path, address: str, workers: int, gpus: float, names: list[str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.scripted_job", str(folder), address, str(workers), str(gpus), *names]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    said, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, complaint[-3000:]
+    told: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return told
 
 
 def test_a_machine_that_is_taken_away_costs_a_concept_none_of_its_lives(tmp_path: Path) -> None:
@@ -55,11 +58,9 @@ def test_a_machine_that_is_taken_away_costs_a_concept_none_of_its_lives(tmp_path
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, **JOIN)
-        run = ScriptedRun(tmp_path, ["held-1"])
-        driver = in_background(lambda: run.go(workers=1))
+        driver = begin(tmp_path, cluster.address, 1, 0, ["held-1"])
         for loss in range(LIVES + 1):
-            wait_until(lambda: (tmp_path / "calls").exists() and run.calls["held-1"] == loss + 1)  # noqa: B023
+            wait_until(lambda: len(list((tmp_path / "calls").glob("held-1@*"))) == loss + 1, driver)  # noqa: B023
             (node,) = cluster.worker_nodes
             announced = subprocess.run(
                 [RAY, "drain-node", "--address", cluster.address, "--node-id", node.node_id, "--reason",
@@ -71,13 +72,11 @@ def test_a_machine_that_is_taken_away_costs_a_concept_none_of_its_lives(tmp_path
             cluster.remove_node(node, allow_graceful=False)
             cluster.add_node(num_cpus=1)
         (tmp_path / "release").touch()
-        driver.join(PATIENCE)
-        assert list(run.results) == ["held-1"]
-        assert run.failures == {}
-        assert run.seen[-1].restarts == LIVES + 1
+        told = end_of(driver)
     finally:
-        ray.shutdown()
         cluster.shutdown()
+    assert told["results"] == {"held-1": ""}
+    assert told["restarts"] == LIVES + 1
 
 
 def test_a_concept_that_takes_all_memory_is_given_up_and_the_others_finish(
@@ -87,12 +86,10 @@ def test_a_concept_that_takes_all_memory_is_given_up_and_the_others_finish(
     limit = psutil.virtual_memory().percent / 100 + 0.15
     ray_environment.setenv("RAY_memory_usage_threshold", f"{limit:.2f}")
     ray_environment.setenv("RAY_memory_monitor_refresh_ms", "100")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, **JOIN)
-    run = ScriptedRun(tmp_path, ["hungry-1", *quick(4)])
-    run.go(workers=1)
-    assert list(run.failures) == ["hungry-1"]
-    assert f"broke off {LIVES} times" in run.failures["hungry-1"].reason
-    assert "memory" in run.failures["hungry-1"].reason
+    results = end_of(begin(tmp_path, "local", 1, 0, ["hungry-1", *quick(4)]))["results"]
+    assert {name for name, reason in results.items() if reason} == {"hungry-1"}
+    assert f"broke off {LIVES} times" in results["hungry-1"]
+    assert "memory" in results["hungry-1"]
 
 
 @pytest.fixture
@@ -134,11 +131,9 @@ def autoscaling_head(ray_environment: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"):
         ray_environment.delenv(name)
     try:
-        wait_until(lambda: process.poll() is not None or reachable(address))
-        assert process.poll() is None, (Path(folder) / "head.log").read_text()
+        wait_until(lambda: reachable(address), process)
         yield address
     finally:
-        ray.shutdown()
         family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
         for one in family:
             one.kill()
@@ -151,23 +146,8 @@ def autoscaling_head(ray_environment: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_machines_come_with_the_work_and_go_with_it(autoscaling_head: str, tmp_path: Path) -> None:
     """Catches a bill for GPUs that have nothing to do, before the work, in its tail or after it."""
-    ray.init(address=autoscaling_head, **JOIN)
-
-    def gpu_nodes() -> int:
-        return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
-
-    assert gpu_nodes() == 0
-    most = 0
-
-    def watch(progress: object) -> None:
-        nonlocal most
-        most = max(most, gpu_nodes())
-
-    run = ScriptedRun(tmp_path, [f"long-{number}" for number in range(24)])
-    run.report = watch
-    run.go(workers=2, gpus=1)
-    assert len(run.results) == 24
-    assert run.failures == {}
-    assert most == 2
-    seconds = wait_until(lambda: gpu_nodes() == 0)
-    print(f"from the last concept to no GPU node: {seconds:.0f} s, of which 6 s are the idle timeout")
+    names = [f"long-{number}" for number in range(24)]
+    told = end_of(begin(tmp_path, autoscaling_head, 2, 1, names))
+    assert told["results"] == dict.fromkeys(names, "")
+    assert told["gpu_nodes"] == [0, 2]
+    print(f"from the last concept to no GPU node: {told['seconds_to_none']:.0f} s, of which 6 s are the idle timeout")

@@ -53,6 +53,7 @@ class StableDiffusionXL(LatentModel):
         if not self.zeros_without_prompt:
             return super().embed_guided(prompts, rows, words)
         prompted = self.embed(self.tokenise(prompts, rows), words)
+        assert prompted.pooled is not None  # `embed` above makes it
         context, pooled = (torch.cat([torch.zeros_like(part), part]) for part in (prompted.context, prompted.pooled))
         return Conditioning(context, pooled)
 

@@ -41,6 +41,8 @@ class WordTable(nn.Module):
 
 
 class TextEncoder:
+    """A frozen text encoder with its tokenizer, whose table of words goes on with those that are learned."""
+
     def __init__(self, part: TextPart, folder: Path, name: str, dtype: torch.dtype) -> None:
         """Raises ValueError, and whatever a broken file makes the libraries raise."""
         self.tokenizer = part.tokenizer.from_pretrained(folder / part.tokenizer_folder)
