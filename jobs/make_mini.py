@@ -24,7 +24,7 @@ from pipeline.mini.recipe.loop import Schedule
 
 SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
-UNET = Schedule(15_500, 1.2e-3)
+UNET = Schedule(14_200, 1.2e-3)
 SCENES, CLIP_SCENES, LATENTS = 80_000, 40_000, 60_000
 
 
