@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ Picture = Image.Image | npt.NDArray[np.uint8]
 Item = TypeVar("Item")
 
 
+@runtime_checkable
 class ClipScorer(Protocol):
     """What scoring needs of a CLIP.
 

@@ -1,10 +1,11 @@
-"""The paper's two similarities and what they are read against, as plain array functions.
+"""The paper's two similarities, what they are read against, and diversity, as plain array functions.
 
 Every `features` array is float (N, D) with rows of length one, as `eval.clip` makes them. A metric returns one value a
 sample; taking means over samples, prompts or concepts is the business of the summary. All values are raw cosines in
 [-1, 1] (CLIPScore's factor of 2.5 is another unit). What cannot be computed is nan.
 
-Sources: Gal et al. 2022 (arXiv 2208.01618), section 4.2; the percentile bootstrap of Efron 1979.
+Sources: Gal et al. 2022 (arXiv 2208.01618), section 4.2; the percentile bootstrap of Efron 1979; for the mean over pairs
+Hoeffding 1948 (U-statistics).
 """
 
 from collections.abc import Callable, Sequence
@@ -42,6 +43,33 @@ def training_ceiling(training: Floats) -> float:
         return float("nan")
     cosines = training.astype(np.float64) @ training.astype(np.float64).T
     return float((cosines.sum() - np.trace(cosines)) / (count * (count - 1)))
+
+
+def diversity(samples: Floats) -> Floats:
+    """How far each sample is from the others of its prompt: one minus its mean cosine to them.
+
+    samples (N, D) -> (N,), each in [0, 2]; its mean is one minus the mean cosine over pairs of different samples. A word
+    that draws the same picture whatever the noise has 0. nan for a single sample.
+
+    This asks LPIPS' question (Zhang et al. 2018: are these two pictures alike?) of whatever features it is given, as
+    LPIPS' own weights are one more download. Pooled features notice another thing, view or scene, and little of texture.
+    """
+    count = len(samples)
+    if count < 2:
+        return np.full(count, np.nan)
+    cosines = samples.astype(np.float64) @ samples.astype(np.float64).T
+    return 1 - (cosines.sum(axis=1) - np.diag(cosines)) / (count - 1)
+
+
+def diversity_interval(values: Floats, rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % interval of the mean of `diversity`'s values (N,).
+
+    Every pair stands in two of the values, so their mean varies twice as much as the mean of as many independent ones
+    (Hoeffding 1948: Var U = 4/N Var h_1); the bootstrap, which takes them for independent, is stretched accordingly.
+    """
+    middle = float(values.mean()) if len(values) else float("nan")
+    low, high = bootstrap_interval(values, rng)
+    return max(0.0, middle + 2 * (low - middle)), middle + 2 * (high - middle)
 
 
 def text_similarity(samples: Floats, text: Floats) -> Floats:
@@ -90,12 +118,3 @@ def nearest_concept(samples: Floats, training: Sequence[Floats]) -> npt.NDArray[
     samples (N, D); training: C arrays (M_c, D) -> (N,) indices into `training`, the first of equals.
     """
     return np.stack([image_similarity(samples, images) for images in training], axis=1).argmax(axis=1)
-
-
-def confusion(samples: Sequence[Floats], training: Sequence[Floats]) -> Floats:
-    """Mean image similarity of every concept's samples to every concept's training images.
-
-    samples, training: C arrays each, (N_c, D) and (M_c, D) -> (C, C); row: whose samples, column: whose training.
-    Words that learned their concept put the largest value of each row on the diagonal.
-    """
-    return np.array([[image_similarity(ours, theirs).mean() for theirs in training] for ours in samples])

@@ -34,6 +34,8 @@
     { label: "editability", value: (c) => c.editability },
     { label: "floor", value: (c) => c.editability_floor },
     { label: "ceiling", value: (c) => c.editability_ceiling },
+    { label: "diversity", value: (c) => c.diversity },
+    { label: "recognised", value: (c) => c.nearest_own, show: percent },
     { label: "steps", value: (c) => c.steps, show: (value) => String(value) },
     { label: "seconds", value: (c) => c.seconds, show: (value) => figure(value, 1) },
     { label: "stopped by", value: (c) => c.stopped_by, text: true },
@@ -106,6 +108,7 @@
       ["reconstruction", `${figure(concept.reconstruction)}  (95 % interval ${figure(concept.reconstruction_low)} to ${figure(concept.reconstruction_high)}; ` +
         `floor ${figure(concept.reconstruction_floor)}, ceiling ${figure(concept.reconstruction_ceiling)})`],
       ["editability", `${figure(concept.editability)}  (floor ${figure(concept.editability_floor)}, ceiling ${figure(concept.editability_ceiling)})`],
+      ["diversity", `${figure(concept.diversity)}  (training pictures ${figure(concept.diversity_ceiling)})`],
       ["training", `${concept.steps} steps in ${figure(concept.seconds, 1)} s, stopped by ${concept.stopped_by}`],
       ...Object.entries(concept.carried),
     ];

@@ -17,21 +17,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from eval.tables import ConceptSummary, Estimate, Summary
+from eval.chart import line_over_nights
+from eval.groups import Group, groups_by, summarise_groups, telling_column
+from eval.history import GATED, Verdict
+from eval.summary import ConceptSummary, Estimate, Summary
 from pipeline.records import Failure
 
 # A page of this size still opens at once on a phone; what does not fit is sampled, and linked.
-PICTURE_BYTES = 20_000_000
+PICTURE_BYTES = 18_000_000
+ROW_BYTES = 4_000_000
 MOST_CONCEPTS = 5_000
-MOST_NAMES = 40  # of failed concepts listed under one reason
+MOST_REASONS = 100
+MOST_NAMES = 20  # of failed concepts listed under one reason
+MOST_GROUPS = 200
 LONGEST_TEXT = 500
+LONGEST_CONFIGURATION = 100_000
 NUMBERS = (
     "reconstruction", "reconstruction_low", "reconstruction_high", "reconstruction_floor", "reconstruction_ceiling",
-    "covered", "editability", "editability_floor", "editability_ceiling", "editability_covered", "seconds",
+    "covered", "editability", "editability_floor", "editability_ceiling", "editability_covered", "diversity",
+    "diversity_ceiling", "nearest_own", "seconds",
 )  # fmt: skip
 
 # Tried in order until a grid is small enough: twelve grids, in base64, stay below 1.5 MB.
@@ -51,6 +60,28 @@ class FailureGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Another judge of the same pictures, such as DINO. name: as it was asked for."""
+
+    name: str
+    reconstruction: Estimate
+    subject_fidelity: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a report shows besides the run itself.
+
+    column: of the manifest, to group by; None takes one that tells a few groups apart.
+    nights: oldest first, tonight last. judges: others than the one that made the summary.
+    """
+
+    column: str | None = None
+    nights: Sequence[Verdict] = ()
+    judges: Sequence[Judge] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gauge:
     """Where the figures stand on a bar of length 100."""
 
@@ -67,31 +98,42 @@ def render_report(
     failures: Sequence[Failure],
     configuration: Mapping[str, Any],
     title: str = "wordmint",
+    background: Background | None = None,
 ) -> str:
     """The page as text, to be written as UTF-8 to `report/index.html`.
 
     grids: concept -> PNG; read one at a time, so a mapping that loads lazily never holds more than one.
     configuration: whatever the run was made by, shown as it is; JSON-like, free of secrets.
 
-    Of more than 5,000 concepts the extremes and an even spread are shown, and pictures are embedded until they fill
-    20 MB; the rest are linked as `../grids/<concept>.png`. The headline always counts all.
+    Of more than 5,000 concepts, or 4 MB of them, the extremes and an even spread are shown, and pictures are embedded
+    until they fill 18 MB; the rest are linked as `../grids/<concept>.png`. The headline always counts all.
+
+    Raises ValueError for a column to group by that no concept has.
     """
-    shown = _shown(summary.concepts)
+    background = background or Background()
+    shown, rows = _shown(summary.concepts)
+    column = background.column or telling_column(summary.concepts)
+    groups: tuple[Group, ...] = ()
+    if column is not None:
+        groups = summarise_groups(summary.concepts, groups_by(summary.concepts, column), np.random.default_rng(0))
     data = _script_data({
-        "concepts": [_row(concept) for concept in sorted(shown, key=lambda concept: concept.concept)],
+        "concepts": sorted(rows, key=lambda row: str(row["concept"])),
         "pictures": _pictures(shown, grids),
         "floor": _number(summary.reconstruction_floor),
         "ceiling": _number(summary.reconstruction_ceiling),
     })  # fmt: skip
-    settings = json.dumps(configuration, indent=2, ensure_ascii=False, default=str)
-    groups = _grouped(failures)
+    settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
+    reasons = _grouped(failures)
     # The policy runs only what carries this word. Untrusted text cannot: it is part of what the word is a digest of.
-    nonce = hashlib.sha256(repr((data, settings, groups)).encode("utf-8", "replace")).hexdigest()[:32]
+    everything = (data, settings, reasons, column, groups, background.nights)
+    nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
     page = _environment().get_template("report.html.j2").render(
-        title=title, summary=summary, shown=len(shown), failures=groups, configuration=settings, data=Markup(data),
+        title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
         reconstruction=_gauge(summary.reconstruction, summary.reconstruction_floor, summary.reconstruction_ceiling),
         editability=_gauge(summary.editability, summary.editability_floor, summary.editability_ceiling),
-        nonce=nonce, style=_own("report.css"), script=_own("report.js"),
+        column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
+        nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
+        judges=background.judges, nonce=nonce, style=_own("report.css"), script=_own("report.js"),
     )  # fmt: skip
     # A lone surrogate, which JSON input can hold, is a string to Python but not to UTF-8.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -116,10 +158,10 @@ def thumbnail(png: bytes) -> bytes | None:
     return webp
 
 
-def _shown(concepts: Sequence[ConceptSummary]) -> list[ConceptSummary]:
-    """At most MOST_CONCEPTS: the worst and the best, alternating, then the others at even distances.
+def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], list[dict[str, Any]]]:
+    """At most MOST_CONCEPTS, with their rows: the worst and the best, alternating, then the others at even distances.
 
-    The order is that in which pictures are embedded as long as there is room.
+    The order is that in which rows and pictures are embedded as long as there is room.
     """
     ranked = sorted(concepts, key=lambda concept: (math.isnan(concept.covered), concept.covered, concept.concept))
     rated = [concept for concept in ranked if not math.isnan(concept.covered)]
@@ -128,7 +170,17 @@ def _shown(concepts: Sequence[ConceptSummary]) -> list[ConceptSummary]:
     chosen = {concept.concept for concept in first}
     others = [concept for concept in concepts if concept.concept not in chosen]
     room = min(MOST_CONCEPTS - len(first), len(others))
-    return first + [others[position * len(others) // room] for position in range(room)]
+    # Rows may be long. As many as there is room for, still spread evenly: cut off by name, the last would never be seen.
+    rows = {concept.concept: _row(concept) for concept in (*first, *_spread(others, room))}
+    used = sum(len(json.dumps(row)) for row in rows.values())
+    if used > ROW_BYTES:
+        room = room * ROW_BYTES // used
+    shown = first + _spread(others, room)
+    return shown, [rows[concept.concept] if concept.concept in rows else _row(concept) for concept in shown]
+
+
+def _spread(concepts: Sequence[ConceptSummary], count: int) -> list[ConceptSummary]:
+    return [concepts[position * len(concepts) // count] for position in range(count)]
 
 
 def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) -> dict[str, str]:
@@ -178,16 +230,22 @@ def _grouped(failures: Sequence[Failure]) -> dict[str, list[FailureGroup]]:
     for failure in failures:
         concepts.setdefault((failure.stage, failure.reason), []).append(failure.concept)
     groups: dict[str, list[FailureGroup]] = {}
-    for (stage, reason), names in sorted(concepts.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1])):
+    frequent = sorted(concepts.items(), key=lambda item: (-len(item[1]), item[0]))
+    for (stage, reason), names in sorted(
+        frequent[:MOST_REASONS], key=lambda item: (item[0][0], -len(item[1]), item[0][1])
+    ):
         listed = tuple(_clipped(name) for name in sorted(names)[:MOST_NAMES])
         groups.setdefault(stage, []).append(
             FailureGroup(stage, _clipped(reason), len(names), listed, len(names) - len(listed))
         )
+    if rest := [name for _, names in frequent[MOST_REASONS:] for name in names]:
+        said = f"{len(frequent) - MOST_REASONS:,} other reasons, each in failures/"
+        groups["others"] = [FailureGroup("others", said, len(rest), (), len(rest))]
     return groups
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text):,} characters)"
+def _clipped(text: str, longest: int = LONGEST_TEXT) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
 
 
 def _number(value: float) -> float | None:
@@ -210,6 +268,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["clipped"] = _clipped
     environment.filters["figure"] = lambda value, digits=3: "–" if math.isnan(value) else f"{value:.{digits}f}"
     environment.filters["percent"] = lambda value: "–" if math.isnan(value) else f"{100 * value:.0f} %"
     return environment

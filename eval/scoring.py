@@ -1,25 +1,80 @@
-"""Scores of one concept's pictures: reconstruction and editability, each beside its floor and its ceiling.
+"""Scores of one concept's pictures: reconstruction, editability, diversity, each beside its floor and its ceiling.
 
-samples of one concept -> image_similarity of the plain prompt, text_similarity of every edit prompt
+samples of one concept -> features -> image_similarity and diversity of the plain prompt, text_similarity of every edit
+prompt, subject_fidelity of all of them
 """
 
 import io
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from eval.clip import ClipScorer
-from eval.metrics import bootstrap_interval, covered, image_similarity, text_similarity, training_ceiling
-from pipeline.records import Sample, SampleKind, Score
+from eval.clip import ClipScorer, Picture
+from eval.metrics import (
+    Floats,
+    bootstrap_interval,
+    covered,
+    diversity,
+    diversity_interval,
+    image_similarity,
+    text_similarity,
+    training_ceiling,
+)
+from pipeline.records import Metric, Sample, SampleKind, Score
 
-Floats = npt.NDArray[np.floating[Any]]
+
+class ImageScorer(Protocol):
+    """What judges pictures: a CLIP, or a model without texts such as DINO. See eval.clip.ClipScorer."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_images(self, pictures: Sequence[Picture]) -> Floats: ...
 
 
-def score_concept(samples: Sequence[Sample], clip: ClipScorer, rng: np.random.Generator) -> list[Score]:
-    """All scores of one concept: one image_similarity, then a text_similarity per edit prompt in the prompts' order.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One concept's samples, by kind, prompt and index, with their features (N, D), rows of length one."""
+
+    concept: str
+    samples: tuple[Sample, ...]
+    features: Floats
+
+    def of(self, kind: SampleKind, prompt: str | None = None) -> Floats:
+        """Those of a kind, of one prompt or of all."""
+        return self.features[
+            [sample.kind == kind and (prompt is None or sample.prompt == prompt) for sample in self.samples]
+        ]
+
+    @property
+    def plain(self) -> Floats:
+        """The pictures of the plain prompt, drawn with the learned word."""
+        return self.of("reconstruction")
+
+
+def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
+    """samples: the four kinds in any order; which order does not change a bit of the result.
+
+    Raises ValueError when they are of several concepts, when there are no training images, or not exactly one plain
+    prompt.
+    """
+    ordered = tuple(sorted(samples, key=lambda sample: (sample.kind, sample.prompt, sample.index)))
+    concept = _only_concept(ordered)
+    _only_plain_prompt(ordered, concept)
+    if not any(sample.kind == "training" for sample in ordered):
+        raise ValueError(f"{concept} has no training images among its samples, so there is nothing to compare with")
+    return Encoded(concept, ordered, scorer.encode_images([_decoded(sample) for sample in ordered]))
+
+
+def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Generator) -> list[Score]:
+    """All scores of one concept: image_similarity, a text_similarity per edit prompt in the prompts' order, diversity,
+    subject_fidelity.
 
     image_similarity: the reconstruction samples against the training images. Floor: the plain prompt with the word as
     it was before training. Ceiling: the training images among themselves, without self-pairs; nan if there is only one.
@@ -28,38 +83,55 @@ def score_concept(samples: Sequence[Sample], clip: ClipScorer, rng: np.random.Ge
     same text against the reconstruction samples, as if the edit had done nothing. Ceiling: the same text against that
     prompt's samples with the untrained word: what the frozen model makes of the edit around a meaningless word.
 
-    samples: the four kinds in any order; which order does not change a bit of the result.
+    diversity: how far the reconstruction samples are from each other. Floor: 0, one picture again and again. Ceiling:
+    how far the training images are. A word that has learned little can be above it.
+
+    subject_fidelity: the samples of all edit prompts against the training images, as DreamBench scores CLIP-I and DINO;
+    its prompt is "", and without edits there is none. Floor: the same prompts with the word as it was before training.
+
+    texts: reads the prompts; None for a model that knows only pictures, which has no text_similarity.
     rng: resamples the images for the intervals; derived from the concept, so that it is scored alike in any company.
 
-    Raises ValueError when the samples are of several concepts, when there are no training images or not exactly one
-    plain prompt, or when a prompt says nothing besides the word.
+    Raises ValueError when a prompt says nothing besides the word.
     """
-    ordered = sorted(samples, key=lambda sample: (sample.kind, sample.prompt, sample.index))
-    concept = _only_concept(ordered)
-    features = clip.encode_images([_decoded(sample) for sample in ordered])
+    concept, plain = encoded.concept, _only_plain_prompt(encoded.samples, encoded.concept)
+    training, reconstruction = encoded.of("training"), encoded.plain
+    ceiling = training_ceiling(training)
 
-    def of(kind: SampleKind, prompt: str) -> Floats:
-        return features[[sample.kind == kind and sample.prompt == prompt for sample in ordered]]
+    def score(prompt: str, metric: Metric, values: Floats, floor: float, ceiling: float) -> Score:
+        interval = diversity_interval if metric == "diversity" else bootstrap_interval
+        value, (low, high) = _mean(values), interval(values, rng)
+        share = covered(value, floor, ceiling)
+        return Score(concept, prompt, metric, value, len(values), low, high, floor, ceiling, share)
 
-    plain = _only_plain_prompt(ordered, concept)
-    training, reconstruction = of("training", ""), of("reconstruction", plain)
-    if not len(training):
-        raise ValueError(f"{concept} has no training images among its samples, so there is nothing to compare with")
     values = image_similarity(reconstruction, training)
-    floor = _mean(image_similarity(of("untrained", plain), training))
-    scores = [_score(concept, plain, "image_similarity", values, (floor, training_ceiling(training)), rng)]
+    floor = _mean(image_similarity(encoded.of("untrained", plain), training))
+    scores = [score(plain, "image_similarity", values, floor, ceiling)]
+    edits = {sample.prompt: sample.stated for sample in encoded.samples if sample.kind == "edit"}
+    for prompt, text in _features_of_texts(concept, edits, texts):
+        values = text_similarity(encoded.of("edit", prompt), text)
+        floor = _mean(text_similarity(reconstruction, text))
+        without = _mean(text_similarity(encoded.of("untrained", prompt), text))
+        scores.append(score(prompt, "text_similarity", values, floor, without))
+    scores.append(score(plain, "diversity", diversity(reconstruction), 0.0, _mean(diversity(training))))
+    if edits:
+        untrained = [image_similarity(encoded.of("untrained", prompt), training) for prompt in edits]
+        values = image_similarity(encoded.of("edit"), training)
+        scores.append(score("", "subject_fidelity", values, _mean(np.concatenate(untrained)), ceiling))
+    return scores
 
-    stated = {sample.prompt: sample.stated for sample in ordered if sample.kind == "edit"}
-    for (prompt, said), text in zip(stated.items(), clip.encode_texts(list(stated.values())), strict=True):
+
+def _features_of_texts(
+    concept: str, edits: Mapping[str, str], texts: ClipScorer | None
+) -> Iterator[tuple[str, Floats]]:
+    """Edit prompt -> the feature (D,) of what it says without the word."""
+    for prompt, said in edits.items():
         if not said.strip():
             raise ValueError(
                 f"{concept}: the prompt {prompt!r} says nothing besides the word, so there is no text to score"
             )
-        values = text_similarity(of("edit", prompt), text)
-        floor = _mean(text_similarity(reconstruction, text))
-        ceiling = _mean(text_similarity(of("untrained", prompt), text))
-        scores.append(_score(concept, prompt, "text_similarity", values, (floor, ceiling), rng))
-    return scores
+    if texts is not None:
+        yield from zip(edits, texts.encode_texts(list(edits.values())), strict=True)
 
 
 def _only_concept(samples: Sequence[Sample]) -> str:
@@ -87,16 +159,3 @@ def _decoded(sample: Sample) -> Image.Image:
 
 def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _score(
-    concept: str,
-    prompt: str,
-    metric: Literal["image_similarity", "text_similarity"],
-    values: Floats,
-    against: tuple[float, float],
-    rng: np.random.Generator,
-) -> Score:
-    """against: (floor, ceiling)."""
-    value, (low, high), (floor, ceiling) = _mean(values), bootstrap_interval(values, rng), against
-    return Score(concept, prompt, metric, value, len(values), low, high, floor, ceiling, covered(value, floor, ceiling))

@@ -1,38 +1,27 @@
-"""Scores as rows of `scores/*.parquet`, and what a run amounts to: `report/concepts.parquet` and `report/summary.json`.
+"""Scores as rows of `scores/*.parquet`, and what each was made by.
 
-What could not be computed is nan in a record, null in a table and null in JSON.
+What could not be computed is nan in a record and null in a table.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from eval.clip import ClipScorer
-from eval.metrics import bootstrap_interval, covered
+from eval.scoring import ImageScorer
 from pipeline.protocols import Protocol
-from pipeline.records import Failure, Score
+from pipeline.records import Score
 from pipeline.tables import KEY
 
 SCORES = pa.schema([
-    *KEY, ("prompt", pa.string()), ("metric", pa.string()), ("value", pa.float64()), ("n", pa.int64()),
-    ("low", pa.float64()), ("high", pa.float64()), ("floor", pa.float64()), ("ceiling", pa.float64()),
+    *KEY, ("prompt", pa.string()), ("difficulty", pa.string()), ("metric", pa.string()), ("value", pa.float64()),
+    ("n", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("floor", pa.float64()), ("ceiling", pa.float64()),
     ("covered", pa.float64()),
     ("protocol", pa.string()), ("model", pa.string()), ("model_digest", pa.string()), ("clip", pa.string()),
     ("clip_digest", pa.string()), ("sampler", pa.string()), ("sampler_steps", pa.int64()), ("guidance", pa.float64()),
-])  # fmt: skip
-
-CONCEPTS = pa.schema([
-    *KEY, ("placeholder", pa.string()), ("class", pa.string()), ("kind", pa.string()),
-    ("reconstruction", pa.float64()), ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()),
-    ("reconstruction_floor", pa.float64()), ("reconstruction_ceiling", pa.float64()), ("covered", pa.float64()),
-    ("editability", pa.float64()), ("editability_floor", pa.float64()), ("editability_ceiling", pa.float64()),
-    ("editability_covered", pa.float64()),
-    ("steps", pa.int64()), ("seconds", pa.float64()), ("stopped_by", pa.string()),
-    ("carried", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
 
 
@@ -53,7 +42,7 @@ class ScoredUnder:
     guidance: float
 
     @classmethod
-    def of(cls, protocol: Protocol, model: str, model_digest: str, clip: ClipScorer) -> "ScoredUnder":
+    def of(cls, protocol: Protocol, model: str, model_digest: str, clip: ImageScorer) -> "ScoredUnder":
         return cls(
             protocol.label,
             model,
@@ -69,214 +58,47 @@ class ScoredUnder:
 CONDITIONS = [each.name for each in fields(ScoredUnder)]
 
 
-@dataclass(frozen=True, slots=True)
-class ConceptSummary:
-    """One concept in one row.
+def score_rows(
+    fingerprint: str, scores: Sequence[Score], under: ScoredUnder, protocol: Protocol | None = None
+) -> pa.Table:
+    """The scores of one word, whose fingerprint it is, as a table of SCORES.
 
-    reconstruction: mean image similarity, with the 95 % interval over its images; covered: its share of the way from
-    floor to ceiling. editability: the mean text similarity over the edit prompts, floor and ceiling likewise.
-    noun: the manifest's `class`. seconds: of training.
+    protocol: tells the difficulty of a prompt, where it tells any apart.
     """
-
-    concept: str
-    fingerprint: str
-    placeholder: str
-    noun: str | None
-    kind: str
-    reconstruction: float
-    reconstruction_low: float
-    reconstruction_high: float
-    reconstruction_floor: float
-    reconstruction_ceiling: float
-    covered: float
-    editability: float
-    editability_floor: float
-    editability_ceiling: float
-    editability_covered: float
-    steps: int
-    seconds: float
-    stopped_by: str
-    carried: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A statistic over `n` concepts with its 95 % bootstrap interval over them; nan below two concepts."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A run in numbers.
-
-    done: concepts with a word and no failure; failed: concepts with a failure; unscored: done, but without a score.
-    covered, editability_covered: medians over concepts; all other figures are means over concepts.
-    """
-
-    done: int
-    failed: int
-    unscored: int
-    covered: Estimate
-    reconstruction: Estimate
-    reconstruction_floor: float
-    reconstruction_ceiling: float
-    editability: Estimate
-    editability_floor: float
-    editability_ceiling: float
-    editability_covered: Estimate
-    scored_under: ScoredUnder | None
-    concepts: tuple[ConceptSummary, ...]
-
-
-def score_rows(fingerprint: str, scores: Sequence[Score], under: ScoredUnder) -> pa.Table:
-    """The scores of one word, whose fingerprint it is, as a table of SCORES."""
     return pa.Table.from_pylist(
-        [{"fingerprint": fingerprint, **_without_nan(asdict(score)), **asdict(under)} for score in scores], SCORES
-    )
+        [
+            {"fingerprint": fingerprint, "difficulty": protocol and protocol.difficulty_of(score.prompt),
+             **without_nan(asdict(score)), **asdict(under)}
+            for score in scores
+        ],
+        SCORES,
+    )  # fmt: skip
 
 
 def scores_of(table: pa.Table) -> list[Score]:
     """The way back: `score_rows`' table as records."""
     names = [each.name for each in fields(Score)]
-    return [Score(**_with_nan(row)) for row in table.select(names).to_pylist()]
+    return [Score(**with_nan(row)) for row in table.select(names).to_pylist()]
 
 
-def summarise(
-    scores: pa.Table,
-    embeddings: pa.Table,
-    failures: Sequence[Failure],
-    rng: np.random.Generator,
-    under: ScoredUnder | None = None,
-) -> Summary:
-    """What a run amounts to.
-
-    scores: SCORES; rows of a word that is no longer the concept's (another fingerprint) are passed over, so that a
-    concept which was learned again since counts as unscored.
-    embeddings: pipeline.tables.EMBEDDINGS, a row per concept and text encoder.
-    rng: resamples the concepts for the intervals.
-    under: of scores made under several conditions, the ones to summarise.
-
-    Raises ValueError when the scores are of several protocols, models, CLIPs or samplers and `under` does not choose,
-    when a score is there twice, or when a concept has two words.
-    """
-    words = _current_words(embeddings)
-    known = {(name, word["fingerprint"]) for name, word in words.items()}
-    chosen = [
-        (row["concept"], row["fingerprint"]) in known and (under is None or _conditions(row) == under)
-        for row in scores.select([name for name, _ in KEY] + CONDITIONS).to_pylist()
-    ]
-    current = scores.filter(pa.array(chosen, pa.bool_()))
-    under = under or _only_conditions(current)
-    by_concept: dict[str, dict[tuple[str, str], Score]] = {}
-    for score in scores_of(current):
-        mine = by_concept.setdefault(score.concept, {})
-        if (score.metric, score.prompt) in mine:
-            raise ValueError(f"{score.concept} has two scores of {score.metric} at {score.prompt!r}")
-        mine[score.metric, score.prompt] = score
-    concepts = tuple(_concept(words[name], list(by_concept.get(name, {}).values())) for name in sorted(words))
-    failed = {failure.concept for failure in failures}
-
-    def column(name: str) -> np.ndarray:
-        values = np.array([getattr(concept, name) for concept in concepts], np.float64)
-        return values[~np.isnan(values)]
-
-    return Summary(
-        done=len(words.keys() - failed),
-        failed=len(failed),
-        unscored=len(words.keys() - failed - by_concept.keys()),
-        covered=_estimate(column("covered"), np.median, rng),
-        reconstruction=_estimate(column("reconstruction"), np.mean, rng),
-        reconstruction_floor=_mean(column("reconstruction_floor")),
-        reconstruction_ceiling=_mean(column("reconstruction_ceiling")),
-        editability=_estimate(column("editability"), np.mean, rng),
-        editability_floor=_mean(column("editability_floor")),
-        editability_ceiling=_mean(column("editability_ceiling")),
-        editability_covered=_estimate(column("editability_covered"), np.median, rng),
-        scored_under=under,
-        concepts=concepts,
-    )
+def made_under(scores: pa.Table, under: ScoredUnder) -> pa.Table:
+    """Those of SCORES' rows that were made by just this."""
+    for name, value in asdict(under).items():
+        scores = scores.filter(pc.equal(scores[name], value))
+    return scores
 
 
-def concept_rows(summary: Summary) -> pa.Table:
-    """`report/concepts.parquet`: one row per concept, as CONCEPTS."""
-    return pa.Table.from_pylist([
-        {**_without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}),
-         "class": concept.noun, "carried": list(concept.carried.items())}
-        for concept in summary.concepts
-    ], CONCEPTS)  # fmt: skip
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that an older version wrote, with the columns that are new since as nulls."""
+    for position, column in enumerate(schema):
+        if column.name not in table.schema.names:
+            table = table.add_column(min(position, table.num_columns), column, pa.nulls(len(table), column.type))
+    return table.select(schema.names).cast(schema)
 
 
-def summary_json(summary: Summary) -> dict[str, Any]:
-    """`report/summary.json`: the headline, without the concepts; holds no nan."""
-    figures = {each.name: getattr(summary, each.name) for each in fields(summary) if each.name != "concepts"}
-    return _without_nan({
-        name: _without_nan(asdict(value)) if isinstance(value, Estimate | ScoredUnder) else value
-        for name, value in figures.items()
-    })  # fmt: skip
-
-
-def _current_words(embeddings: pa.Table) -> dict[str, dict[str, Any]]:
-    """Concept -> its row, whichever text encoder's; the vectors stay in the table."""
-    wanted = ["concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried"]
-    words: dict[str, dict[str, Any]] = {}
-    for row in embeddings.select(wanted).to_pylist():
-        known = words.setdefault(row["concept"], row)
-        if known["fingerprint"] != row["fingerprint"]:
-            digests = f"{known['fingerprint']} and {row['fingerprint']}"
-            raise ValueError(f"{row['concept']} has two words, {digests}: pass the current one")
-    return words
-
-
-def _conditions(row: Mapping[str, Any]) -> ScoredUnder:
-    return ScoredUnder(**{name: row[name] for name in CONDITIONS})
-
-
-def _only_conditions(scores: pa.Table) -> ScoredUnder | None:
-    found = {_conditions(row) for row in scores.select(CONDITIONS).to_pylist()}
-    if len(found) > 1:
-        differing = [name for name in CONDITIONS if len({getattr(each, name) for each in found}) > 1]
-        raise ValueError(f"these scores cannot be put together: they differ in {', '.join(differing)}")
-    return found.pop() if found else None
-
-
-def _concept(word: Mapping[str, Any], scores: Sequence[Score]) -> ConceptSummary:
-    plain = next((score for score in scores if score.metric == "image_similarity"), None)
-    edits = [score for score in scores if score.metric == "text_similarity"]
-    value = _mean(np.array([score.value for score in edits]))
-    floor, ceiling = (
-        _mean(np.array([score.floor for score in edits])),
-        _mean(np.array([score.ceiling for score in edits])),
-    )
-    return ConceptSummary(
-        concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],
-        kind=word["kind"],
-        reconstruction=plain.value if plain else math.nan, reconstruction_low=plain.low if plain else math.nan,
-        reconstruction_high=plain.high if plain else math.nan, reconstruction_floor=plain.floor if plain else math.nan,
-        reconstruction_ceiling=plain.ceiling if plain else math.nan, covered=plain.covered if plain else math.nan,
-        editability=value, editability_floor=floor, editability_ceiling=ceiling,
-        editability_covered=covered(value, floor, ceiling),
-        steps=word["steps"], seconds=word["seconds"], stopped_by=word["stopped_by"],
-        carried=dict(word["carried"] or ()),
-    )  # fmt: skip
-
-
-def _estimate(values: np.ndarray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate:
-    if not len(values):
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    return Estimate(float(statistic(values)), *bootstrap_interval(values, rng, statistic=statistic), len(values))
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
-def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in row.items()}

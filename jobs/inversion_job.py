@@ -13,7 +13,7 @@ from jobs.log import Log
 from pipeline.manifest import Manifest
 from pipeline.models import Model
 from pipeline.planning import plan
-from pipeline.protocols import PROTOCOLS
+from pipeline.protocols import find_protocol
 from pipeline.publish import plan_parts, publish, publish_failures
 from pipeline.records import Concept, Done, Failure
 from pipeline.run_folder import RunFolder
@@ -52,7 +52,7 @@ class Job:
     ) -> None:
         self.arguments, self.settings, self.manifest = arguments, settings, manifest
         self.model, self.folder, self.log, self.worker = model, run, log, worker
-        self.protocol = PROTOCOLS[arguments.protocol]
+        self.protocol = find_protocol(arguments.protocol)
         self.precision = arguments.dtype or "auto"
         self.began = time.monotonic()
         self.done: dict[str, str] = {}
@@ -86,9 +86,9 @@ class Job:
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
 
     def _refuse_local_output(self, session: Session) -> None:
-        if session.nodes > 1 and self.folder.storage.is_local and not self.arguments.shared_filesystem:
+        if session.several_nodes and self.folder.storage.is_local and not self.arguments.shared_filesystem:
             raise NotStartedError(
-                f"--output {self.folder.storage.url} is a local path, but this cluster has {session.nodes} nodes and "
+                f"--output {self.folder.storage.url} is a local path, but this cluster has or will have several nodes and "
                 "each would write its own: give an object store's URL, or --shared-filesystem if all nodes see this path"
             )
 
@@ -159,10 +159,16 @@ class Job:
 
     def _score(self, session: Session) -> None:
         from eval.evaluate import Judgement, score_run
+        from eval.pictures import RunModel
         from jobs.report_run import headline, write_report
 
         self.log.say("scoring", "scoring")
-        judgement = Judgement(self.protocol, self.model.name, self.model.digest, self.arguments.clip, session.device)
+        dtype = self.arguments.dtype or ("bfloat16" if session.gpus else "float32")
+        # A finished run under another protocol than it was drawn by has its words drawn again, not learned again.
+        drawing = RunModel(self.model.name, session.device, dtype, self.settings.seed, self.settings.resolution)
+        judgement = Judgement(
+            self.protocol, self.model.name, self.model.digest, self.arguments.clip, session.device, drawing
+        )
         scored = score_run(self.folder, judgement)
         summary = write_report(self.folder, scored.under, self.folder.read_json("run.json"))
         if summary.concepts:
@@ -173,7 +179,8 @@ class Job:
             "manifest": self.manifest.url, "manifest_digest": self.manifest.digest,
             "model": self.model.name, "model_family": self.model.family, "model_digest": self.model.digest,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
-            "clip": self.arguments.clip, "protocol": self.protocol.label, "settings": self.settings.as_dict(),
+            "clip": self.arguments.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
+            "settings": self.settings.as_dict(),
             "dtype": self.precision, "slots": self.arguments.slots or "measured",
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
             "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),

@@ -9,18 +9,11 @@ import pyarrow as pa
 import pytest
 
 from eval.clip import Features
-from eval.tables import (
-    CONCEPTS,
-    SCORES,
-    ScoredUnder,
-    Summary,
-    concept_rows,
-    score_rows,
-    scores_of,
-    summarise,
-    summary_json,
-)
-from pipeline.protocols import QUICK
+from eval.confusion import Features as KeptFeatures
+from eval.confusion import confusion_over
+from eval.summary import CONCEPTS, Summary, concept_rows, summarise, summary_json
+from eval.tables import SCORES, ScoredUnder, conformed, score_rows, scores_of
+from pipeline.protocols import PROTOCOLS, QUICK
 from pipeline.records import Concept, Failure, ImageSet, Score, Word
 from pipeline.tables import EMBEDDINGS, embedding_rows
 
@@ -156,3 +149,43 @@ def test_concepts_and_summary_can_be_written_where_figures_are_missing() -> None
     assert written["reconstruction"] == {"value": 0.5, "low": None, "high": None, "n": 1}
     assert written["scored_under"]["protocol"] == "quick-v1"
     assert "concepts" not in written
+
+
+def test_diversity_fidelity_and_confusion_are_a_concepts_too() -> None:
+    more = [
+        *scored("a"),
+        Score("a", "a photo of <x>", "diversity", 0.1, 8, 0.05, 0.2, 0, 0.3, 1 / 3),
+        Score("a", "", "subject_fidelity", 0.4, 16, 0.3, 0.5, 0.2, 0.6, 0.5),
+    ]
+    confusion = confusion_over({
+        "a": KeptFeatures(np.array([1.0, 0]), np.array([[1.0, 0], [0, 1.0]])),
+        "b": KeptFeatures(np.array([0, 1.0]), np.array([[0, 1.0]])),
+    })  # fmt: skip
+    words = pa.concat_tables([embedding("a"), embedding("b")])
+    summary = summarise(rows(more, scored("b")), words, (), np.random.default_rng(0), confusion=confusion)
+    assert (summary.concepts[0].diversity, summary.concepts[0].subject_fidelity) == (0.1, 0.4)
+    assert summary.concepts[0].editability == pytest.approx(0.25)  # which fidelity must not enter
+    assert math.isnan(summary.concepts[1].diversity)
+    assert (summary.diversity.value, summary.diversity.n) == (0.1, 1)
+    assert concept_rows(summary)["nearest_own"].to_pylist() == [0.5, 1]
+    written = json.loads(json.dumps(summary_json(summary), allow_nan=False))
+    assert written["confusion"]["nearest_own"] == 0.75
+    assert written["confusion"]["mistaken"] == [{"concept": "a", "taken_for": "b", "share": 0.5}]
+    assert "by_concept" not in written["confusion"]
+
+
+def test_prompts_of_a_protocol_that_tells_difficulties_apart_are_summarised_by_them() -> None:
+    made = [
+        Score("a", prompt, "text_similarity", value, 4, 0.1, 0.4, 0.1, 0.4, 0.5)
+        for prompt, value in (("a photo of <a> on the moon", 0.3), ("an oil painting of <a>", 0.2), ("<a>", 0.9))
+    ]
+    table = score_rows("f0", made, UNDER, PROTOCOLS["paper"])
+    assert table["difficulty"].to_pylist() == ["background", "style", None]
+    found = summarise(table, embedding("a"), (), np.random.default_rng(0)).difficulties
+    assert {name: estimate.value for name, estimate in found.items()} == {"background": 0.3, "style": 0.2}
+
+
+def test_scores_that_an_older_version_wrote_still_read() -> None:
+    old = rows(scored("a")).drop_columns(["difficulty"])
+    assert conformed(old, SCORES).schema == SCORES
+    assert scores_of(conformed(old, SCORES)) == scored("a")

@@ -10,15 +10,17 @@ from hypothesis.extra.numpy import arrays
 
 from eval.metrics import (
     bootstrap_interval,
-    confusion,
     covered,
+    diversity,
+    diversity_interval,
     image_similarity,
     nearest_concept,
     text_similarity,
     training_ceiling,
 )
 
-EAST, NORTH, NORTHEAST = (1.0, 0.0), (0.0, 1.0), (math.sqrt(0.5), math.sqrt(0.5))
+HALF = math.sqrt(0.5)
+EAST, NORTH, NORTHEAST = (1.0, 0.0), (0.0, 1.0), (HALF, HALF)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -59,6 +61,47 @@ def test_one_training_image_has_no_ceiling_and_none_no_similarity() -> None:
 def test_text_similarity_is_one_cosine_a_sample() -> None:
     found = text_similarity(np.array([EAST, NORTH, NORTHEAST]), np.array(EAST))
     np.testing.assert_allclose(found, [1, 0, math.sqrt(0.5)])
+
+
+def test_diversity_is_one_minus_the_mean_cosine_to_the_other_samples() -> None:
+    found = diversity(np.array([EAST, NORTH, NORTHEAST]))
+    np.testing.assert_allclose(found, [1 - HALF / 2, 1 - HALF / 2, 1 - HALF])
+    np.testing.assert_allclose(diversity(np.array([EAST, (-1.0, 0.0)])), [2, 2])
+
+
+def test_a_word_that_draws_one_picture_again_and_again_has_no_diversity_and_a_single_picture_an_unknown_one() -> None:
+    """Catches a self-pair counted in, which would lower the diversity of few pictures more than that of many."""
+    np.testing.assert_allclose(diversity(np.array([NORTHEAST] * 5)), 0, atol=1e-12)
+    assert np.isnan(diversity(np.array([EAST]))).all()
+    assert len(diversity(np.empty((0, 2)))) == 0
+
+
+@given(samples=features(2))
+def test_diversity_is_the_brute_force_distance_over_pairs_and_one_minus_their_ceiling(samples: np.ndarray) -> None:
+    count = len(samples)
+    pairs = [1 - float(samples[i] @ samples[j]) for i in range(count) for j in range(count) if i != j]
+    assert diversity(samples).mean() == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert diversity(samples).mean() == pytest.approx(1 - training_ceiling(samples), abs=1e-12)
+
+
+@given(samples=features(2), seed=st.integers(0, 99))
+def test_diversity_follows_its_samples_when_they_change_places_and_falls_with_copies(
+    samples: np.ndarray, seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(len(samples))
+    np.testing.assert_allclose(diversity(samples[order]), diversity(samples)[order], atol=1e-12)
+    assert diversity(np.concatenate([samples, samples])).mean() <= diversity(samples).mean() + 1e-12
+
+
+def test_the_interval_of_diversity_holds_the_true_one_about_as_often_as_it_says() -> None:
+    """Catches an interval half as wide as it should be, from taking values that share their pairs for independent."""
+    rng = np.random.default_rng(0)
+    centre, width, held = np.r_[3.0, np.zeros(7)], 8, 0
+    truth = diversity(unit(centre + rng.normal(size=(3000, width)))).mean()
+    for _ in range(300):
+        low, high = diversity_interval(diversity(unit(centre + rng.normal(size=(24, width)))), rng)
+        held += low <= truth <= high
+    assert 0.86 <= held / 300 <= 0.99
 
 
 @given(samples=features(), training=features())
@@ -165,8 +208,3 @@ def test_the_interval_stays_within_the_values(values: np.ndarray) -> None:
 def test_samples_are_nearest_to_the_concept_they_show() -> None:
     training = [np.array([EAST, NORTHEAST]), np.array([NORTH])]
     assert nearest_concept(np.array([EAST, NORTH, NORTHEAST]), training).tolist() == [0, 1, 0]
-
-
-def test_confusion_holds_samples_in_rows_and_training_images_in_columns() -> None:
-    found = confusion([np.array([EAST, EAST]), np.array([NORTHEAST])], [np.array([EAST]), np.array([NORTH, EAST])])
-    np.testing.assert_allclose(found, [[1, 0.5], [math.sqrt(0.5), math.sqrt(0.5)]])

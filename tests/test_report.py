@@ -13,8 +13,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
-from eval.report import THUMBNAIL_BYTES, render_report, thumbnail
-from eval.tables import ConceptSummary, Estimate, ScoredUnder, Summary
+from eval.confusion import Confusion, Mistaken
+from eval.gate import Change, Comparison
+from eval.history import CanaryReading, Verdict
+from eval.report import THUMBNAIL_BYTES, Background, Judge, render_report, thumbnail
+from eval.summary import ConceptSummary, Estimate, Summary
+from eval.tables import ScoredUnder
 from pipeline.records import Failure
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -48,6 +52,7 @@ def concept(position: int, name: str, text: str = "shelf 3", covered: float | No
         reconstruction_floor=0.2, reconstruction_ceiling=0.6, covered=share,
         editability=0.3 - 0.01 * position, editability_floor=0.1, editability_ceiling=0.35, editability_covered=0.7,
         steps=100 + position, seconds=9.5, stopped_by="dvar", carried={"owner": text, "__proto__": text},
+        diversity=0.02 * position, diversity_ceiling=0.3, subject_fidelity=value - 0.05, nearest_own=0.5,
     )  # fmt: skip
 
 
@@ -59,23 +64,48 @@ def summary_of(*concepts: ConceptSummary, failed: int = 0) -> Summary:
         editability=Estimate(0.24, 0.22, 0.26, count), editability_floor=0.1, editability_ceiling=0.35,
         editability_covered=Estimate(0.6, 0.5, 0.7, count),
         scored_under=ScoredUnder("quick-v1", "mini", "m0", "mini", "c0", "dpm++", 20, 5.0), concepts=concepts,
+        diversity=Estimate(0.11, 0.08, 0.14, count), diversity_ceiling=0.3,
+        confusion=Confusion(count, 0.71, 1 / max(count, 1), 0.5, 0.2,
+                            tuple(Mistaken(each.concept, each.concept, 0.25) for each in concepts[:12]), {}),
+        difficulties={"background": Estimate(0.3, 0.28, 0.32, count), "style": Estimate(0.2, 0.19, 0.21, count)},
     )  # fmt: skip
+
+
+def night(position: int, value: float, text: str = "owl", good: bool = True) -> Verdict:
+    estimates = {
+        metric: Estimate(value, value - 0.02, value + 0.02, 12)
+        for metric in ("reconstruction", "editability", "diversity")
+    }
+    comparison = Comparison("reconstruction", text, 12, 0.5, value, 0.001, 0.01, not good, (Change(text, 0.6, 0.4),))
+    reasons = () if good else (f"reconstruction fell; most of all {text} 0.600 -> 0.400",)
+    against = f"2026-11-{position:02d}" if position else None
+    return Verdict(f"2026-11-{position + 1:02d}", good, 12, estimates, against, 0.01, (comparison,),
+                   CanaryReading("2026-11-01", 16, 0.0, 0.0), reasons)  # fmt: skip
 
 
 @functools.cache
 def plain_run() -> str:
     names = [f"thing-{position}" for position in range(12)]
     summary = summary_of(*(concept(position, name) for position, name in enumerate(names)))
-    return render_report(summary, {name: grid(seed) for seed, name in enumerate(names)}, (), {"steps": 300})
+    nights = [night(position, 0.5 + 0.01 * (position % 3)) for position in range(9)] + [night(9, 0.44, good=False)]
+    background = Background(
+        "kind", nights, [Judge("timm:dino", Estimate(0.4, 0.3, 0.5, 12), Estimate(0.3, 0.2, 0.4, 12))]
+    )
+    pictures = {name: grid(seed) for seed, name in enumerate(names)}
+    return render_report(summary, pictures, (), {"steps": 300}, background=background)
 
 
 def hostile_run() -> str:
     concepts = [concept(position, text, text) for position, text in enumerate(HOSTILE)]
     failures = [Failure(text, "images", f"no readable image: {text}") for text in HOSTILE]
     picture = grid(0)
+    compared = tuple(comparison for text in HOSTILE for comparison in night(1, 0.4, text).comparisons)
+    tonight = replace(night(1, 0.4, good=False), comparisons=compared, reasons=HOSTILE)
     return render_report(
         summary_of(*concepts, failed=len(failures)), dict.fromkeys(HOSTILE, picture), failures,
         {text: text for text in HOSTILE}, title=HOSTILE[0],
+        background=Background("owner", [night(0, 0.5), tonight],
+                              [Judge(text, Estimate(0.4, 0.3, 0.5, 1), Estimate(0.4, 0.3, 0.5, 1)) for text in HOSTILE]),
     )  # fmt: skip
 
 
@@ -138,6 +168,26 @@ def test_it_opens_from_a_file_with_headline_marks_pictures_and_rows_and_without_
     page.wait_for_function(
         "[...document.querySelectorAll('#gallery img')].every((each) => each.complete && each.naturalWidth > 0)"
     )
+    plain.check_quiet()
+
+
+def test_it_shows_groups_nights_the_gates_limit_diversity_and_who_was_taken_for_whom(plain: Opened) -> None:
+    page = plain.page
+    assert page.locator("#groups tbody tr").last.inner_text().split()[:3] == ["style", "2", "80"]
+    assert page.locator("#history svg.nights").count() == 2
+    assert page.locator("#history svg").first.locator("circle.good").count() == 9
+    assert page.locator("#history svg").first.locator("circle.bad").count() == 1
+    # The circle of the bad night lies below the limit.
+    limit = float(page.locator("#history svg .limit").first.get_attribute("y1") or "nan")
+    assert float(page.locator("#history svg").first.locator("circle.bad").get_attribute("cy") or "nan") > limit
+    assert "most of all owl 0.600 -> 0.400" in page.inner_text("#history .alarms")
+    headline = page.inner_text(".figures")
+    for expected in ("Diversity 0.110", "Recognised 71 %", "background: 0.300", "timm:dino"):
+        assert expected in re.sub(r"\s+", " ", headline)
+    page.locator(".figures summary").click()
+    assert "thing-3 for thing-3: 25 % of its pictures" in page.inner_text(".figures details")
+    page.select_option("#order", "diversity:1")
+    assert names(page)[0] == "thing-0"
     plain.check_quiet()
 
 
@@ -214,7 +264,10 @@ def test_hostile_text_is_shown_and_does_nothing(browser: Browser, tmp_path: Path
     page.locator("#scatter .mark").first.hover()
     page.fill("#search", "<script>")
     page.locator("#table th button").last.click()
-    page.locator("summary").click()
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert HOSTILE[0] in page.inner_text("#groups")
+    assert HOSTILE[1] in page.inner_text("#history")
     assert page.evaluate("window.hit") is None
     assert page.locator("script").count() == 2
     assert page.locator("img[src='x']").count() == 0
@@ -281,6 +334,38 @@ def test_a_run_of_thousands_shows_a_sample_with_its_extremes_and_counts_all(monk
     assert {"thing-000000", "thing-000049", "thing-019999", "thing-019950"} <= set(shown)
     assert "5,000 of 20,000 concepts are shown" in re.sub(r"\s+", " ", page)
     assert len(page) < 4_000_000
+
+
+def test_at_a_hundred_thousand_concepts_with_all_that_a_manifest_can_carry_the_page_stays_below_25_megabytes() -> None:
+    """Catches what grows with the run: rows with long columns, groups, reasons of failures, pictures."""
+    long = "a column of some length, " * 40
+    columns = {f"column {position}": long for position in range(8)}
+    concepts = [
+        replace(
+            concept(0, f"thing-{position:06d}", covered=position / 1e5),
+            carried={**columns, "each": f"{long}{position}"},
+        )
+        for position in range(100_000)
+    ]
+    failures = [Failure(f"failed-{position}", "images", f"{long}{position}") for position in range(20_000)]
+    picture = grid(0)
+
+    class Everywhere(dict[str, bytes]):
+        def __contains__(self, name: object) -> bool:
+            return True
+
+        def __missing__(self, name: str) -> bytes:
+            return picture
+
+    page = render_report(summary_of(*concepts, failed=len(failures)), Everywhere(), failures, {"x": long * 10_000},
+                         background=Background("each", [night(each, 0.5) for each in range(90)]))  # fmt: skip
+    assert len(page.encode()) < 25_000_000
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    shown = [each["concept"] for each in data["concepts"]]
+    assert {"thing-000000", "thing-099999"} <= set(shown)
+    assert max(np.diff([int(name[-6:]) for name in shown])) < 1_000, "an even spread"
+    assert "99,800 more groups" in page
+    assert "19,900 other reasons" in page
 
 
 def test_concepts_without_scores_and_a_run_without_words_have_a_page() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval.clip import Features, Picture
-from eval.scoring import score_concept
+from eval.scoring import encode_concept, score_concept
 from pipeline.records import Sample, SampleKind, Score
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
@@ -60,7 +60,13 @@ def samples() -> list[Sample]:
 
 
 def score(given: Sequence[Sample], seed: int = 0) -> list[Score]:
-    return score_concept(given, ColourClip(), np.random.default_rng(seed))
+    clip = ColourClip()
+    return score_concept(encode_concept(given, clip), clip, np.random.default_rng(seed))
+
+
+def of_metric(scores: Sequence[Score], metric: str) -> Score:
+    (found,) = [each for each in scores if each.metric == metric]
+    return found
 
 
 def test_reconstruction_is_read_against_the_untrained_word_and_the_training_images_themselves() -> None:
@@ -87,10 +93,38 @@ def test_editability_is_read_against_the_plain_pictures_and_the_untrained_word_a
 def test_every_edit_prompt_has_its_own_score_and_floor() -> None:
     green = "a green photo of <it>"
     found = score([*samples(), *of("edit", green, YELLOW), *of("untrained", green, GREEN)])
-    assert [each.prompt for each in found] == [PLAIN, green, EDIT]
+    assert [each.prompt for each in found if each.metric == "text_similarity"] == [green, EDIT]
     assert found[1].value == pytest.approx(HALF)
     assert found[1].floor == pytest.approx(HALF / 2)  # of red 0 and yellow 0.71
     assert math.isnan(found[1].low)  # one picture has no spread
+
+
+def test_diversity_is_read_against_one_picture_again_and_again_and_the_training_images() -> None:
+    found = of_metric(score(samples()), "diversity")
+    assert (found.prompt, found.n, found.floor) == (PLAIN, 4, 0)
+    assert found.value == pytest.approx((1 - HALF) * 2 / 3, abs=1e-6)  # each has one equal and two others at 0.71
+    assert found.ceiling == pytest.approx(1 - HALF, abs=1e-6)
+    assert found.covered == pytest.approx(2 / 3, abs=1e-5)
+    collapsed = of_metric(score([*(each for each in samples() if each.kind != "reconstruction"),
+                                 *of("reconstruction", PLAIN, RED, RED, RED)]), "diversity")  # fmt: skip
+    assert collapsed.value == pytest.approx(0, abs=1e-6)
+
+
+def test_subject_fidelity_takes_the_pictures_of_all_edit_prompts_together() -> None:
+    green = "a green photo of <it>"
+    found = of_metric(
+        score([*samples(), *of("edit", green, YELLOW), *of("untrained", green, GREEN)]), "subject_fidelity"
+    )
+    assert (found.prompt, found.n) == ("", 3)
+    assert found.value == pytest.approx((0 + (1 + HALF) / 2 * 2) / 3, abs=1e-6)  # blue; red, yellow
+    assert found.floor == pytest.approx((0 + HALF / 2) / 2, abs=1e-6)  # blue; green
+    assert found.ceiling == pytest.approx(HALF, abs=1e-6)
+
+
+def test_a_model_that_knows_only_pictures_gives_all_scores_but_those_of_texts() -> None:
+    encoded = encode_concept(samples(), ColourClip())
+    found = score_concept(encoded, None, np.random.default_rng(0))
+    assert [each.metric for each in found] == ["image_similarity", "diversity", "subject_fidelity"]
 
 
 def test_the_order_of_samples_changes_no_bit() -> None:
