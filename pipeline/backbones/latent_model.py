@@ -104,7 +104,9 @@ class LatentModel(Backbone):
     def scheduler(self, sampler: str) -> Any:
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is not known; choose {', '.join(sorted(SAMPLERS))}")
-        return SAMPLERS[sampler].from_config(self.noising.config)
+        # Latents go beyond [-1, 1]. DDIM cuts them off there unless it is told not to, and not every model's config tells it.
+        unclipped = {"clip_sample": False} if sampler == "ddim" else {}
+        return SAMPLERS[sampler].from_config(self.noising.config, **unclipped)
 
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}
