@@ -26,6 +26,8 @@ SETTINGS = InversionSettings(steps=3, early_stop="off", batch_size=2, learning_r
 ONE, THREE = (Concept("my-cat", (), "<my-cat>", "cat"), Concept("truck", (), "<truck>", "fire truck", vectors=3))
 PICTURES = np.random.default_rng(1).integers(0, 256, (3, PIXELS, PIXELS, 3), np.uint8)
 THEIRS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "euler": "EulerDiscreteScheduler"}
+# As Stable Diffusion's own scheduler folders say, and the tiny models' do not.
+UNCLIPPED = {"clip_sample": False}
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +127,7 @@ def test_a_learned_word_draws_the_same_picture_in_diffusers(any_model: Path, tmp
     words = {THREE.placeholder: word.vectors}
     (picture,) = sample(ours, ["a photo of <truck> at night"], [7], words, SamplerSettings("ddim", 4, 5.0))
     theirs = load_pipeline(any_model)
-    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config, **UNCLIPPED)
     diffusers_own.load_word(theirs, THREE.placeholder, word.vectors, tmp_path)
     prompt = diffusers_own.expanded(theirs, "a photo of <truck> at night", words)
     assert difference(picture, diffusers_own.draw(theirs, prompt, 7, 4, 5.0)) <= 1
@@ -146,7 +148,8 @@ def test_every_sampler_draws_what_diffusers_draws(
     """Catches words that look right only here: another initial noise, schedule, guidance, padding or first stage."""
     folder: Path = request.getfixturevalue(f"{family}_model")
     ours, theirs = load_backbone(str(folder)), load_pipeline(folder)
-    theirs.scheduler = getattr(diffusers, THEIRS[sampler]).from_config(theirs.scheduler.config)
+    unclipped = UNCLIPPED if sampler == "ddim" else {}
+    theirs.scheduler = getattr(diffusers, THEIRS[sampler]).from_config(theirs.scheduler.config, **unclipped)
     words = {"<my-cat>": random_word(ours, 1), "<truck>": random_word(ours, 2)}
     for placeholder, vectors in words.items():
         diffusers_own.load_word(theirs, placeholder, vectors, tmp_path)
@@ -204,7 +207,7 @@ def test_without_a_prompt_xl_knows_what_its_pipeline_says(zeros: bool, copy: Pat
     torch.testing.assert_close(found.context, torch.cat([without, context]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.pooled, torch.cat([pooled_without, pooled]), rtol=1e-4, atol=1e-5)
     assert found.context[0].any().item() == (not zeros)
-    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config, **UNCLIPPED)
     (picture,) = sample(ours, ["a cat"], [3], {}, SamplerSettings("ddim", 4, 5.0))
     assert difference(picture, diffusers_own.draw(theirs, "a cat", 3, 4, 5.0)) <= 1
 
@@ -212,7 +215,7 @@ def test_without_a_prompt_xl_knows_what_its_pipeline_says(zeros: bool, copy: Pat
 def test_a_picture_of_another_size_is_conditioned_on_that_size(xl_model: Path) -> None:
     """Catches size conditioning that is fixed: a picture of half the pixels would be drawn as a small part of a whole one."""
     ours, theirs = load_backbone(str(xl_model)), load_pipeline(xl_model)
-    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
+    theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config, **UNCLIPPED)
     told = {"num_inference_steps": 4, "guidance_scale": 5.0, "height": 2 * PIXELS, "width": 2 * PIXELS}
     (wanted,) = theirs("a cat", generator=torch.Generator().manual_seed(3), **told).images
     (picture,) = sample(ours, ["a cat"], [3], {}, SamplerSettings("ddim", 4, 5.0), resolution=2 * PIXELS)
