@@ -82,6 +82,7 @@ def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
         return None
     samples = pa.concat_tables(tables)
     embeddings = read_table(run, part_path("embeddings", 0, parts["embeddings"]))
+    assert embeddings is not None, "the words came from it"
     write_table(run, f"{folder}/words.parquet", embeddings.filter(pc.is_in(embeddings["concept"], samples["concept"])))
     # Last, as it is what says that there is a canary.
     write_table(run, f"{folder}/samples.parquet", samples)

@@ -159,7 +159,9 @@ def _rows_that_serve(
 ) -> dict[str, pa.Table]:
     """Concept -> its rows of the table, where they are of its present word and just what the protocol asks for."""
     found: dict[str, pa.Table] = {}
-    for name in [] if table is None else pc.unique(table["concept"]).to_pylist():
+    if table is None:
+        return found
+    for name in pc.unique(table["concept"]).to_pylist():
         if name not in words:
             continue
         mine = table.filter(

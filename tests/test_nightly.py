@@ -158,7 +158,8 @@ def test_a_protocol_that_was_not_drawn_in_training_is_drawn_from_the_words(
 def test_an_evaluation_that_broke_off_between_two_concepts_draws_the_rest(
     run: RunFolder, judgement: Judgement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, parts, drawn = replace(judgement, protocol=OTHER), plan_parts(run, 0), []
+    other, parts = replace(judgement, protocol=OTHER), plan_parts(run, 0)
+    drawn: list[str] = []
 
     def draw(backbone: object, subject: Concept, *rest: object) -> list[Sample]:
         if len(drawn) == 2:
