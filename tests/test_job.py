@@ -83,7 +83,9 @@ def test_a_run_leaves_the_whole_run_folder(run: Path) -> None:
     assert np.stack(owl["vectors"]).shape == (1, 128)
     assert dict(owl["carried"]) == {"shop": "north"}
     assert set(table(run, "samples")["kind"]) == {"training", "reconstruction", "edit", "untrained"}
-    assert set(table(run, "scores")["metric"]) == {"image_similarity", "text_similarity"}
+    assert set(table(run, "scores")["metric"]) == {
+        "image_similarity", "text_similarity", "diversity", "subject_fidelity"
+    }  # fmt: skip
     assert list((run / "_attempts").iterdir()) == [], "what the tables hold must not lie about twice"
 
 
@@ -160,6 +162,27 @@ def test_scores_that_went_missing_are_made_again_by_evaluate(run: Path) -> None:
     pd.testing.assert_frame_equal(table(run, "scores").sort_values(["concept", "prompt"], ignore_index=True), before)
     again = job(run, script="evaluate.py")
     assert "0 concepts scored now, 2 in all" in again.stdout
+
+
+def test_another_protocol_is_drawn_from_the_words_and_kept_apart(run: Path, tmp_path: Path) -> None:
+    """Would catch the pictures of training scored under the name of a protocol they were not drawn for."""
+    protocol = tmp_path / "mine.toml"
+    protocol.write_text(
+        'plain_images = 2\nedit_images = 1\nuntrained_images = 1\nsampler = "ddim"\nsteps = 2\n'
+        '[edits]\nobject = ["a photo of {} at night"]\n'
+    )
+    before = {path: path.read_bytes() for path in (run / "samples").glob("*.parquet")}
+    arguments = (run, "--protocol", protocol, "--fail-on-drop", "0.01", "--group-by", "shop", "--night", "n1")
+    ended = job(*arguments, script="evaluate.py")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 concepts scored now, 2 in all, by mine-v1-" in ended.stdout
+    assert "the first night scored this way" in ended.stdout
+    assert {path: path.read_bytes() for path in (run / "samples").glob("*.parquet")} == before
+    (drawn,) = (run / "evaluations").glob("mine-v1-*/samples/*.parquet")
+    assert pq.read_table(drawn)["kind"].to_pylist().count("reconstruction") == 4
+    again = job(*arguments, script="evaluate.py")
+    assert "0 concepts scored now, 2 in all" in again.stdout
+    assert "canary: judged within 0.00000, drawn again within 0.00000" in again.stdout
 
 
 def test_generate_draws_two_learned_words_in_one_prompt(run: Path, tmp_path: Path) -> None:
