@@ -235,7 +235,7 @@ def test_commands_are_found_in_every_kind_of_file() -> None:
         "python jobs/invert_all.py",
         "python jobs/invert_all.py manifest.csv --step 3000",
         "python jobs/invert_all.py manifest.csv --steps many",
-        "python jobs/invert_all.py manifest.csv --protocol quickly",
+        "python jobs/invert_all.py manifest.csv --log-format yaml",
         "python jobs/evaluate.py runs/demo --clip ViT-B-32/openais",
         "python -m clusters.validate",
         "aws iam create-role --role-name wordmint-head",
