@@ -121,12 +121,14 @@ def publish(work: Path) -> None:
         "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
         "vae": AutoencoderKL.from_pretrained(work / "vae"),
     }
+    scheduler = PNDMScheduler(**unet.SAMPLING)
+    scheduler.register_to_config(clip_sample=False)  # nothing to this sampler, but others are made from its configuration
     model = StableDiffusionPipeline(
         **{name: part.half() for name, part in parts.items()},
         safety_checker=None,
         feature_extractor=None,
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        scheduler=PNDMScheduler(**unet.SAMPLING),
+        scheduler=scheduler,
         requires_safety_checker=False,
     )
     model.save_pretrained(SHIPPED / "model")

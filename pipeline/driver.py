@@ -14,13 +14,15 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pipeline.deadlines import Deadlines, Overdue
-from pipeline.losses import Losses
+from pipeline.losses import Losses, last_line
 from pipeline.records import Concept, Done, Failure
 from pipeline.slots import CANDIDATES
+from pipeline.storage import StorageError, StorageNotFoundError, StorageUnavailableError
 from pipeline.worker import Pulse, Worker, WorkerSettings
 
 POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0
 GRACE_SECONDS = 30.0  # for the last checkpoints when a run is cut short
+MAY_PASS = (StorageUnavailableError, StorageNotFoundError)
 SPARE_THREADS = 4  # of an actor, beside those of its calls: for pulses and checkpoints
 
 
@@ -201,6 +203,9 @@ class Driver:
                 self._lose(seat, error)
             elif ref == seat.pulse:
                 seat.pulse = None
+            elif isinstance(error, StorageError) and not isinstance(error, MAY_PASS):
+                # What is wrong with a concept's images comes back as a Failure: this is the run folder, for all of them.
+                raise StorageError(last_line(error)) from None
             else:
                 # The actor lives on; only this call broke, perhaps because the store was out of reach for too long.
                 self._break_off(seat.calls.pop(ref), error)

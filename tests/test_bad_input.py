@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.test_images import BAD, encoded, picture
-from tests.test_job import DEMO, QUICKLY, job, table
+from tests.test_job import DEMO, QUICKLY, job, table, write_manifest
 
 
 def test_forty_bad_image_sets_cost_the_good_ones_nothing(tmp_path: Path) -> None:
     """Catches one strange file among a million that ends a run, or a concept that vanishes without a reason."""
     (tmp_path / "no-folder-but-a-file").write_bytes(b"x")
     rows = {"owl": str(DEMO / "images" / "owl"), "nowhere": "nowhere", "matches-nothing": "*.xyz",
-            "a-web-server-that-is-not-there": "http://127.0.0.1:9/a.png", "an-unknown-store": "nfs4://x/y",
-            "no-such-file": "gone.png"}  # fmt: skip
+            "an-unknown-store": "nfs4://x/y", "no-such-file": "gone.png"}  # fmt: skip
     wrong = {"nowhere": "no such file, nor a folder", "matches-nothing": "matches no picture", "no-such-file": "no such file",
-             "a-web-server-that-is-not-there": "no answer", "an-unknown-store": "nothing is known of nfs4"}  # fmt: skip
+             "an-unknown-store": "nothing is known of nfs4"}  # fmt: skip
     for number, (make, said) in enumerate(BAD.values()):
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}" / "picture.jpg").write_bytes(make())
@@ -33,14 +32,14 @@ def test_forty_bad_image_sets_cost_the_good_ones_nothing(tmp_path: Path) -> None
     manifest.write_text(
         "\n".join(json.dumps({"concept": name, "images": images}) for name, images in rows.items()), encoding="utf-8"
     )
-    ended = job(manifest, "--output", tmp_path / "run", *QUICKLY)
+    ended = job(manifest, "--output", tmp_path / "run", *QUICKLY, "--skip-invalid")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     failures = table(tmp_path / "run", "failures").set_index("concept")
     assert set(failures.index) == set(wrong)
     for name, said in wrong.items():
         assert said in failures["reason"][name], name
     stages = failures["stage"].to_dict()
-    assert {name for name, stage in stages.items() if stage != "images"} <= {"a-web-server-that-is-not-there"}
+    assert {name for name, stage in stages.items() if stage != "images"} == {"an-unknown-store"}
     embeddings = table(tmp_path / "run", "embeddings").set_index("concept")
     assert sorted(embeddings.index) == ["mixed", "owl"]
     assert len(embeddings["rejected_images"]["mixed"]) >= len(BAD)
@@ -49,7 +48,7 @@ def test_forty_bad_image_sets_cost_the_good_ones_nothing(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--output", "{file}/run"), "Not a directory"),
+        (("--output", "{file}/run"), "cannot write"),
         (
             ("--output", "s3://no-such-bucket-of-ours/run", "--storage-option", "endpoint_url=http://127.0.0.1:9"),
             "no answer",
@@ -81,28 +80,28 @@ def test_what_no_concept_could_do_without_is_refused_before_anything_starts(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
+    """A file system of 600 kB."""
     place = tmp_path / "small"
     place.mkdir()
     if (
         os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], check=False).returncode
     ):
         pytest.skip("a file system of its own takes the right to mount one")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk_cuts_the_run_short_and_loses_nothing_that_was_done(small_disk: Path) -> None:
+def test_a_full_disk_cuts_the_run_short_and_loses_nothing_that_was_done(small_disk: Path, tmp_path: Path) -> None:
     """Catches words that are said to be done, and whose files could not be written."""
-    manifest, run = DEMO / "manifest.csv", small_disk / "run"
+    manifest, run = write_manifest(tmp_path, ["owl", "taxi", "ladybug"]), small_disk / "run"
     ended = job(manifest, "--output", run, *QUICKLY)
-    assert ended.returncode in (1, 3), ended.stdout + ended.stderr
-    assert "no space is left there" in ended.stdout + ended.stderr
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "no space is left there" in ended.stderr
     committed = {path.name for path in (run / "_committed").glob("*@*.json")}
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
-    again = job(manifest, "--output", run, *QUICKLY, "--retry-failed")
+    again = job(manifest, "--output", run, *QUICKLY)
     assert again.returncode == 0, again.stdout + again.stderr
     assert committed <= {path.name for path in (run / "_committed").iterdir()}
-    assert len(table(run, "embeddings")) == 12
+    assert len(table(run, "embeddings")) == 3
     assert not table(run, "samples").empty
