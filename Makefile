@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint validate check bench mini-report mini clean chromium
+.PHONY: help demo test test-long lint validate check bench mini-report mini clean chromium
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -17,10 +17,13 @@ help:  ## this list
 demo: $(VENV)/.installed  ## learn the twelve demo concepts with the shipped model; ends by naming the report
 	$(PY) jobs/invert_all.py jobs/demo/manifest.csv --output runs/demo
 
-check: lint test  ## the one gate: what a change has to pass
+check: lint test test-long  ## the one gate: what a change has to pass
 
-test: $(VENV)/.installed-dev chromium  ## all tests
+test: $(VENV)/.installed-dev chromium  ## all tests but the long ones
 	$(PY) -m pytest -q
+
+test-long: $(VENV)/.installed-dev  ## machines killed, taken away and starved, a store that fails: about 20 minutes
+	$(PY) -m pytest -q -m long
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(PY) -m ruff check .

@@ -11,16 +11,6 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def reachable(address: str) -> bool:
-    """address: host:port."""
-    host, port = address.split(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
 def cmdline(process: psutil.Process) -> list[str]:
     try:
         return list(process.cmdline())

@@ -107,6 +107,7 @@ def test_a_run_stops_when_more_has_failed_than_its_owner_accepts(tmp_path: Path)
     assert failures["reason"].str.contains("no images found").all()
 
 
+@pytest.mark.long
 def test_a_whole_run_on_a_store_that_fails_and_stalls_gives_the_same_tables(
     bucket: Bucket, faults: Faults, tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def submit(head: str, *arguments: object) -> "tuple[subprocess.CompletedProcess[
     return ended, JobSubmissionClient(head).get_job_info(name)
 
 
+@pytest.mark.long
 def test_ray_job_submit_runs_from_a_checkout_and_its_exit_code_arrives(head: str, tmp_path: Path) -> None:
     """Catches a job that finds its modules only where it was written, and a failed night that is reported as a good one."""
     run = tmp_path / "run"

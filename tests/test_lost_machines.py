@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 
 from tests.counted_job import STEPS
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 CONCEPTS, STEPS_EACH, KILLS = 30, 40, 10
 CHECKPOINT_SECONDS = 0.2
