@@ -19,6 +19,8 @@ from cluster.destination import default_output
 from jobs.arguments import add_storage_and_cluster
 from jobs.inversion_job import Job, NotStartedError, TooManyFailuresError
 from jobs.log import Log
+from pipeline.checkpoints import CHECKPOINT_SECONDS
+from pipeline.deadlines import Deadlines
 from pipeline.manifest import ManifestError, read_manifest
 from pipeline.models import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS, find_protocol
@@ -30,11 +32,10 @@ if TYPE_CHECKING:
     from pipeline.worker import Worker
 
 NOT_STARTED, CUT_SHORT = 2, 3
-CHECKPOINT_SECONDS = 60.0
 
 
 def parser() -> argparse.ArgumentParser:
-    defaults = InversionSettings()
+    defaults, limits = InversionSettings(), Deadlines()
     parser = argparse.ArgumentParser(
         prog="invert_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     wrong.add_argument(
         "--stall-seconds",
         type=float,
-        default=900,
+        default=limits.stall,
         metavar="S",
         help="a worker without a step or a picture for so long is given up (default: %(default)s)",
     )
@@ -158,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     wrong.add_argument(
         "--placing-seconds",
         type=float,
-        default=3600,
+        default=limits.placing,
         metavar="S",
         help="so long may the first worker wait for a node (default: %(default)s)",
     )

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a word: what a lost machine costs of it
 TABLES = ("vectors", "first_moments", "second_moments")
 SAID = ("concept", "fingerprint", "step", "learning_rate", "seconds", "losses")
 HEADER = "header"

@@ -36,9 +36,7 @@ class _Entry:
 class ContinuousBatch:
     """`keep` is given every concept's checkpoint each `every` seconds, on the model's thread: it must not wait."""
 
-    def __init__(
-        self, backbone: Backbone, slots: int, keep: Callable[[list[Checkpoint]], None], every: float = 60.0
-    ) -> None:
+    def __init__(self, backbone: Backbone, slots: int, keep: Callable[[list[Checkpoint]], None], every: float) -> None:
         self._backbone, self._keep, self._every = backbone, keep, every
         self._free = threading.Semaphore(slots)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.worker import Pulse
+if TYPE_CHECKING:  # the limits are options of a job, and the worker brings torch along
+    from pipeline.worker import Pulse
 
 Phase = Literal["placing", "loading", "ready", "concept"]
 
@@ -46,7 +47,7 @@ class Deadlines:
         self._clocks.pop(who, None)
         self._begun.pop(who, None)
 
-    def hear(self, worker: Hashable, pulse: Pulse) -> None:
+    def hear(self, worker: Hashable, pulse: "Pulse") -> None:
         """The worker's own clock starts anew with every pulse, a concept's when it, or the model it waits for, went on."""
         self._see(worker, (time.monotonic(),))
         for name, (doing, step) in pulse.calls.items():

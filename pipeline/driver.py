@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.deadlines import Deadlines, Overdue
 from pipeline.losses import Losses, last_line
@@ -247,10 +247,7 @@ class Driver:
                 self._lose(seat, late)
 
     def _lose(self, seat: _Seat, error: RayError | Overdue) -> None:
-        self._seats.remove(seat)
-        ray.kill(seat.actor)
-        self._deadlines.end(id(seat))
-        self._steps_of_the_lost += seat.last.steps if seat.last else 0
+        self._release(seat)
         if seat.phase != "ready":
             reason = self._losses.worker_never_started(error, self._resources.workers)
             if reason is not None:
@@ -268,10 +265,13 @@ class Driver:
         """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere."""
         spare = len(self._seats) - max(self._left, 1)
         for seat in [seat for seat in self._seats if not seat.calls][: max(0, spare)]:
-            self._steps_of_the_lost += seat.last.steps if seat.last else 0
-            self._deadlines.end(id(seat))
-            ray.kill(seat.actor)
-            self._seats.remove(seat)
+            self._release(seat)
+
+    def _release(self, seat: _Seat) -> None:
+        self._seats.remove(seat)
+        ray.kill(seat.actor)
+        self._deadlines.end(id(seat))
+        self._steps_of_the_lost += seat.last.steps if seat.last else 0
 
     def _checkpoint(self) -> None:
         saved = [seat.actor.checkpoint.remote() for seat in self._ready() if seat.calls]
@@ -282,7 +282,7 @@ class Driver:
         for seat in self._ready():
             try:
                 digests: Any = ray.get(seat.actor.weights_digests.remote(), timeout=10 * GRACE_SECONDS)
-            except (RayError, GetTimeoutError):
+            except RayError:
                 continue
             return str(digests[0]), str(digests[1])
         return None

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from ray.exceptions import RayError
 
+from pipeline.checkpoints import Checkpoint
 from pipeline.deadlines import Overdue
 from pipeline.records import Concept, Failure
 from pipeline.run_folder import RunFolder
@@ -75,10 +76,7 @@ class Losses:
         return last_line(error) if self._boots_lost >= enough else None
 
     def _moved_on(self, name: str) -> bool:
-        try:
-            checkpoint = self._run.checkpoint(name)
-        except StorageError:
-            return False
+        checkpoint = self._checkpoint(name)
         step = checkpoint.step if checkpoint else 0
         moved = step > self._steps.get(name, 0)
         self._steps[name] = max(step, self._steps.get(name, 0))
@@ -86,11 +84,14 @@ class Losses:
 
     def _fingerprint(self, name: str) -> str:
         """Of its last checkpoint; without one there is no telling, and the next run tries the concept again."""
-        try:
-            checkpoint = self._run.checkpoint(name)
-        except StorageError:
-            return ""
+        checkpoint = self._checkpoint(name)
         return checkpoint.fingerprint if checkpoint else ""
+
+    def _checkpoint(self, name: str) -> Checkpoint | None:
+        try:
+            return self._run.checkpoint(name)
+        except StorageError:
+            return None  # a store that cannot be asked tells of no progress
 
 
 def last_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.backbones import PromptError, load_backbone
-from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints import CHECKPOINT_SECONDS, Checkpoint
 from pipeline.continuous_batch import ContinuousBatch
 from pipeline.drawing import draw_concept
 from pipeline.fingerprint import fingerprint
@@ -36,7 +36,6 @@ from pipeline.words import encode_word
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
-CHECKPOINT_SECONDS = 60.0
 SLOWER = 4.0  # by so much the learning rate falls for a word that diverged
 
 Doing = Literal["images", "waiting", "training", "sampling", "committing"]

@@ -11,7 +11,7 @@ import yaml
 from ray.dashboard.modules.metrics import dashboards
 
 from cluster import grafana, manifests, schemas, validate
-from pipeline.worker import CHECKPOINT_SECONDS
+from pipeline.checkpoints import CHECKPOINT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
