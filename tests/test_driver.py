@@ -79,12 +79,14 @@ def test_a_poison_concept_is_given_up_and_its_neighbours_are_unharmed(tmp_path: 
     )
 
 
+@pytest.mark.long
 def test_several_poisons_beside_each_other_are_each_found(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, ["poison-1", "poison-2", "poison-3", *quick(4)])
     run.go(workers=1, slots=4)
     assert set(run.failures) == {"poison-1", "poison-2", "poison-3"}
 
 
+@pytest.mark.long
 def test_a_concept_that_got_further_before_each_crash_is_never_given_up(tmp_path: Path) -> None:
     """Catches a long training on bad machines that is thrown away although it was nearly done."""
     run = ScriptedRun(tmp_path, ["advancing-1", *quick(3)])
@@ -101,6 +103,7 @@ def test_a_call_that_breaks_off_is_tried_again_on_the_worker_that_lives(tmp_path
     assert (run.calls["broken-1"], run.processes) == (LIVES, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["endless", "deaf"])
 def test_a_worker_that_hangs_is_replaced_and_the_others_finish(how: str, tmp_path: Path) -> None:
     """Catches a run that stands still on Saturday because of one GPU."""
@@ -110,12 +113,14 @@ def test_a_worker_that_hangs_is_replaced_and_the_others_finish(how: str, tmp_pat
     assert "for 6 s" in run.failures[f"{how}-1"].reason
 
 
+@pytest.mark.long
 def test_a_concept_that_takes_longer_than_it_may_is_given_up(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, ["endless-1", "quick-1"])
     run.go(deadlines=Deadlines(concept=3))
     assert "not done within the 3 s that a concept may take" in run.failures["endless-1"].reason
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("worker", "said"),
     [
