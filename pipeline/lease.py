@@ -49,10 +49,16 @@ def _take(storage: Storage, name: str, mine: str, seconds: float) -> int:
         numbers = sorted(_numbers(storage, name))
         latest = numbers[-1] if numbers else 0
         if not numbers or _is_over(storage, _path(name, latest)):
-            if storage.create_exclusive(_path(name, latest + 1), _content(mine, time.time() + seconds)):
-                for old in numbers:
-                    storage.delete(_path(name, old))
-                return latest + 1
+            number = latest + 1
+            if not storage.create_exclusive(_path(name, number), _content(mine, time.time() + seconds)):
+                continue
+            if max(_numbers(storage, name)) > number:
+                # While this process looked, others took and tidied away this very number, and have gone on from there.
+                storage.delete(_path(name, number))
+                continue
+            for old in numbers:
+                storage.delete(_path(name, old))
+            return number
         else:
             time.sleep(POLL_SECONDS)
 
