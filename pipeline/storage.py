@@ -7,6 +7,7 @@ A Storage is a URL and options, no open connection, so it travels to other proce
 
 import copy
 import errno
+import contextlib
 import os
 import posixpath
 import re
@@ -160,8 +161,7 @@ class Storage:
 
         def listed() -> dict[str, str | None]:
             if self.is_local:
-                with os.scandir(self.join(folder)) as entries:
-                    return {entry.name: _version_on_disk(entry.stat()) for entry in entries if entry.is_file()}
+                return _versions_in(self.join(folder))
             return {
                 posixpath.basename(info["name"].strip("/")): _version_in_store(info) for info in self._files(folder)
             }
@@ -275,6 +275,17 @@ class Storage:
         except StorageNotFoundError:
             return []
         return sorted(name for name in found if not name.endswith(PARTIAL))
+
+
+def _versions_in(folder: str) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # A file deleted since the folder was read is gone; the error would say that the whole folder is.
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file():
+                    versions[entry.name] = _version_on_disk(entry.stat())
+    return versions
 
 
 def _version_on_disk(said: os.stat_result) -> str:

@@ -199,3 +199,23 @@ def test_options_are_the_same_after_use(bucket: Bucket) -> None:
     options = bucket.options | {"config_kwargs": {"retries": {"max_attempts": 2}}}
     Storage(bucket.url, options).write_bytes("a", b"x")
     assert options["config_kwargs"] == {"retries": {"max_attempts": 2}}
+
+
+def test_a_file_deleted_while_its_folder_is_listed_hides_no_other(tmp_path: Path) -> None:
+    """Catches a run that takes its markers, or the leases of its publishers, for none because one file just went."""
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("markers/stays.json", b"{}")
+    going, over = tmp_path / "markers" / "goes.json", threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            going.write_bytes(b"{}")
+            going.unlink()
+
+    busy = threading.Thread(target=come_and_go)
+    busy.start()
+    try:
+        assert all("stays.json" in storage.names("markers") for _ in range(5_000))
+    finally:
+        over.set()
+        busy.join()
