@@ -59,8 +59,7 @@ def _take(storage: Storage, name: str, mine: str, seconds: float) -> int:
             for old in numbers:
                 storage.delete(_path(name, old))
             return number
-        else:
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _is_over(storage: Storage, path: str) -> bool:

@@ -5,9 +5,9 @@
 A Storage is a URL and options, no open connection, so it travels to other processes.
 """
 
+import contextlib
 import copy
 import errno
-import contextlib
 import os
 import posixpath
 import re
