@@ -4,6 +4,8 @@ job_over_process_loop     seconds a concept of the whole job (Ray, scores, repor
                           process a concept, which imports, loads, trains the same steps and draws the same pictures
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
 step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch
+step_time_over_plain_trainer   seconds a training picture of ours, one concept, over those of bench_trainers.py's, batch of 4;
+                          slot_step_... with as many concepts at once as serve it best
 
 and what bench_scheduling.py measures: the driver's overhead, the scan of a large run, the occupancy of slots.
 """
@@ -26,10 +28,12 @@ import torch
 
 from jobs import invert_all
 from jobs.bench_scheduling import driver_overhead, occupancy, resume_scan
+from jobs.bench_trainers import PlainTrainer
 from pipeline.backbones import Backbone, Conditioning, load_backbone
 from pipeline.image_sets import find_images, load_images
 from pipeline.inversion import InversionError, Slot, draw, new_slot, train_step
 from pipeline.manifest import read_manifest
+from pipeline.models import MINI_FOLDER
 from pipeline.prompting import requests_for
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, Word
@@ -143,9 +147,15 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
     bare = settings.batch_size / seconds_each(
         lambda: backbone.predict(drawn.latents, drawn.timesteps, conditioning).square().mean().backward()
     )
+    trainer = PlainTrainer(MINI_FOLDER, "cpu", torch.float32, "<word>", "bird")
+    side = backbone.resolution
+    pixels = torch.rand(settings.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plain = settings.batch_size / seconds_each(lambda: trainer.step(pixels))
     return {
         **{f"slots_rate_{count}_over_1": round(rates[count] / rates[1], 2) for count in SLOTS[1:]},
         "step_rate_over_bare_unet": round(rates[1] / bare, 3),
+        "step_time_over_plain_trainer": round(plain / rates[1], 3),
+        "slot_step_time_over_plain_trainer": round(plain / max(rates.values()), 3),
         **{f"images_per_second_{count}_slots": round(rate, 1) for count, rate in rates.items()},
     }
 

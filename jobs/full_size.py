@@ -28,6 +28,7 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBe
 from torch import nn
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from jobs.bench_trainers import PlainTrainer
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.inversion import InversionError, Slot, new_slot, train_step
 from pipeline.models import MINI_FOLDER
@@ -164,6 +165,19 @@ def measure(backbone: Backbone, settings: InversionSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def plain_steps(folder: Path, arguments: argparse.Namespace, side: int) -> list[float]:
+    """Seconds of each step of the trainer that everybody writes first, on the same weights and as many pictures."""
+    dtype = getattr(torch, arguments.dtype)
+    trainer = PlainTrainer(folder, arguments.device, dtype, "<word>", "bird")
+    pixels = torch.rand(arguments.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seconds = []
+    for _ in range(arguments.steps):
+        began = time.perf_counter()
+        trainer.step(pixels)
+        seconds.append(round(time.perf_counter() - began, 2))
+    return seconds
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="full_size.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,8 +190,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, metavar="R", help="(default: the model's own)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--plain", action="store_true", help="a step of bench_trainers.py's trainer as well (sd-1.5 only)"
+    )
     parser.add_argument("--folder", type=Path, help="for the weights, removed afterwards (default: a temporary one)")
     arguments = parser.parse_args(argv)
+    if arguments.plain and arguments.architecture != "sd-1.5":
+        parser.error("--plain knows sd-1.5 only")
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="full-size-"))
     settings = InversionSettings(
         steps=arguments.steps,
@@ -202,6 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         }  # fmt: skip
         if backbone.device.type == "cuda":
             figures["peak_gpu_mib"] = torch.cuda.max_memory_allocated(backbone.device) // 2**20
+        if arguments.plain:
+            side = figures["resolution"]
+            del backbone
+            figures["plain_step_seconds"] = plain_steps(folder, arguments, side)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(figures, indent=2))
