@@ -19,13 +19,13 @@ from cluster.destination import default_output
 from jobs.arguments import add_storage_and_cluster
 from jobs.inversion_job import Job, NotStartedError, TooManyFailuresError
 from jobs.log import Log
+from jobs.training_arguments import add_training, settings_of
 from pipeline.checkpoints import CHECKPOINT_SECONDS
 from pipeline.deadlines import Deadlines
-from pipeline.manifest import ManifestError, read_manifest
+from pipeline.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS, find_protocol
 from pipeline.run_folder import RunFolder
-from pipeline.settings import InversionSettings
 from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ NOT_STARTED, CUT_SHORT = 2, 3
 
 
 def parser() -> argparse.ArgumentParser:
-    defaults, limits = InversionSettings(), Deadlines()
+    limits = Deadlines()
     parser = argparse.ArgumentParser(
         prog="invert_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,48 +65,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--retry-failed", action="store_true", help="try again what failed before with the same inputs")
 
     how = parser.add_argument_group("how a word is learned")
-    how.add_argument(
-        "--steps",
-        type=int,
-        default=defaults.steps,
-        metavar="N",
-        help="budget of optimiser steps (default: %(default)s)",
-    )
-    how.add_argument(
-        "--learning-rate",
-        type=float,
-        default=defaults.learning_rate,
-        metavar="X",
-        help="of AdamW, never rescaled (default: %(default)s)",
-    )
-    how.add_argument(
-        "--batch-size",
-        type=int,
-        default=defaults.batch_size,
-        metavar="B",
-        help="pictures a step (default: %(default)s)",
-    )
-    how.add_argument(
-        "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
-    )
-    how.add_argument(
-        "--crop",
-        default=defaults.crop,
-        choices=("centre", "pad", "squash"),
-        help="how a picture becomes square (default: %(default)s)",
-    )
-    how.add_argument(
-        "--no-flip", action="store_true", help="do not mirror training pictures: for writing, or left and right hands"
-    )
-    how.add_argument(
-        "--early-stop",
-        default=defaults.early_stop,
-        choices=("dvar", "off"),
-        help="stop when the word has converged (default: %(default)s)",
-    )
-    how.add_argument(
-        "--seed", type=int, default=defaults.seed, metavar="S", help="of every random draw (default: %(default)s)"
-    )
+    add_training(how)
 
     where = parser.add_argument_group("where it runs")
     where.add_argument(
@@ -174,13 +133,11 @@ def main(argv: Sequence[str] | None = None, worker: "type[Worker] | None" = None
     arguments = parser().parse_args(argv)
     log = Log(arguments.log_format)
     try:
-        settings = InversionSettings(
-            steps=arguments.steps, batch_size=arguments.batch_size, learning_rate=arguments.learning_rate,
-            resolution=arguments.resolution, crop=arguments.crop, flip=not arguments.no_flip,
-            early_stop=arguments.early_stop, seed=arguments.seed,
-        )  # fmt: skip
         options = parse_storage_options(arguments.storage_option)
-        manifest = read_manifest(arguments.manifest, options, skip_invalid=arguments.skip_invalid)
+        settings = settings_of(arguments, options)
+        defaults = RowDefaults(arguments.vectors, arguments.initializer)
+        manifest = read_manifest(arguments.manifest, options, skip_invalid=arguments.skip_invalid, defaults=defaults)
+        settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
         find_protocol(arguments.protocol).refuse_unsuited(manifest.concepts)
         model = find_model(arguments.model)
         run = RunFolder(Storage(arguments.output or default_output(arguments.manifest), options))

@@ -60,6 +60,6 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
             table, encoder = name.split("/", 1)
             tables[table][encoder] = values
         said["losses"] = tuple(said["losses"])
-        return Checkpoint(**said, **tables)
+        return Checkpoint(**{**said, **tables})
     except (SafetensorError, KeyError, ValueError, TypeError):
         return None

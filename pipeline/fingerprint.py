@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
-from pipeline.records import Concept
+from pipeline.records import Concept, Source
 from pipeline.settings import InversionSettings
 
 # Raised whenever the same inputs would give another word: markers of older versions then no longer count.
@@ -18,6 +19,11 @@ def fingerprint(
     content = {
         "algorithm": ALGORITHM, "concept": concept.name, "placeholder": concept.placeholder, "vectors": concept.vectors,
         "initializer": concept.initializer, "kind": concept.kind, "images": list(image_digests), "model": model_digest,
-        "dtype": dtype, "settings": settings.as_dict(),
+        "dtype": dtype, "settings": settings.that_count(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def content_of(source: Source) -> str:
+    """What a file brings into a fingerprint: a picture its digest, and what lies beside it also says what it is."""
+    return f"{PurePosixPath(source.url).suffix} {source.digest}" if source.beside else source.digest

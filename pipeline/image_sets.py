@@ -8,14 +8,15 @@ not answer is another matter: StorageUnavailableError goes through, lest a word 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.images import READABLE, SQUARE_MODES, decode
+from pipeline.images import READABLE, SQUARE_MODES, decode, decode_alpha, decode_mask
 from pipeline.records import Concept, ImageSet, RejectedImage, Source
 from pipeline.settings import CropMode
+from pipeline.sidecars import CAPTION, MASKS, Extras, beside, caption_of, with_sidecars
 from pipeline.storage import (
     Storage,
     StorageError,
@@ -28,6 +29,7 @@ from pipeline.storage import (
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 MAX_BYTES = 200_000_000
 MAX_IMAGES = 1_000
+NOTHING = Extras()
 
 
 class ImageSetError(Exception):
@@ -41,8 +43,11 @@ class ImageSetError(Exception):
         self.sources = sources
 
 
-def find_sources(concept: Concept, storage_options: Mapping[str, Any] | None = None) -> tuple[Source, ...]:
-    """The concept's images by URL, each once and not read yet; folders and globs expanded, hidden files left out.
+def find_sources(
+    concept: Concept, storage_options: Mapping[str, Any] | None = None, extras: Extras = NOTHING
+) -> tuple[Source, ...]:
+    """The concept's images by URL, each once and not read yet; folders and globs expanded, hidden files left out. Each is
+    followed by what lies beside it, where that is wanted.
 
     Raises ImageSetError when there are none or more than 1,000.
     """
@@ -54,12 +59,15 @@ def find_sources(concept: Concept, storage_options: Mapping[str, Any] | None = N
         notes += [note] if note else []
     if not found:
         raise ImageSetError(f"{concept.name}: no images found\n" + "\n".join(f"  {note}" for note in notes))
-    if len(found) > MAX_IMAGES:
+    sources, count = with_sidecars(found, extras, storage_options or {})
+    if count > MAX_IMAGES:
         raise ImageSetError(
-            f"{concept.name}: {len(found):,} images found, at most {MAX_IMAGES:,} are taken: a word "
+            f"{concept.name}: {count:,} images found, at most {MAX_IMAGES:,} are taken: a word "
             "needs 3 to 5. Name some of them, or a smaller folder."
         )
-    return tuple(Source(url, found[url]) for url in sorted(found))
+    if extras.captions and not any(source.url.endswith(CAPTION) for source in sources):
+        raise ImageSetError(f"{concept.name}: captions are asked for, and no picture has one: cat.txt beside cat.jpg")
+    return tuple(sources)
 
 
 def find_images(concept: Concept, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
@@ -121,8 +129,10 @@ def load_images(
     crop: CropMode = "centre",
     storage_options: Mapping[str, Any] | None = None,
     minimum: int = 1,
+    extras: Extras = NOTHING,
 ) -> ImageSet:
     """Reads the images, sources or bare URLs, in the order given; those that cannot serve are in `rejected`, with reasons.
+    So are those without a mask where masks are wanted.
 
     resolution: R of the pixels (N, R, R, 3). crop: "centre" cuts the middle square out, "pad" adds white bars,
     "squash" changes the proportions, as the original publication's code does.
@@ -130,19 +140,28 @@ def load_images(
     """
     if crop not in SQUARE_MODES:
         raise ValueError(f"crop is {crop!r}; it must be one of {', '.join(SQUARE_MODES)}")
+    reader = _Reader(resolution, crop, storage_options or {}, extras)
+    wanted = [Source(each) if isinstance(each, str) else each for each in sources]
     pixels: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    captions: list[str | None] = []
     kept: dict[str, str] = {}  # digest -> URL
     rejected: list[RejectedImage] = []
-    seen: list[Source] = []
-    for source in (Source(each) if isinstance(each, str) else each for each in sources):
-        shown, digest = without_credentials(source.url, storage_options), ""
+    seen: dict[str, Source] = {}
+    for source in wanted:
+        if source.beside:
+            continue
+        shown = without_credentials(source.url, storage_options)
         try:
-            data = _read(source, storage_options or {})
-            digest = hashlib.sha256(data).hexdigest()
+            data = reader.read(source, seen)
+            digest = seen[source.url].digest
             if digest in kept:
                 rejected.append(RejectedImage(shown, f"the same bytes as {kept[digest]}, which is kept"))
                 continue
-            pixels.append(decode(data, resolution, crop))
+            picture = decode(data, resolution, crop)
+            masks += reader.masks(source, data, wanted, seen)
+            captions += reader.captions(source, wanted, seen)
+            pixels.append(picture)
             kept[digest] = shown
         except StorageUnavailableError:
             raise
@@ -152,13 +171,59 @@ def load_images(
             rejected.append(RejectedImage(shown, f"larger than {MAX_BYTES // 1_000_000} MB: make it smaller"))
         except (StorageError, ValueError) as error:
             rejected.append(RejectedImage(shown, str(error)))
-        finally:
-            seen.append(replace(source, digest=digest))
+    looked_at = tuple(seen.get(source.url, source) for source in wanted)
     if len(pixels) < minimum:
         reasons = "".join(f"\n  {image.url}: {image.reason}" for image in rejected)
-        said = f"{len(pixels)} of {len(seen)} images can be used, at least {minimum} needed{reasons}"
-        raise ImageSetError(said, tuple(seen))
-    return ImageSet(np.stack(pixels), tuple(kept.values()), tuple(kept), tuple(rejected), tuple(seen))
+        count = sum(not source.beside for source in wanted)
+        said = f"{len(pixels)} of {count} images can be used, at least {minimum} needed{reasons}"
+        raise ImageSetError(said, looked_at)
+    return ImageSet(
+        np.stack(pixels), tuple(kept.values()), tuple(kept), tuple(rejected), looked_at, tuple(captions),
+        np.stack(masks) if masks else None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads pictures and what lies beside them, noting each file's digest in `seen`."""
+
+    resolution: int
+    crop: CropMode
+    options: Mapping[str, Any]
+    extras: Extras
+
+    def read(self, source: Source, seen: dict[str, Source]) -> bytes:
+        data = _read(source, self.options)
+        seen[source.url] = replace(source, digest=hashlib.sha256(data).hexdigest())
+        return data
+
+    def masks(
+        self, picture: Source, data: bytes, sources: Sequence[Source], seen: dict[str, Source]
+    ) -> list[np.ndarray]:
+        """One, or none where none is wanted. Raises ValueError."""
+        if self.extras.masks == "alpha":
+            return [decode_alpha(data, self.resolution, self.crop)]
+        if self.extras.masks == "off":
+            return []
+        source = beside(picture.url, sources, MASKS)
+        if source is None:
+            raise ValueError(f"there is no mask beside it, which would be called NAME{MASKS[0]}")
+        try:
+            return [decode_mask(self.read(source, seen), data, self.resolution, self.crop)]
+        except ValueError as error:
+            raise ValueError(f"its mask, {without_credentials(source.url, self.options)}: {error}") from None
+
+    def captions(self, picture: Source, sources: Sequence[Source], seen: dict[str, Source]) -> list[str | None]:
+        """One, None for a picture that has none; or [] where none is wanted. Raises ValueError."""
+        if not self.extras.captions:
+            return []
+        source = beside(picture.url, sources, (CAPTION,))
+        if source is None:
+            return [None]
+        try:
+            return [caption_of(self.read(source, seen))]
+        except ValueError as error:
+            raise ValueError(f"its caption, {without_credentials(source.url, self.options)}: {error}") from None
 
 
 def _read(source: Source, storage_options: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """One encoded picture, whatever it is, as pixels: upright, on white, square, 8-bit RGB; or the reason why it cannot serve."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -31,6 +32,39 @@ SIGNATURES = (  # what stands at the beginning of files that are taken for pictu
 
 def decode(data: bytes, resolution: int, crop: CropMode) -> np.ndarray:
     """One encoded picture as uint8 (R, R, 3). Raises ValueError, whose text is a reason for the file's owner."""
+    return np.asarray(_squared(_opened(data, _on_white), resolution, crop))
+
+
+def decode_alpha(data: bytes, resolution: int, crop: CropMode) -> np.ndarray:
+    """How opaque the picture is, uint8 (R, R), the bars around a padded one not at all. Raises ValueError as `decode` does,
+    and for a picture that is opaque everywhere or nowhere.
+    """
+    alpha = _opened(data, lambda image: image.convert("RGBA").getchannel("A"))
+    if alpha.getextrema()[0] == 255:
+        raise ValueError("it is opaque everywhere, so its transparency does not show what to learn")
+    return _mask(alpha, resolution, crop, "its transparency")
+
+
+def decode_mask(data: bytes, picture: bytes, resolution: int, crop: CropMode) -> np.ndarray:
+    """A mask beside its picture, white where the concept is, cut as the picture is: uint8 (R, R).
+
+    Raises ValueError as `decode` does, and for a mask of other proportions than its picture, or without a white place.
+    """
+    mask, (width, height) = _opened(data, lambda image: _on_white(image).convert("L")), _opened(picture, _on_white).size
+    if abs(mask.width * height - mask.height * width) > 0.02 * mask.width * height:
+        raise ValueError(f"{mask.width} x {mask.height} pixels, which are not the proportions of {width} x {height}")
+    return _mask(mask.resize((width, height), Image.Resampling.BILINEAR), resolution, crop, "the mask")
+
+
+def _mask(mask: Image.Image, resolution: int, crop: CropMode, name: str) -> np.ndarray:
+    values = np.asarray(_squared(mask, resolution, crop, bars=0))
+    if not values.any():
+        raise ValueError(f"{name} leaves nothing of the picture to learn from")
+    return values
+
+
+def _opened(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Upright. Raises ValueError."""
     if not data:
         raise ValueError("an empty file (zero bytes)")
     try:
@@ -50,10 +84,9 @@ def decode(data: bytes, resolution: int, crop: CropMode) -> np.ndarray:
         try:
             image.load()  # of an animation, the first frame
             upright = ImageOps.exif_transpose(image)
-            opaque = _on_white(_eight_bit(upright))
+            return convert(_eight_bit(upright))
         except Exception as error:  # noqa: BLE001 - broken data can raise anything
             raise ValueError(f"a truncated or broken {image.format} ({error})") from None
-    return np.asarray(_squared(opaque, resolution, crop))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -78,12 +111,14 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, (*WHITE, 255)), layer).convert("RGB")
 
 
-def _squared(image: Image.Image, resolution: int, crop: CropMode) -> Image.Image:
+def _squared(
+    image: Image.Image, resolution: int, crop: CropMode, bars: int | tuple[int, int, int] = WHITE
+) -> Image.Image:
     size, lanczos = (resolution, resolution), Image.Resampling.LANCZOS
     if crop == "centre":
         return ImageOps.fit(image, size, lanczos)
     if crop == "pad":
-        return ImageOps.pad(image, size, lanczos, WHITE)
+        return ImageOps.pad(image, size, lanczos, bars)
     return image.resize(size, lanczos)
 
 

@@ -6,20 +6,25 @@ Frozen weights make the concepts' gradients independent, so that a slot's word h
 and does not depend on its neighbours. A concept that stops leaves its slot; the next one enters at the following step.
 """
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbones import Backbone, Posterior, Tokens
+from pipeline.admission import Beside, Slot, new_slot
+from pipeline.backbones import Backbone, Tokens
 from pipeline.checkpoints import Checkpoint
 from pipeline.early_stopping import EVERY, has_converged
 from pipeline.randomness import torch_generator
-from pipeline.records import Concept, Word
-from pipeline.settings import InversionSettings
-from pipeline.templates import templates_for
+from pipeline.records import Word
+from pipeline.schedules import rate_at
+from pipeline.weighting import distance, min_snr_weights
+
+__all__ = [
+    "Beside", "DivergedError", "Draws", "InversionError", "Slot", "draw", "end_of", "finished", "losses", "new_slot",
+    "restore", "snapshot", "train_step",
+]  # fmt: skip
 
 VALIDATION_IMAGES = 8
 
@@ -37,58 +42,14 @@ class Draws:
     """All that is random in one step of one concept, for B pictures.
 
     latents, noise: float32 (B, C, h, w). timesteps: int64 (B,). tokens: ids of the B prompts.
+    weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     tokens: Tokens
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One concept in training: its word, optimiser and progress."""
-
-    concept: Concept
-    settings: InversionSettings
-    posterior: Posterior
-    templates: Tokens
-    words: dict[str, torch.nn.Parameter]
-    initial: dict[str, np.ndarray]
-    optimiser: torch.optim.Optimizer
-    began: float = field(default_factory=time.monotonic)
-    seconds_before: float = 0.0
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """In training so far, before an interruption too."""
-        return self.seconds_before + time.monotonic() - self.began
-
-
-def new_slot(concept: Concept, pixels: np.ndarray, backbone: Backbone, settings: InversionSettings) -> Slot:
-    """Caches the latent posteriors of both flips and tokenises the templates.
-
-    pixels: uint8 (N, R, R, 3). Raises PromptError when the word or its templates do not suit the tokenizer.
-    """
-    backbone.refuse_placeholder(concept.placeholder)
-    both = np.concatenate([pixels, pixels[:, :, ::-1]]) if settings.flip else pixels
-    initial = backbone.initial_vectors(concept.initializer, concept.vectors)
-    words = {
-        name: torch.nn.Parameter(torch.tensor(vectors, dtype=torch.float32, device=backbone.device))
-        for name, vectors in initial.items()
-    }
-    prompts = [template.format(concept.placeholder) for template in templates_for(concept.kind)]
-    return Slot(
-        concept=concept,
-        settings=settings,
-        initial=initial,
-        words=words,
-        posterior=backbone.encode_images(np.ascontiguousarray(both)),
-        templates=backbone.tokenise(prompts, {concept.placeholder: range(concept.vectors)}),
-        optimiser=torch.optim.AdamW(words.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
-    )
+    weights: Tensor | None = None
 
 
 def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
@@ -134,13 +95,22 @@ def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) ->
     """`count` pictures, posterior samples, noises, timesteps and templates, fixed by (seed, concept, purpose, step)."""
     chance = torch_generator(slot.settings.seed, slot.concept.name, purpose, step)
     mean, std = slot.posterior.mean, slot.posterior.std
+    choices, training = slot.sentences.choices, purpose == "step"
     rows = torch.randint(len(mean), (count,), generator=chance)
-    prompts = torch.randint(len(slot.templates.ids), (count,), generator=chance)
+    places = torch.randint(choices.shape[2], (count,), generator=chance)
     timesteps = torch.randint(backbone.timesteps, (count,), generator=chance)
     noise = torch.randn(2, count, *mean.shape[1:], generator=chance).to(backbone.device, non_blocking=True)
-    return Draws(
-        mean[rows] + std[rows] * noise[0], noise[1], timesteps.to(backbone.device), Tokens(slot.templates.ids[prompts])
-    )
+    own = None
+    if training and slot.settings.per_image:
+        own = torch.rand(count, generator=chance) < slot.settings.per_image
+    timesteps = timesteps.to(backbone.device)
+    weights = None if slot.weights is None else slot.weights[rows]
+    if training and slot.settings.min_snr:
+        by_time = min_snr_weights(backbone, timesteps, slot.settings.min_snr)[:, None, None, None]
+        weights = by_time if weights is None else by_time * weights
+    # The second half of the rows are the first half's pictures, mirrored.
+    tokens = slot.sentences.drawn(rows % choices.shape[1], places, own)
+    return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
 
 
 def losses(backbone: Backbone, slots: list[Slot], draws: list[Draws]) -> list[Tensor]:
@@ -148,27 +118,49 @@ def losses(backbone: Backbone, slots: list[Slot], draws: list[Draws]) -> list[Te
     shifted, rows = [], 0
     for slot, drawn in zip(slots, draws, strict=True):
         shifted.append(drawn.tokens.shifted(backbone.vocabulary, rows).ids)
-        rows += slot.concept.vectors
+        rows += slot.rows
     words = {name: torch.cat([slot.words[name] for slot in slots]) for name in backbone.encoders}
     context = backbone.embed(Tokens(torch.cat(shifted)), words)
     latents, noise, timesteps = (
         torch.cat([getattr(drawn, name) for drawn in draws]) for name in ("latents", "noise", "timesteps")
     )
     predicted = backbone.predict(backbone.add_noise(latents, noise, timesteps), timesteps, context)
-    errors = (predicted - backbone.target(latents, noise, timesteps)).square().mean((1, 2, 3))
-    return [some.mean() for some in errors.split([len(drawn.latents) for drawn in draws])]
+    squares = (predicted - backbone.target(latents, noise, timesteps)).square()
+    if any(drawn.weights is not None for drawn in draws):
+        squares = squares * torch.cat([_weights_of(drawn) for drawn in draws])
+    return [some.mean() for some in squares.mean((1, 2, 3)).split([len(drawn.latents) for drawn in draws])]
+
+
+def _weights_of(drawn: Draws) -> Tensor:
+    """(B, 1, h, w)"""
+    places = drawn.latents[:, :1]
+    return torch.ones_like(places) if drawn.weights is None else drawn.weights.expand_as(places)
 
 
 def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word | InversionError]]:
     """One optimiser step of every slot; returns those that came to their end with it."""
     draws = [draw(slot, backbone, "step", slot.step, slot.settings.batch_size) for slot in slots]
-    torch.stack(losses(backbone, slots, draws)).sum().backward()
+    torch.stack(losses(backbone, slots, draws) + _penalties(slots)).sum().backward()
     for slot in slots:
+        for group in slot.optimiser.param_groups:
+            group["lr"] = rate_at(slot.step, slot.settings)
         slot.optimiser.step()
         slot.optimiser.zero_grad()
+        slot.hold_norm(slot.words)
         slot.step += 1
+        if any(slot.step == first for first, _ in slot.stages):
+            slot.losses.clear()  # of other sentences, with which those to come cannot be compared
     _validate(backbone, [slot for slot in slots if _is_due(slot)])
     return [(slot, end) for slot in slots if (end := end_of(slot)) is not None]
+
+
+def _penalties(slots: list[Slot]) -> list[Tensor]:
+    return [
+        slot.settings.regularisation
+        * distance({name: word[: slot.concept.vectors] for name, word in slot.words.items()}, slot.anchors)
+        for slot in slots
+        if slot.anchors
+    ]
 
 
 def _is_due(slot: Slot) -> bool:
@@ -191,13 +183,14 @@ def end_of(slot: Slot) -> Word | InversionError | None:
         return DivergedError(f"the loss stopped being a number by step {slot.step}")
     if slot.step >= slot.settings.steps:
         return finished(slot, "steps")
-    if slot.settings.early_stop == "dvar" and _is_due(slot) and has_converged(slot.losses):
+    whole = slot.step >= slot.stages[-1][0]
+    if slot.settings.early_stop == "dvar" and whole and _is_due(slot) and has_converged(slot.losses):
         return finished(slot, "dvar")
     return None
 
 
 def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
-    vectors = {name: _copied(value) for name, value in slot.words.items()}
+    vectors = {name: _copied(value)[: slot.concept.vectors] for name, value in slot.words.items()}
     if not all(np.isfinite(value).all() for value in vectors.values()):
         return DivergedError(f"the word stopped being finite by step {slot.step}")
     return Word(

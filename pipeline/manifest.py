@@ -17,7 +17,7 @@ from pipeline.manifest_rows import MAX_CELL, ManifestError, Problem, Row, read_r
 from pipeline.records import Concept, Failure, Kind
 from pipeline.storage import Storage, StorageError, resolve_url, without_credentials
 
-__all__ = ["Manifest", "ManifestError", "Problem", "read_manifest"]
+__all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
@@ -41,6 +41,26 @@ class Manifest:
     failures: tuple[Failure, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RowDefaults:
+    """What rows have that say nothing themselves. Raises ValueError.
+
+    initializer: of rows that name no class either.
+    """
+
+    vectors: int = 1
+    initializer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.vectors <= MAX_VECTORS:
+            raise ValueError(f"vectors is {self.vectors}; it must be a whole number from 1 to {MAX_VECTORS}")
+        text = self.initializer
+        if text is not None and not (text.strip() and text.isprintable() and len(text) <= MAX_WORDS):
+            raise ValueError(
+                f"initializer is {text[:MAX_WORDS]!r}; it must be one line of at most {MAX_WORDS} characters"
+            )
+
+
 class _WrongError(Exception):
     """A cell that cannot be used: its column, its value, and what would be right."""
 
@@ -49,7 +69,12 @@ class _WrongError(Exception):
         self.column, self.value, self.right = column, value, right
 
 
-def read_manifest(url: str, storage_options: Mapping[str, Any] | None = None, skip_invalid: bool = False) -> Manifest:
+def read_manifest(
+    url: str,
+    storage_options: Mapping[str, Any] | None = None,
+    skip_invalid: bool = False,
+    defaults: RowDefaults | None = None,
+) -> Manifest:
     """Reads and checks the whole manifest.
 
     skip_invalid: rows that cannot be used become `failures` instead.
@@ -67,7 +92,7 @@ def read_manifest(url: str, storage_options: Mapping[str, Any] | None = None, sk
     concepts: list[Concept] = []
     taken: dict[str, Concept] = {}  # names, and words as tokenizers see them, in lower case
     for row in rows:
-        concept, wrong = _concept(row, folder)
+        concept, wrong = _concept(row, folder, defaults or RowDefaults())
         if concept is not None:
             wrong = _clashes(concept, taken)
         if concept is None or wrong:
@@ -99,7 +124,7 @@ def _failures(problems: list[Problem], names: Mapping[int, str]) -> tuple[Failur
     )
 
 
-def _concept(row: Row, folder: str) -> tuple[Concept | None, list[Problem]]:
+def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | None, list[Problem]]:
     """The row as a concept, or all that is wrong with it."""
     problems: list[Problem] = []
 
@@ -113,12 +138,13 @@ def _concept(row: Row, folder: str) -> tuple[Concept | None, list[Problem]]:
     name = checked("concept", _name)
     images = checked("images", _images, folder)
     noun, initializer = checked("class", _phrase), checked("initializer", _phrase)
-    kind, vectors = checked("kind", _kind), checked("vectors", _vectors)
+    kind, vectors = checked("kind", _kind), checked("vectors", _vectors, defaults.vectors)
     placeholder = checked("placeholder", _placeholder, name)
     carried = {column: checked(column, _carried) for column in row.cells if column not in COLUMNS}
     if problems:
         return None, problems
-    return Concept(name, images, placeholder, initializer or noun, noun, kind, vectors, row.line, carried), []
+    words = initializer or noun or defaults.initializer
+    return Concept(name, images, placeholder, words, noun, kind, vectors, row.line, carried), []
 
 
 def _is_name(text: str) -> bool:
@@ -201,11 +227,11 @@ def _kind(column: str, value: object) -> Kind:
     return KINDS[text]
 
 
-def _vectors(column: str, value: object) -> int:
+def _vectors(column: str, value: object, default: int) -> int:
     # Parquet files written by pandas hold floats where a column has gaps.
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
     if value is None or not text:
-        return 1
+        return default
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_VECTORS:
         raise _WrongError(column, value, f"must be a whole number from 1 to {MAX_VECTORS}")
     return int(text)

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import content_of, fingerprint
 from pipeline.image_sets import ImageSetError, digest_of, find_sources
 from pipeline.models import Model
 from pipeline.publish import part_path, plan_parts, read_table
 from pipeline.records import Concept, Failure, Source
 from pipeline.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.settings import InversionSettings
+from pipeline.sidecars import extras_of
 from pipeline.storage import StorageError
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
@@ -58,8 +59,10 @@ def plan(
         if known is None:
             known = _known_from(run, unpublished.get(concept.name))
         try:
-            sources = find_sources(concept, storage_options)
-            digests = [_digest(source, known, storage_options) for source in sources]
+            sources = find_sources(concept, storage_options, extras_of(settings))
+            digests = [
+                content_of(replace(source, digest=_digest(source, known, storage_options))) for source in sources
+            ]
         except (ImageSetError, StorageError) as error:
             return Failure(concept.name, "images", str(error))
         return fingerprint(concept, digests, model.digest, precision, settings)

@@ -44,11 +44,13 @@ class Source:
     identity: what the store says of the file's version (its ETag, or its time of change) and its size; None where it says
     nothing that can be relied on. The same identity means the same bytes.
     digest: sha256 of its bytes in hex, "" before they were read and for a file that cannot be.
+    beside: URL of the picture that it is a caption or a mask of, "" for a picture.
     """
 
     url: str
     identity: str | None = None
     digest: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ class ImageSet:
     """A concept's training images, upright, on white, square.
 
     pixels: uint8 (N, R, R, 3). urls, digests: N each, in the order of `pixels`; a digest is the sha256 of the file's bytes.
-    sources: every file that was looked at, the rejected ones too.
+    sources: every file that was looked at, the rejected ones too, and what lies beside them.
+    captions: N, None for a picture without one; () where none were asked for. masks: uint8 (N, R, R), 255 where the concept
+    is; None where none were asked for.
     """
 
     pixels: np.ndarray
@@ -82,6 +86,8 @@ class ImageSet:
     digests: tuple[str, ...]
     rejected: tuple[RejectedImage, ...] = ()
     sources: tuple[Source, ...] = ()
+    captions: tuple[str | None, ...] = ()
+    masks: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

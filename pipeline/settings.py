@@ -1,10 +1,23 @@
 """Every setting that changes a word, validated where it is made and saved with the output."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 CropMode = Literal["centre", "pad", "squash"]
 EarlyStop = Literal["dvar", "off"]
+Schedule = Literal["constant", "linear", "cosine"]
+Start = Literal["words", "statistics", "nearest"]
+Masks = Literal["off", "alpha", "sidecar"]
+Norm = Literal["free", "vocabulary"]
+
+# At these values an option is as if it were not there. They stay out of fingerprints, so that an option which is new
+# does not undo the words of runs that knew nothing of it.
+ABSENT: dict[str, object] = {
+    "schedule": "constant", "warmup_steps": 0, "start": "words", "start_clip": "", "templates": (), "captions": False,
+    "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
+    "norm": "free", "norm_limit": 0.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +26,23 @@ class InversionSettings:
 
     steps: the budget of optimiser steps. batch_size: pictures a step.
     learning_rate: as AdamW sees it; nothing rescales it. weight_decay: 0, because decay shrinks the word itself.
+    schedule, warmup_steps: how the rate changes over the budget (schedules.py).
     resolution: side of the training pictures in pixels; None is the model's own.
     early_stop: "dvar" is the criterion of Voronov et al. 2023 (early_stopping.py).
     seed: of every draw, together with the concept's name, the purpose and the step.
+
+    start: from which vectors (starting.py); start_clip: the CLIP that looks for the "nearest" words.
+    templates: sentences in place of templates.py's, with "{}" where the word stands. captions: a .txt beside a picture is
+    its sentence. masks, background: what of a picture counts, and by how much the rest does (weighting.py).
+
+    progressive: share of the budget between a vector and the next; 0 trains all from the beginning. Gal et al. 2022,
+    section 5.3: a second after 2,000 steps of 5,000, a third after 4,000, which is 0.4.
+    per_image: share of the training prompts that hold, besides the word, one that belongs to the picture alone and is
+    thrown away in the end (section 5.3; the authors' code: 0.25).
+    regularisation: weight of the squared distance of a vector to its initializer's (section 5.3).
+    min_snr: gamma of Hang et al. 2023, 5 in their paper; 0 for none.
+    norm: "vocabulary" keeps every vector as long as the vocabulary's mean. norm_limit: at most so many times that; 0 for
+    no limit.
 
     Raises ValueError naming the setting, its value and what is allowed.
     """
@@ -30,6 +57,20 @@ class InversionSettings:
     early_stop: EarlyStop = "dvar"
     seed: int = 0
     minimum_images: int = 1
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    start: Start = "words"
+    start_clip: str = ""
+    templates: tuple[str, ...] = ()
+    captions: bool = False
+    masks: Masks = "off"
+    background: float = 0.0
+    progressive: float = 0.0
+    per_image: float = 0.0
+    regularisation: float = 0.0
+    min_snr: float = 0.0
+    norm: Norm = "free"
+    norm_limit: float = 0.0
 
     def __post_init__(self) -> None:
         _require(1 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 1 to 1,000,000")
@@ -42,13 +83,63 @@ class InversionSettings:
             self.resolution,
             "a multiple of 8 from 32 to 2,048",
         )
-        _require(self.crop in ("centre", "pad", "squash"), "crop", self.crop, "centre, pad or squash")
-        _require(self.early_stop in ("dvar", "off"), "early stop", self.early_stop, "dvar or off")
+        for name, choices in (
+            ("crop", CropMode), ("early_stop", EarlyStop), ("schedule", Schedule), ("start", Start), ("masks", Masks),
+            ("norm", Norm),
+        ):  # fmt: skip
+            _require_one_of(name, getattr(self, name), get_args(choices))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         _require(self.minimum_images >= 1, "minimum images", self.minimum_images, "at least 1")
+        _require(
+            0 <= self.warmup_steps < self.steps,
+            "warm-up steps",
+            self.warmup_steps,
+            f"from 0 to below {self.steps} steps",
+        )
+        _require(
+            bool(self.start_clip) == (self.start == "nearest"),
+            "start clip",
+            self.start_clip,
+            "the name of a CLIP where the start is 'nearest', and nowhere else",
+        )
+        for template in self.templates:
+            _require(
+                template.count("{}") == 1 and template.isprintable(),
+                "template",
+                template,
+                "one line with one {} where the word stands",
+            )
+        _require(0 <= self.background < 1, "background", self.background, "from 0 up to, not including, 1")
+        _require(self.background == 0 or self.masks != "off", "background", self.background, "0 without masks")
+        _require(0 <= self.progressive < 1, "progressive", self.progressive, "from 0 up to, not including, 1")
+        _require(0 <= self.per_image <= 1, "per-image words", self.per_image, "a share from 0 to 1")
+        for name, value in (
+            ("regularisation", self.regularisation),
+            ("min-SNR gamma", self.min_snr),
+            ("norm limit", self.norm_limit),
+        ):
+            _require(0 <= value < math.inf, name, value, "0 or above")
+        _require(self.norm == "free" or not self.norm_limit, "norm limit", self.norm_limit, "0 where the norm is fixed")
+
+    def refuse_vectors(self, vectors: int) -> None:
+        """Raises ValueError for a word of so many vectors that the last ones would never be trained."""
+        if (vectors - 1) * self.progressive >= 1:
+            raise ValueError(
+                f"progressive is {self.progressive}: the last of {vectors} vectors would join after the budget's end; it "
+                f"must be below {1 / (vectors - 1):g} for so many"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def that_count(self) -> dict[str, Any]:
+        """Those that enter a fingerprint: all but the options that are as if they were not there."""
+        return {name: value for name, value in self.as_dict().items() if name not in ABSENT or value != ABSENT[name]}
+
+
+def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    *others, last = choices
+    _require(value in choices, name.replace("_", " "), value, f"{', '.join(others)} or {last}")
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -20,14 +20,15 @@ from pipeline.backbones import PromptError, load_backbone
 from pipeline.checkpoints import CHECKPOINT_SECONDS, Checkpoint
 from pipeline.continuous_batch import ContinuousBatch
 from pipeline.drawing import draw_concept
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import content_of, fingerprint
 from pipeline.grid import draw_grid, encode_png
 from pipeline.image_sets import ImageSetError, find_sources, load_images
-from pipeline.inversion import DivergedError, InversionError, Slot, new_slot, restore
+from pipeline.inversion import Beside, DivergedError, InversionError, Slot, new_slot, restore
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Source, Stage, Word
 from pipeline.run_folder import Marker, RunFolder
 from pipeline.settings import InversionSettings
+from pipeline.sidecars import extras_of
 from pipeline.slots import measure_slots
 from pipeline.storage import StorageError
 from pipeline.tables import embedding_rows, sample_rows
@@ -64,7 +65,7 @@ class WorkerSettings:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
-        digests = [source.digest for source in sources]
+        digests = [content_of(source) for source in sources]
         return fingerprint(concept, digests, self.model_digest, self.precision, self.inversion)
 
 
@@ -167,8 +168,9 @@ class Worker:
     def _load(self, concept: Concept) -> ImageSet:
         inversion, options = self.settings.inversion, self.settings.storage_options
         side = inversion.resolution or self.backbone.resolution
-        sources = find_sources(concept, options)
-        return load_images(sources, side, inversion.crop, options, minimum=inversion.minimum_images)
+        extras = extras_of(inversion)
+        sources = find_sources(concept, options, extras)
+        return load_images(sources, side, inversion.crop, options, inversion.minimum_images, extras)
 
     def _train(self, concept: Concept, print_: str, images: ImageSet) -> Word:
         """A word that diverges is learned once more at a lower rate. Raises InversionError."""
@@ -194,7 +196,8 @@ class Worker:
             self._doing[concept.name] = "training"
             if not self.batch.training:
                 self._kept = time.monotonic()
-            slot = new_slot(concept, images.pixels, self.backbone, settings)
+            beside = Beside(images.captions, images.masks)
+            slot = new_slot(concept, images.pixels, self.backbone, settings, beside)
             if before is not None and (before.fingerprint, before.learning_rate) == (print_, settings.learning_rate):
                 restore(slot, before)
             return slot

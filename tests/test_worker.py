@@ -64,8 +64,8 @@ def diverge(monkeypatch: pytest.MonkeyPatch, at: Callable[[float], bool]) -> lis
     tried: list[float] = []
     original = working.new_slot
 
-    def new_slot(concept: Concept, pixels: np.ndarray, backbone: Any, settings: InversionSettings) -> Any:
-        slot = original(concept, pixels, backbone, settings)
+    def new_slot(concept: Concept, pixels: np.ndarray, backbone: Any, settings: InversionSettings, beside: Any) -> Any:
+        slot = original(concept, pixels, backbone, settings, beside)
         tried.append(settings.learning_rate)
         if at(settings.learning_rate):
             slot.posterior.mean.fill_(torch.nan)

@@ -1,16 +1,18 @@
 """Frozen text-to-image models, one file a family, chosen by the class that model_index.json names."""
 
+from collections.abc import Callable
+
 import torch
 
 from pipeline.backbones.base import Backbone, Conditioning, Posterior, PromptError, Tokens
 from pipeline.backbones.ldm import LatentDiffusion
 from pipeline.backbones.stable_diffusion import StableDiffusion
 from pipeline.backbones.stable_diffusion_xl import StableDiffusionXL
-from pipeline.models import find_model
+from pipeline.models import Model, find_model
 
 __all__ = ["Backbone", "Conditioning", "Posterior", "PromptError", "Tokens", "load_backbone"]
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[Model, torch.device, torch.dtype], Backbone]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "LDMTextToImagePipeline": LatentDiffusion,

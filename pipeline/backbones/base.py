@@ -109,6 +109,15 @@ class Backbone(ABC):
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What `predict` should have said: the noise, or the velocity of Salimans and Ho 2022, as the model was trained."""
 
+    @abstractmethod
+    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
+        """Of latents that `add_noise` made, as a ratio of variances: float32 (B,) for timesteps int64 (B,)."""
+
+    @property
+    @abstractmethod
+    def predicts_velocity(self) -> bool:
+        """Whether `target` is the velocity."""
+
     @property
     @abstractmethod
     def timesteps(self) -> int:
@@ -121,6 +130,14 @@ class Backbone(ABC):
     @abstractmethod
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         """Text encoder -> float32 (count, D) to start a word from; None is the mean of the vocabulary."""
+
+    @abstractmethod
+    def vocabulary_vectors(self, encoder: str) -> np.ndarray:
+        """The frozen table of a text encoder's word embeddings, float32 (words, D)."""
+
+    @abstractmethod
+    def vocabulary_words(self) -> list[str]:
+        """Whole words of letters that are one token in every text encoder, in alphabetical order."""
 
     @abstractmethod
     def refuse_placeholder(self, placeholder: str) -> None:

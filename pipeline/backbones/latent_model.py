@@ -97,9 +97,15 @@ class LatentModel(Backbone):
         return self.noising.add_noise(latents, noise, timesteps)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        if self.noising.config.prediction_type == "v_prediction":
-            return self.noising.get_velocity(latents, noise, timesteps)
-        return noise
+        return self.noising.get_velocity(latents, noise, timesteps) if self.predicts_velocity else noise
+
+    @property
+    def predicts_velocity(self) -> bool:
+        return bool(self.noising.config.prediction_type == "v_prediction")
+
+    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
+        kept = self.noising.alphas_cumprod.to(timesteps.device)[timesteps].float()
+        return kept / (1 - kept)
 
     def scheduler(self, sampler: str) -> Any:
         if sampler not in SAMPLERS:
@@ -110,6 +116,12 @@ class LatentModel(Backbone):
 
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}
+
+    def vocabulary_vectors(self, encoder: str) -> np.ndarray:
+        return self.text[encoder].vectors()
+
+    def vocabulary_words(self) -> list[str]:
+        return sorted(set.intersection(*(encoder.whole_words() for encoder in self.text.values())))
 
     def refuse_placeholder(self, placeholder: str) -> None:
         if any(len(encoder.text_ids(placeholder)) == 1 for encoder in self.text.values()):

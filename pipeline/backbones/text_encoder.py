@@ -85,9 +85,24 @@ class TextEncoder:
         # verbose=False: our own error for a long prompt says more than the tokenizer's warning.
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
+    def vectors(self) -> np.ndarray:
+        """The frozen table, float32 (words, D)."""
+        table: np.ndarray = self.embedding.weight.detach().float().cpu().numpy()
+        return table
+
+    def whole_words(self) -> set[str]:
+        """Words of three letters and more that are one token. A piece of a word comes back from its spelling as another id."""
+        ids = range(self.embedding.num_embeddings)
+        spelled = [self.tokenizer.decode([each]).strip() for each in ids]
+        return {
+            word
+            for each, word in zip(ids, spelled, strict=True)
+            if len(word) > 2 and word.isalpha() and word.isascii() and self.text_ids(word) == [each]
+        }
+
     def initial_vectors(self, text: str | None, count: int) -> np.ndarray:
         """float32 (count, D): the text's own tokens, shared out; None is the mean of the vocabulary. Raises PromptError."""
-        table = self.embedding.weight.detach().float().cpu().numpy()
+        table = self.vectors()
         if text is None:
             mean = table.mean(0)
             # The mean of many words is far shorter than any of them; give it the length of a word.
