@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import pipeline.planning as planning
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import content_of, fingerprint
 from pipeline.image_sets import digest_of, find_sources
 from pipeline.models import Model
 from pipeline.planning import Plan, plan
 from pipeline.publish import plan_parts, publish, write_table
 from pipeline.records import Concept, Failure, ImageSet, Source, Word
 from pipeline.run_folder import ATTEMPTS, Marker, RunFolder
-from pipeline.settings import InversionSettings
+from pipeline.settings import ABSENT, InversionSettings
+from pipeline.sidecars import extras_of
 from pipeline.storage import Storage, StorageUnavailableError
 from pipeline.tables import SAMPLES, embedding_rows
 
@@ -129,7 +130,14 @@ def test_a_changed_image_set_is_learned_anew_and_no_other(
 
 OTHER_SETTINGS: dict[str, Any] = {
     "steps": 301, "batch_size": 5, "learning_rate": 4e-3, "weight_decay": 0.1, "resolution": 64, "crop": "pad", "flip": False,
-    "early_stop": "off", "seed": 1, "minimum_images": 2,
+    "early_stop": "off", "seed": 1, "minimum_images": 2, "schedule": "cosine", "warmup_steps": 5, "start": "statistics",
+    "templates": ("a {}",), "captions": True, "masks": "alpha", "progressive": 0.4, "per_image": 0.25,
+    "regularisation": 0.1, "min_snr": 5.0, "norm": "vocabulary", "norm_limit": 2.0, "start_clip": "other",
+    "background": 0.5,
+}  # fmt: skip
+# Those that mean nothing without another.
+BESIDE: dict[str, dict[str, Any]] = {
+    "start_clip": {"start": "nearest", "start_clip": "mini"}, "background": {"masks": "alpha"},
 }  # fmt: skip
 
 
@@ -138,9 +146,44 @@ def test_every_setting_is_tried_below() -> None:
 
 
 @pytest.mark.parametrize("setting", OTHER_SETTINGS)
+def test_every_setting_enters_the_fingerprint(setting: str, concepts: list[Concept]) -> None:
+    before = replace(SETTINGS, **BESIDE.get(setting, {}))
+    after = replace(before, **{setting: OTHER_SETTINGS[setting]})
+    first, second = (fingerprint(concepts[0], ["a"], "m", "auto", each) for each in (before, after))
+    assert first != second
+
+
+def test_options_that_are_off_do_not_undo_the_words_of_runs_that_had_none() -> None:
+    """Catches a new option that costs every user all words: this is the fingerprint from before there were any."""
+    off: dict[str, Any] = ABSENT
+    settings = InversionSettings(steps=12, batch_size=2, learning_rate=5e-3, early_stop="dvar", **off)
+    assert fingerprint(Concept("x", (), "<x>", "cat"), ["a"], "m", "auto", settings).startswith("cff17453e0a2")
+
+
+def test_a_changed_mask_or_caption_is_learned_anew_and_so_is_one_of_another_picture(
+    concepts: list[Concept], run: RunFolder
+) -> None:
+    """Catches a caption that can be edited, or moved to the next picture, without the word being learned from it."""
+    settings = replace(SETTINGS, captions=True)
+    folder = Path(concepts[0].images[0])
+    caption = folder / "1.txt"
+    caption.write_text("asleep")
+    prints = set()
+    for change in (lambda: None, lambda: caption.write_text("awake"), lambda: caption.rename(folder / "2.txt")):
+        change()
+        sources = find_sources(concepts[0], {}, extras_of(settings))
+        digests = [content_of(replace(source, digest=digest_of(source, {}))) for source in sources]
+        assert len(digests) == 1 + len(find_sources(concepts[0]))
+        prints.add(fingerprint(concepts[0], digests, "m", "auto", settings))
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("setting", sorted(OTHER_SETTINGS.keys() - BESIDE.keys()))
 def test_a_changed_setting_is_everything_anew(setting: str, concepts: list[Concept], run: RunFolder) -> None:
     """Catches a setting that changes the result and not the fingerprint: the old words would pass for the new ones."""
     commit(concepts, run, "cat", "dog", "truck")
+    for concept in concepts:
+        Path(concept.images[0], "1.txt").write_text("a caption that is not looked at unless it is asked for")
     changed = replace(SETTINGS, **{setting: OTHER_SETTINGS[setting]})
     assert to_do(planned(concepts, run, settings=changed)) == ["cat", "dog", "truck"]
     assert to_do(planned(concepts, run)) == []
@@ -210,7 +253,7 @@ def test_a_store_that_does_not_answer_is_a_failure_that_is_not_remembered(
     """Catches a word learned from half of its pictures, or never again, because of one bad minute."""
     commit(concepts, run, "cat", "dog")
 
-    def out(concept: Concept, options: object) -> tuple[Source, ...]:
+    def out(concept: Concept, *options: object) -> tuple[Source, ...]:
         raise StorageUnavailableError("no answer")
 
     with monkeypatch.context() as patch:
