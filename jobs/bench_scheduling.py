@@ -36,14 +36,14 @@ from pipeline.run_folder import Marker, RunFolder, shard_of
 from pipeline.settings import InversionSettings
 from pipeline.storage import Storage
 from pipeline.tables import EMBEDDINGS
-from pipeline.worker import Pulse, Worker, WorkerSettings
+from pipeline.worker_calls import Pulse, WorkerCalls, WorkerSettings
 
 EMPTY_CONCEPTS, WORKERS, SLOTS = 10_000, 8, 4
 COMMITTED = 100_000
 SETTINGS = InversionSettings()
 
 
-class EmptyWorker(Worker):
+class EmptyWorker(WorkerCalls):
     """Says of every concept that it is done."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -51,6 +51,9 @@ class EmptyWorker(Worker):
 
     def load(self) -> int:
         return SLOTS
+
+    def checkpoint(self) -> None:
+        pass
 
     def pulse(self) -> Pulse:
         return Pulse(0, 0, SLOTS, {}, None)

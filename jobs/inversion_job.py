@@ -23,7 +23,7 @@ from pipeline.storage import StorageError, without_credentials
 if TYPE_CHECKING:
     from jobs.progress import ProgressDisplay
     from pipeline.driver import Progress
-    from pipeline.worker import Worker
+    from pipeline.worker_calls import WorkerCalls
 
 ALL_DONE, SOME_FAILED = 0, 1
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
@@ -48,7 +48,7 @@ class Job:
         model: Model,
         run: RunFolder,
         log: Log,
-        worker: "type[Worker] | None" = None,
+        worker: "type[WorkerCalls] | None" = None,
     ) -> None:
         self.arguments, self.settings, self.manifest = arguments, settings, manifest
         self.model, self.folder, self.log, self.worker = model, run, log, worker
@@ -93,12 +93,12 @@ class Job:
             )
 
     def _invert(self, left: tuple[Concept, ...], session: Session) -> tuple[str, str] | None:
-        # torch and diffusers take seconds to import: a run with nothing to do never gets here.
+        # Ray takes a second to import: a run with nothing to do never gets here.
         from jobs.progress import ProgressDisplay
         from pipeline.deadlines import Deadlines
         from pipeline.driver import Driver, Resources, WorkersNeverStartedError
         from pipeline.metrics import RunMetrics
-        from pipeline.worker import Worker, WorkerSettings
+        from pipeline.worker_calls import WorkerProcess, WorkerSettings
 
         arguments = self.arguments
         gpus = arguments.gpus_per_worker if arguments.gpus_per_worker is not None else float(session.gpus > 0)
@@ -121,7 +121,7 @@ class Job:
             display(progress)
             metrics(progress)
 
-        driver = Driver(settings, resources, self._record, report, deadlines, self.worker or Worker)
+        driver = Driver(settings, resources, self._record, report, deadlines, self.worker or WorkerProcess)
         try:
             digests = driver.run(iter(left), len(left))
         except WorkersNeverStartedError as error:

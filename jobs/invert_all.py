@@ -29,7 +29,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
-    from pipeline.worker import Worker
+    from pipeline.worker_calls import WorkerCalls
 
 NOT_STARTED, CUT_SHORT = 2, 3
 
@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, worker: "type[Worker] | None" = None) -> int:
+def main(argv: Sequence[str] | None = None, worker: "type[WorkerCalls] | None" = None) -> int:
     """The exit code. worker: the class of the actors, if not the one that does the work."""
     arguments = parser().parse_args(argv)
     log = Log(arguments.log_format)

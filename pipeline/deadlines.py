@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the limits are options of a job, and the worker brings torch along
-    from pipeline.worker import Pulse
+    from pipeline.worker_calls import Pulse
 
 Phase = Literal["placing", "loading", "ready", "concept"]
 

@@ -16,9 +16,8 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.deadlines import Deadlines, Overdue
 from pipeline.losses import Losses, last_line
 from pipeline.records import Concept, Done, Failure
-from pipeline.slots import CANDIDATES
 from pipeline.storage import StorageError, StorageNotFoundError, StorageUnavailableError
-from pipeline.worker import Pulse, Worker, WorkerSettings
+from pipeline.worker_calls import MOST_SLOTS, Pulse, WorkerCalls, WorkerProcess, WorkerSettings
 
 POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0
 GRACE_SECONDS = 30.0  # for the last checkpoints when a run is cut short
@@ -101,7 +100,7 @@ class Driver:
         record: Callable[[Concept, Done | Failure], None],
         report: Callable[[Progress], None],
         deadlines: Deadlines,
-        worker: type[Worker] = Worker,
+        worker: type[WorkerCalls] = WorkerProcess,
     ) -> None:
         self._settings, self._resources, self._record, self._report = settings, resources, record, report
         self._worker, self._deadlines, self._losses = worker, deadlines, Losses(settings.run)
@@ -140,7 +139,7 @@ class Driver:
         return [seat for seat in self._seats if seat.phase == "ready"]
 
     def _grow(self) -> None:
-        resources, most = self._resources, self._settings.slots or max(CANDIDATES)
+        resources, most = self._resources, self._settings.slots or MOST_SLOTS
         while len(self._seats) < min(resources.workers, self._left):
             remote: Any = ray.remote(self._worker)  # Ray's own types know an actor's methods only as those of its class
             actor = remote.options(
@@ -150,7 +149,7 @@ class Driver:
                 max_task_retries=0,
                 max_concurrency=most + calls_ahead(most) + SPARE_THREADS,
             ).remote(self._settings)
-            seat = _Seat(actor, actor.started.remote())
+            seat = _Seat(actor, actor.__ray_ready__.remote())
             self._seats.append(seat)
             self._deadlines.begin(id(seat), "placing")
 
@@ -262,9 +261,13 @@ class Driver:
             self._settle(concept, failure)
 
     def _shrink(self) -> None:
-        """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere."""
+        """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere.
+
+        Those first that hold no model yet: one that does has to tell of the weights when all is done.
+        """
         spare = len(self._seats) - max(self._left, 1)
-        for seat in [seat for seat in self._seats if not seat.calls][: max(0, spare)]:
+        idle = sorted((seat for seat in self._seats if not seat.calls), key=lambda seat: seat.phase == "ready")
+        for seat in idle[: max(0, spare)]:
             self._release(seat)
 
     def _release(self, seat: _Seat) -> None:

@@ -10,8 +10,9 @@ from pipeline.backbones import Backbone
 from pipeline.inversion import new_slot, train_step
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
+from pipeline.worker_calls import MOST_SLOTS
 
-CANDIDATES = (1, 2, 4, 8, 16)
+CANDIDATES = (1, 2, 4, 8, MOST_SLOTS)
 GAIN = 1.15  # doubling the slots is worth its memory, and a later first result, if it makes so much of the rate
 MEMORY_SHARE = 0.8  # of a GPU: sampling and the neighbours' first stage need room as well
 WARM_UP, COUNTED = 1, 3

@@ -8,25 +8,22 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from pipeline.backbones import PromptError, load_backbone
-from pipeline.checkpoints import CHECKPOINT_SECONDS, Checkpoint
+from pipeline.checkpoints import Checkpoint
 from pipeline.continuous_batch import ContinuousBatch
 from pipeline.drawing import draw_concept
-from pipeline.fingerprint import content_of, fingerprint
 from pipeline.grid import draw_grid, encode_png
 from pipeline.image_sets import ImageSetError, find_sources, load_images
 from pipeline.inversion import Beside, DivergedError, InversionError, Slot, new_slot, restore
-from pipeline.protocols import Protocol
-from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Source, Stage, Word
-from pipeline.run_folder import Marker, RunFolder
+from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Stage, Word
+from pipeline.run_folder import Marker
 from pipeline.settings import InversionSettings
 from pipeline.sidecars import extras_of
 from pipeline.slots import measure_slots
@@ -34,58 +31,14 @@ from pipeline.storage import StorageError
 from pipeline.tables import embedding_rows, sample_rows
 from pipeline.termination import before_termination
 from pipeline.words import encode_word
+from pipeline.worker_calls import Doing, Pulse, WorkerCalls, WorkerSettings
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
 SLOWER = 4.0  # by so much the learning rate falls for a word that diverged
 
-Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What every worker of a run has in common.
-
-    dtype: "float32", "bfloat16" or "float16". precision: how the dtype is told apart in fingerprints ("auto" if not given).
-    slots: concepts in training at once; None has the worker measure it.
-    checkpoint_seconds: between two step checkpoints.
-    """
-
-    model: str
-    model_digest: str
-    device: str
-    dtype: str
-    precision: str
-    threads: int
-    slots: int | None
-    inversion: InversionSettings
-    protocol: Protocol
-    run: RunFolder
-    storage_options: dict[str, str]
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-
-    def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
-        digests = [content_of(source) for source in sources]
-        return fingerprint(concept, digests, self.model_digest, self.precision, self.inversion)
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """How a worker is doing.
-
-    beats: rises whenever the model has got something done. steps: optimiser steps so far, of all concepts together.
-    calls: concept -> what is being done for it, and the step it is at.
-    checkpoint_age: seconds since the last checkpoint, None while nothing is in training.
-    """
-
-    beats: int
-    steps: int
-    slots: int
-    calls: Mapping[str, tuple[Doing, int]]
-    checkpoint_age: float | None
-
-
-class Worker:
+class Worker(WorkerCalls):
     """Made at once; `load` takes its time."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -94,9 +47,6 @@ class Worker:
         self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
         self._kept = time.monotonic()
         before_termination(self.checkpoint)
-
-    def started(self) -> None:
-        """Returns once there is a process."""
 
     def load(self) -> int:
         """Loads the frozen model; returns the number of slots."""

@@ -11,7 +11,7 @@ from pipeline.records import Concept, Done, Failure
 from pipeline.run_folder import RunFolder
 from pipeline.settings import InversionSettings
 from pipeline.storage import Storage
-from pipeline.worker import WorkerSettings
+from pipeline.worker_calls import WorkerSettings
 from tests.scripted_worker import ScriptedWorker
 
 

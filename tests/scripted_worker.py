@@ -10,12 +10,12 @@ import numpy as np
 
 from pipeline.checkpoints import Checkpoint
 from pipeline.records import Concept, Done, Failure
-from pipeline.worker import Doing, Pulse, Worker, WorkerSettings
+from pipeline.worker_calls import Doing, Pulse, WorkerCalls, WorkerSettings
 
 PRINT = "f" * 64
 
 
-class ScriptedWorker(Worker):
+class ScriptedWorker(WorkerCalls):
     """Trains nothing. A concept is handled by the method that the first word of its name says.
 
     Each call leaves a file `<concept>@<pid>@<number>` in the folder `calls` of the run.
@@ -125,3 +125,14 @@ class WorkerThatLoadsForEver(ScriptedWorker):
     def load(self) -> int:
         threading.Event().wait()
         return 0
+
+
+class OneLoadsForEver(ScriptedWorker):
+    """The first of them that loads is quick about it."""
+
+    def load(self) -> int:
+        try:
+            (self._calls.parent / "loaded").touch(exist_ok=False)
+        except FileExistsError:
+            threading.Event().wait()
+        return super().load()

@@ -21,7 +21,8 @@ from pipeline.run_folder import RunFolder
 from pipeline.settings import InversionSettings
 from pipeline.slots import CANDIDATES
 from pipeline.storage import Storage
-from pipeline.worker import SLOWER, Worker, WorkerSettings
+from pipeline.worker import SLOWER, Worker
+from pipeline.worker_calls import WorkerSettings
 
 RATE = 5e-3
 PROTOCOL = replace(PROTOCOLS["quick"], steps=2)
