@@ -1,7 +1,7 @@
 """A run of scripted workers in a process of its own: python -m tests.scripted_job FOLDER ADDRESS WORKERS GPUS NAME ...
 
-Prints one JSON object: what became of each concept, how often a call broke off, the most GPU nodes there were at once, and
-the seconds from the last concept until there was none.
+Prints one JSON object: what became of each concept, how often a call broke off, and the seconds from the last concept until
+there was no GPU node. Each time the number of GPU nodes has changed, it is appended to the file `gpu-nodes` of the folder.
 """
 
 import json
@@ -18,28 +18,40 @@ from tests.scripted_run import ScriptedRun
 ROOT = Path(__file__).parents[1]
 
 
-def gpu_nodes() -> int:
-    return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
+class GpuNodes:
+    """Counts them, and leaves the changes on record."""
+
+    def __init__(self, record: Path) -> None:
+        self.record, self.last = record, -1
+
+    def count(self) -> int:
+        now = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU"))
+        if now != self.last:
+            self.last = now
+            with self.record.open("a") as opened:
+                opened.write(f"{now}\n")
+        return now
 
 
 def main(folder: str, address: str, workers: str, gpus: str, *names: str) -> None:
     local = {"num_cpus": 2, "include_dashboard": False} if address == "local" else {}
     ray.init(address=address, log_to_driver=False, configure_logging=False,
              runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **local)  # fmt: skip
-    run, seen, most = ScriptedRun(Path(folder), list(names)), [], [gpu_nodes()]
+    run, nodes, seen = ScriptedRun(Path(folder), list(names)), GpuNodes(Path(folder) / "gpu-nodes"), []
+    nodes.count()
 
     def watch(progress: Progress) -> None:
         seen.append(progress)
-        most.append(gpu_nodes())
+        nodes.count()
 
     run.report = watch
     run.go(workers=int(workers), gpus=float(gpus))
     ended = time.monotonic()
-    while gpu_nodes():
+    while nodes.count():
         time.sleep(0.1)
     print(json.dumps({
         "results": {name: result.reason if isinstance(result, Failure) else "" for name, result in run.results.items()},
-        "restarts": seen[-1].restarts, "gpu_nodes": [most[0], max(most)], "seconds_to_none": time.monotonic() - ended,
+        "restarts": seen[-1].restarts, "seconds_to_none": round(time.monotonic() - ended, 1),
     }))  # fmt: skip
     ray.shutdown()
 
