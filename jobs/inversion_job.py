@@ -21,6 +21,7 @@ from pipeline.settings import InversionSettings
 from pipeline.storage import StorageError, without_credentials
 
 if TYPE_CHECKING:
+    from eval.nearest_words import NearestWords
     from jobs.progress import ProgressDisplay
     from pipeline.driver import Progress
     from pipeline.worker_calls import WorkerCalls
@@ -109,7 +110,7 @@ class Job:
             dtype=arguments.dtype or ("bfloat16" if gpus else "float32"), precision=self.precision,
             threads=max(1, int(arguments.cpus_per_worker)), slots=arguments.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
-            checkpoint_seconds=arguments.checkpoint_seconds,
+            checkpoint_seconds=arguments.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
         )  # fmt: skip
         self.log.say("workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers)
         display, metrics = ProgressDisplay(self.folder, self.log, (len(self.done), len(self.failures))), RunMetrics()
@@ -135,6 +136,13 @@ class Job:
                 f"the frozen weights changed during the run, from {digests[0]} to {digests[1]}: its words cannot be trusted"
             )
         return digests
+
+    def _look(self, device: str) -> "NearestWords | None":
+        if self.settings.start != "nearest":
+            return None
+        from eval.nearest_words import NearestWords
+
+        return NearestWords(self.settings.start_clip, device)
 
     def _leave(self, display: "ProgressDisplay", progress: "Progress") -> None:
         """What a run that is cut short still says."""

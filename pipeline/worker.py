@@ -4,6 +4,7 @@ A call finds and reads its images on its own thread, waits for a slot of the sha
 only training and sampling need the model's thread. Nothing here knows of Ray: driver.py makes actors of this class.
 """
 
+import functools
 import queue
 import threading
 import time
@@ -142,17 +143,29 @@ class Worker(WorkerCalls):
     def _attempt(
         self, concept: Concept, print_: str, images: ImageSet, settings: InversionSettings, before: Checkpoint | None
     ) -> Word:
+        nearest = self._nearest(images)
+
         def enter() -> Slot:
             self._doing[concept.name] = "training"
             if not self.batch.training:
                 self._kept = time.monotonic()
-            beside = Beside(images.captions, images.masks)
+            beside = Beside(images.captions, images.masks, nearest)
             slot = new_slot(concept, images.pixels, self.backbone, settings, beside)
             if before is not None and (before.fingerprint, before.learning_rate) == (print_, settings.learning_rate):
                 restore(slot, before)
             return slot
 
         return self.batch.train(print_, enter)
+
+    def _nearest(self, images: ImageSet) -> tuple[str, ...]:
+        if self.settings.inversion.start != "nearest":
+            return ()
+        assert self.settings.look is not None, "whoever asks for the nearest words says who looks for them"
+        return self.settings.look(images.pixels, self._vocabulary)
+
+    @functools.cached_property
+    def _vocabulary(self) -> list[str]:
+        return self.backbone.vocabulary_words()
 
     def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
         training = [

@@ -4,9 +4,11 @@ The driver makes actors of WorkerProcess, which imports worker.py where it runs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from pipeline.checkpoints import CHECKPOINT_SECONDS
 from pipeline.fingerprint import content_of, fingerprint
@@ -17,6 +19,7 @@ from pipeline.settings import InversionSettings
 
 MOST_SLOTS = 16  # that a worker tries when it measures how many it should have
 
+Look = Callable[[np.ndarray, Sequence[str]], tuple[str, ...]]
 Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 
 
@@ -27,6 +30,7 @@ class WorkerSettings:
     dtype: "float32", "bfloat16" or "float16". precision: how the dtype is told apart in fingerprints ("auto" if not given).
     slots: concepts in training at once; None has the worker measure it.
     checkpoint_seconds: between two step checkpoints.
+    look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
     """
 
     model: str
@@ -41,6 +45,7 @@ class WorkerSettings:
     run: RunFolder
     storage_options: dict[str, str]
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    look: Look | None = None
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
         digests = [content_of(source) for source in sources]

@@ -1,7 +1,7 @@
 """The worker by itself, on a tiny model and a real disk: what one call of it leaves behind."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.settings import InversionSettings
 from pipeline.slots import CANDIDATES
 from pipeline.storage import Storage
 from pipeline.worker import SLOWER, Worker
-from pipeline.worker_calls import WorkerSettings
+from pipeline.worker_calls import Look, WorkerSettings
 
 RATE = 5e-3
 PROTOCOL = replace(PROTOCOLS["quick"], steps=2)
@@ -38,12 +38,12 @@ def concept(tmp_path: Path) -> Concept:
 
 @pytest.fixture
 def make_worker(epsilon_model: Path, tmp_path: Path) -> Callable[..., Worker]:
-    def make(slots: int | None = 1, steps: int = 4) -> Worker:
+    def make(slots: int | None = 1, steps: int = 4, look: Look | None = None, **changed: Any) -> Worker:
         model = find_model(str(epsilon_model))
         settings = WorkerSettings(
             model=str(epsilon_model), model_digest=model.digest, device="cpu", dtype="float32", precision="auto", threads=1,
-            slots=slots, inversion=InversionSettings(steps=steps, early_stop="off", batch_size=1, learning_rate=RATE),
-            protocol=PROTOCOL, run=RunFolder(Storage(str(tmp_path / "run"))), storage_options={},
+            slots=slots, inversion=InversionSettings(steps=steps, early_stop="off", batch_size=1, learning_rate=RATE, **changed),
+            protocol=PROTOCOL, run=RunFolder(Storage(str(tmp_path / "run"))), storage_options={}, look=look,
         )  # fmt: skip
         # On a thread: a worker sets up signals on the main one, and these would be the tests' own.
         with ThreadPoolExecutor(1) as thread:
@@ -160,3 +160,35 @@ def test_a_worker_that_is_not_told_measures_its_slots(make_worker: Callable[...,
     worker = make_worker(slots=None)
     assert worker.slots in CANDIDATES
     assert worker.batch.steps == 0, "what was measured is nobody's training"
+
+
+def test_captions_masks_and_the_nearest_words_reach_the_training(
+    make_worker: Callable[..., Worker], concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches files beside the pictures that are read, put into the fingerprint, and then left out of the word."""
+    for number in range(2):
+        (tmp_path / f"{number}.txt").write_text(f"a caption, the {number}th")
+        Image.fromarray(np.full((32, 32), 200 + number, np.uint8)).save(tmp_path / f"{number}.mask.png")
+    entered: list[Any] = []
+    original = working.new_slot
+
+    def new_slot(*arguments: Any) -> Any:
+        entered.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(working, "new_slot", new_slot)
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def look(pixels: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...]:
+        asked.append((pixels.shape, len(vocabulary)))
+        return ("dog", "truck")
+
+    worker = make_worker(look=look, captions=True, masks="sidecar", start="nearest", start_clip="mini")
+    assert isinstance(worker.invert(concept), Done)
+    (beside,) = entered
+    assert beside.captions == ("a caption, the 0th", "a caption, the 1th")
+    assert [mask.max() for mask in beside.masks] == [200, 201]
+    assert beside.nearest == ("dog", "truck")
+    assert asked == [((2, 16, 16, 3), len(worker.backbone.vocabulary_words()))]
+    dog, truck = (worker.backbone.initial_vectors(word, 1)["text_encoder"] for word in ("dog", "truck"))
+    np.testing.assert_allclose(embedding(worker)["initial_norms"], np.linalg.norm((dog + truck) / 2, axis=1), rtol=1e-5)
