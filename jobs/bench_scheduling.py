@@ -1,11 +1,12 @@
 """What the scheduling costs, and what it saves: the part of bench.py that trains little or nothing.
 
-driver_ms_per_concept      CPU time of the driver for each of 10,000 concepts whose training is empty, 8 workers of 4 slots
+driver_...                 see bench_driver.py
 resume_scan_seconds_100k   from a run folder with 100,000 committed concepts to the answer that nothing is left to do, on
                            local disk; ..._moto with the run folder in moto's S3 server
 occupancy_over_packs       concepts a minute of continuous batching over fixed packs of as many slots, lengths being unequal
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -14,96 +15,34 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
-import ray
 
 from pipeline.backbones import Backbone
-from pipeline.deadlines import Deadlines
-from pipeline.driver import Driver, Resources
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import content_of, fingerprint
 from pipeline.image_sets import digest_of, find_sources
 from pipeline.inversion import Slot, train_step
 from pipeline.models import find_model
 from pipeline.planning import plan
-from pipeline.protocols import PROTOCOLS
 from pipeline.publish import part_path, plan_parts, write_table
-from pipeline.records import Concept, Done
+from pipeline.records import Concept, Source
 from pipeline.run_folder import Marker, RunFolder, shard_of
 from pipeline.settings import InversionSettings
 from pipeline.storage import Storage
 from pipeline.tables import EMBEDDINGS
-from pipeline.worker_calls import Pulse, WorkerCalls, WorkerSettings
 
-EMPTY_CONCEPTS, WORKERS, SLOTS = 10_000, 8, 4
 COMMITTED = 100_000
 SETTINGS = InversionSettings()
 
 
-class EmptyWorker(WorkerCalls):
-    """Says of every concept that it is done."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        self.settings = settings
-
-    def load(self) -> int:
-        return SLOTS
-
-    def checkpoint(self) -> None:
-        pass
-
-    def pulse(self) -> Pulse:
-        return Pulse(0, 0, SLOTS, {}, None)
-
-    def weights_digests(self) -> tuple[str, str]:
-        return "", ""
-
-    def invert(self, concept: Concept) -> Done:
-        return Done(concept.name, "0" * 64, 1, 0.0)
-
-
 def driver_overhead() -> dict[str, float]:
-    """10,000 concepts through the real loop."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = WorkerSettings(
-            model="none", model_digest="", device="cpu", dtype="float32", precision="auto", threads=1, slots=SLOTS,
-            inversion=SETTINGS, protocol=PROTOCOLS["quick"], run=RunFolder(Storage(folder)), storage_options={},
-        )  # fmt: skip
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False
-        )
-        try:
-            began: list[tuple[float, float, float]] = []
-
-            def record(*_: object) -> None:
-                if not began:  # the workers are there from now on
-                    began.append((time.monotonic(), time.process_time(), rss()))
-
-            concepts = (Concept(f"concept-{number:05d}", (), "<word>") for number in range(EMPTY_CONCEPTS))
-            driver = Driver(settings, Resources(WORKERS, 1, 0), record, lambda _: None, Deadlines(), EmptyWorker)
-            driver.run(concepts, EMPTY_CONCEPTS)
-            wall, cpu, memory = (
-                now - before
-                for now, before in zip((time.monotonic(), time.process_time(), rss()), began[0], strict=True)
-            )
-        finally:
-            ray.shutdown()
-        return {
-            "driver_ms_per_concept": round(1000 * cpu / EMPTY_CONCEPTS, 3),
-            "driver_concepts_per_second": round(EMPTY_CONCEPTS / wall, 1),
-            "driver_rss_mb_at_start": round(began[0][2], 1),
-            "driver_rss_growth_mb_10k": round(memory, 1),
-            "driver_files_left_10k": len(list(Path(folder).rglob("*"))),
-        }
-
-
-def rss() -> float:
-    """Megabytes."""
-    return float(psutil.Process().memory_info().rss) / 1e6
+    """What bench_driver.py prints."""
+    ran = subprocess.run([sys.executable, "-m", "jobs.bench_driver"], stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return figures
 
 
 def resume_scan() -> dict[str, float]:
@@ -117,12 +56,11 @@ def resume_scan() -> dict[str, float]:
             (images / "1.png").write_bytes(b"%d" % number)
             concepts.append(Concept(f"concept-{number:06d}", (str(images),), f"<concept-{number:06d}>"))
 
-        def prints() -> Iterator[tuple[Concept, str, list[dict[str, object]]]]:
+        def prints() -> Iterator[tuple[Concept, str, Source]]:
             for concept in concepts:
                 (source,) = find_sources(concept)
-                digest = digest_of(source, {})
-                known = {"url": source.url, "identity": source.identity, "digest": digest}
-                yield concept, fingerprint(concept, [digest], model.digest, "auto", SETTINGS), [known]
+                known = replace(source, digest=digest_of(source, {}))
+                yield concept, fingerprint(concept, [content_of(known)], model.digest, "auto", SETTINGS), known
 
         rows = list(prints())
 
@@ -145,12 +83,12 @@ def resume_scan() -> dict[str, float]:
         return figures
 
 
-def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, list[dict[str, object]]]]) -> None:
+def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, Source]]) -> None:
     parts = plan_parts(run, COMMITTED)["embeddings"]
     by_part: dict[int, list[dict[str, object]]] = {number: [] for number in range(parts)}
     vector = np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()  # as wide as Stable Diffusion 1.x
-    for concept, print_, sources in rows:
-        row = {"concept": concept.name, "fingerprint": print_, "vectors": vector, "sources": sources}
+    for concept, print_, source in rows:
+        row = {"concept": concept.name, "fingerprint": print_, "vectors": vector, "sources": [asdict(source)]}
         by_part[shard_of(concept.name, parts)].append(row)
     for number, some in by_part.items():
         write_table(run, part_path("embeddings", number, parts), pa.Table.from_pylist(some, EMBEDDINGS))
@@ -197,7 +135,7 @@ def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot],
         return [new(number, InversionSettings(steps=steps, early_stop="off")) for number, steps in enumerate(lengths)]
 
     def continuous() -> None:
-        queue, training = waiting(), []
+        queue, training = waiting(), list[Slot]()
         while queue or training:
             while queue and len(training) < slots:
                 training.append(queue.pop(0))
