@@ -202,7 +202,7 @@ class Driver:
                 self._lose(seat, error)
             elif ref == seat.pulse:
                 seat.pulse = None
-            elif isinstance(error, StorageError) and not isinstance(error, MAY_PASS):
+            elif isinstance(error.cause, StorageError) and not isinstance(error.cause, MAY_PASS):
                 # What is wrong with a concept's images comes back as a Failure: this is the run folder, for all of them.
                 raise StorageError(last_line(error)) from None
             else:

@@ -4,9 +4,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 from jobs.invert_all import main
 from pipeline import continuous_batch
+from pipeline.inversion import train_step
 from pipeline.worker import Worker
 
 STEPS = "steps-taken"
@@ -19,7 +21,7 @@ class CountedWorker(Worker):
         folder = Path(self.settings.run.storage.url) / STEPS
         folder.mkdir(exist_ok=True)
         record = (folder / str(os.getpid())).open("a", buffering=1)
-        original = continuous_batch.train_step
+        original = train_step
 
         def counted(backbone: object, slots: list[object]) -> object:
             for slot in slots:
@@ -27,7 +29,7 @@ class CountedWorker(Worker):
             return original(backbone, slots)  # type: ignore[arg-type]
 
         slots = super().load()  # it measures with steps that belong to no concept
-        continuous_batch.train_step = counted  # type: ignore[assignment]
+        mock.patch.object(continuous_batch, "train_step", counted).start()
         return slots
 
 

@@ -34,9 +34,10 @@ class GpuNodes:
 
 
 def main(folder: str, address: str, workers: str, gpus: str, *names: str) -> None:
-    local = {"num_cpus": 2, "include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, log_to_driver=False, configure_logging=False,
-             runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **local)  # fmt: skip
+    ray.init(
+        address=address, num_cpus=2 if address == "local" else None, include_dashboard=False, log_to_driver=False,
+        configure_logging=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )  # fmt: skip
     run, nodes, seen = ScriptedRun(Path(folder), list(names)), GpuNodes(Path(folder) / "gpu-nodes"), []
     nodes.count()
 

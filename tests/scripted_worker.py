@@ -49,7 +49,7 @@ class ScriptedWorker(WorkerCalls):
         (self._calls / f"{name}@{os.getpid()}@{time.monotonic_ns()}").touch()
         self._doing[name] = "training"
         try:
-            return getattr(self, name.split("-")[0])(concept)  # type: ignore[no-any-return]
+            return getattr(self, name.split("-")[0])(concept)
         finally:
             self._doing.pop(name, None)
 

@@ -15,7 +15,7 @@ import pytest
 
 import pipeline.publish as publishing
 from pipeline.fingerprint import fingerprint
-from pipeline.lease import LeaseLostError
+from pipeline.lease import LeaseLostError, lease
 from pipeline.publish import part_path, plan_parts, publish, publish_failures, read_table
 from pipeline.records import Concept, Failure, ImageSet, Sample, Word
 from pipeline.run_folder import ATTEMPTS, Marker, RunFolder, shard_of
@@ -245,7 +245,7 @@ def test_a_publisher_that_stood_still_for_too_long_writes_nothing_more(
         return found
 
     monkeypatch.setattr(publishing, "read_table", read)
-    monkeypatch.setattr(publishing, "lease", functools.partial(publishing.lease, seconds=0.5))
+    monkeypatch.setattr(publishing, "lease", functools.partial(lease, seconds=0.5))
     monkeypatch.setattr(
         publishing, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1, threading.current_thread().name)
     )

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 import pipeline.worker as working
+from pipeline import inversion
+from pipeline.checkpoints import Checkpoint
 from pipeline.models import find_model
 from pipeline.protocols import PROTOCOLS
 from pipeline.records import Concept, Done, Failure
@@ -63,7 +65,7 @@ def embedding(worker: Worker) -> dict[str, Any]:
 def diverge(monkeypatch: pytest.MonkeyPatch, at: Callable[[float], bool]) -> list[float]:
     """Latents that are no numbers, at such learning rates; returns the rates that were tried."""
     tried: list[float] = []
-    original = working.new_slot
+    original = inversion.new_slot
 
     def new_slot(concept: Concept, pixels: np.ndarray, backbone: Any, settings: InversionSettings, beside: Any) -> Any:
         slot = original(concept, pixels, backbone, settings, beside)
@@ -125,7 +127,7 @@ def test_a_checkpoint_of_other_pictures_is_not_taken_up(make_worker: Callable[..
         path.unlink()
     stale = np.full((1, 32), 9.0, np.float32)
     tables = {"text_encoder": stale}
-    run.save_checkpoint(working.Checkpoint(concept.name, "0" * 64, 3, RATE, 0.0, (), tables, tables, tables))
+    run.save_checkpoint(Checkpoint(concept.name, "0" * 64, 3, RATE, 0.0, (), tables, tables, tables))
     assert isinstance(worker.invert(concept), Done)
     assert embedding(worker)["vectors"] == vectors
     assert run.checkpointed() == [], "what is done needs no checkpoint"
@@ -170,7 +172,7 @@ def test_captions_masks_and_the_nearest_words_reach_the_training(
         (tmp_path / f"{number}.txt").write_text(f"a caption, the {number}th")
         Image.fromarray(np.full((32, 32), 200 + number, np.uint8)).save(tmp_path / f"{number}.mask.png")
     entered: list[Any] = []
-    original = working.new_slot
+    original = inversion.new_slot
 
     def new_slot(*arguments: Any) -> Any:
         entered.append(arguments[-1])
