@@ -1,9 +1,11 @@
 """What makes two runs of a concept the same run: the bytes of its images, the model's weights and every setting of the result."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from pipeline.records import Concept, Source
 from pipeline.settings import InversionSettings
@@ -19,9 +21,15 @@ def fingerprint(
     content = {
         "algorithm": ALGORITHM, "concept": concept.name, "placeholder": concept.placeholder, "vectors": concept.vectors,
         "initializer": concept.initializer, "kind": concept.kind, "images": list(image_digests), "model": model_digest,
-        "dtype": dtype, "settings": settings.that_count(),
+        "dtype": dtype, "settings": _that_count(settings),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _that_count(settings: InversionSettings) -> dict[str, Any]:
+    """The same for every concept of a run, of which there may be 100,000."""
+    return settings.that_count()
 
 
 def content_of(source: Source) -> str:
