@@ -12,8 +12,8 @@ Exit codes: 0 all concepts done; 1 some failed, listed; 2 nothing was started: b
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cluster.destination import default_output
 from jobs.arguments import add_storage_and_cluster
@@ -22,7 +22,7 @@ from jobs.log import Log
 from jobs.training_arguments import add_training, settings_of
 from pipeline.checkpoints import CHECKPOINT_SECONDS
 from pipeline.deadlines import Deadlines
-from pipeline.manifest import ManifestError, RowDefaults, read_manifest
+from pipeline.manifest import Manifest, ManifestError, RowDefaults, read_manifest
 from pipeline.models import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS, find_protocol
 from pipeline.run_folder import RunFolder
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.worker_calls import WorkerCalls
 
 NOT_STARTED, CUT_SHORT = 2, 3
+Prepare = Callable[[Manifest, Mapping[str, Any]], Manifest]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,13 +131,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, worker: "type[WorkerCalls] | None" = None) -> int:
     """The exit code. worker: the class of the actors, if not the one that does the work."""
-    arguments = parser().parse_args(argv)
+    return start(parser().parse_args(argv), worker)
+
+
+def start(
+    arguments: argparse.Namespace, worker: "type[WorkerCalls] | None" = None, prepare: Prepare | None = None
+) -> int:
+    """The exit code. prepare: what another job makes of the manifest; it may raise ValueError."""
     log = Log(arguments.log_format)
     try:
         options = parse_storage_options(arguments.storage_option)
         settings = settings_of(arguments, options)
         defaults = RowDefaults(arguments.vectors, arguments.initializer)
         manifest = read_manifest(arguments.manifest, options, skip_invalid=arguments.skip_invalid, defaults=defaults)
+        manifest = prepare(manifest, options) if prepare else manifest
         settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
         find_protocol(arguments.protocol).refuse_unsuited(manifest.concepts)
         model = find_model(arguments.model)

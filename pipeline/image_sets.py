@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.images import READABLE, SQUARE_MODES, decode, decode_alpha, decode_mask
-from pipeline.records import Concept, ImageSet, RejectedImage, Source
+from pipeline.records import WORD, Concept, ImageSet, RejectedImage, Source
 from pipeline.settings import CropMode
 from pipeline.sidecars import CAPTION, MASKS, Extras, beside, caption_of, with_sidecars
 from pipeline.storage import (
@@ -67,6 +67,9 @@ def find_sources(
         )
     if extras.captions and not any(source.url.endswith(CAPTION) for source in sources):
         raise ImageSetError(f"{concept.name}: captions are asked for, and no picture has one: cat.txt beside cat.jpg")
+    if concept.word_file:
+        word = Storage(concept.word_file, storage_options or {})
+        sources.append(Source(concept.word_file, None if word.is_web else word.identity(), beside=WORD))
     return tuple(sources)
 
 
@@ -171,7 +174,11 @@ def load_images(
             rejected.append(RejectedImage(shown, f"larger than {MAX_BYTES // 1_000_000} MB: make it smaller"))
         except (StorageError, ValueError) as error:
             rejected.append(RejectedImage(shown, str(error)))
-    looked_at = tuple(seen.get(source.url, source) for source in wanted)
+    # What lies beside a picture that was not used counts in the fingerprint all the same: planning reads no pictures.
+    looked_at = tuple(
+        seen.get(each.url) or (replace(each, digest=digest_of(each, storage_options or {})) if each.beside else each)
+        for each in wanted
+    )
     if len(pixels) < minimum:
         reasons = "".join(f"\n  {image.url}: {image.reason}" for image in rejected)
         count = sum(not source.beside for source in wanted)

@@ -23,7 +23,7 @@ from pipeline.weighting import distance, min_snr_weights
 
 __all__ = [
     "Beside", "DivergedError", "Draws", "InversionError", "Slot", "draw", "end_of", "finished", "losses", "new_slot",
-    "restore", "snapshot", "train_step",
+    "restore", "snapshot", "train_step", "validate",
 ]  # fmt: skip
 
 VALIDATION_IMAGES = 8
@@ -150,7 +150,7 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
         slot.step += 1
         if any(slot.step == first for first, _ in slot.stages):
             slot.losses.clear()  # of other sentences, with which those to come cannot be compared
-    _validate(backbone, [slot for slot in slots if _is_due(slot)])
+    validate(backbone, [slot for slot in slots if _is_due(slot)])
     return [(slot, end) for slot in slots if (end := end_of(slot)) is not None]
 
 
@@ -169,7 +169,8 @@ def _is_due(slot: Slot) -> bool:
 
 
 @torch.no_grad()
-def _validate(backbone: Backbone, slots: list[Slot]) -> None:
+def validate(backbone: Backbone, slots: list[Slot]) -> None:
+    """Adds each slot's loss on its fixed batch to its losses."""
     if slots:
         draws = [draw(slot, backbone, "validation", 0, VALIDATION_IMAGES) for slot in slots]
         values = torch.stack(losses(backbone, slots, draws)).tolist()

@@ -22,6 +22,7 @@ class Concept:
     placeholder: the new word as it is written in prompts, `<name>` unless the manifest says otherwise.
     initializer: the words whose embeddings the new word starts from; None means the mean of the vocabulary.
     noun: the manifest's `class`, the coarse noun ("cat"), if it gives one.
+    word_file: URL of a word that somebody else learned, to be brought in as it is; None for one to be learned.
     line: where the row stands in the manifest, counted from 1 with the header as line 1.
     carried: the manifest's other columns, as text.
     """
@@ -35,6 +36,10 @@ class Concept:
     vectors: int = 1
     line: int = 0
     carried: Mapping[str, str] = field(default_factory=dict)
+    word_file: str | None = None
+
+
+WORD = "the word itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Source:
     identity: what the store says of the file's version (its ETag, or its time of change) and its size; None where it says
     nothing that can be relied on. The same identity means the same bytes.
     digest: sha256 of its bytes in hex, "" before they were read and for a file that cannot be.
-    beside: URL of the picture that it is a caption or a mask of, "" for a picture.
+    beside: URL of the picture that it is a caption or a mask of, "" for a picture, and WORD for the concept's word.
     """
 
     url: str
@@ -97,7 +102,7 @@ class Word:
     vectors: text encoder ("text_encoder", in SDXL also "text_encoder_2", in the paper's model "bert") -> float32 (V, D).
     initial: the vectors it started from, same shapes.
     learning_rate: the effective one, as the optimiser saw it.
-    stopped_by: "steps" (the budget ran out) or "dvar" (the early-stopping criterion).
+    stopped_by: "steps" (the budget ran out), "dvar" (the early-stopping criterion), or "imported": not learned here at all.
     loss: the validation loss at the end. seconds: from admission to the last step.
     """
 
@@ -107,7 +112,7 @@ class Word:
     initial: Mapping[str, np.ndarray]
     initializer: str
     steps: int
-    stopped_by: Literal["steps", "dvar"]
+    stopped_by: Literal["steps", "dvar", "imported"]
     learning_rate: float
     loss: float
     seconds: float

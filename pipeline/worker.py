@@ -22,13 +22,14 @@ from pipeline.continuous_batch import ContinuousBatch
 from pipeline.drawing import draw_concept
 from pipeline.grid import draw_grid, encode_png
 from pipeline.image_sets import ImageSetError, find_sources, load_images
+from pipeline.importing import MAX_BYTES, imported_word
 from pipeline.inversion import Beside, DivergedError, InversionError, Slot, new_slot, restore
 from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Stage, Word
 from pipeline.run_folder import Marker
 from pipeline.settings import InversionSettings
 from pipeline.sidecars import extras_of
 from pipeline.slots import measure_slots
-from pipeline.storage import StorageError
+from pipeline.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
 from pipeline.tables import embedding_rows, sample_rows
 from pipeline.termination import before_termination
 from pipeline.words import encode_word
@@ -103,7 +104,8 @@ class Worker(WorkerCalls):
                 marker = run.marker(name, print_)
                 return Done(name, print_, marker.steps, marker.seconds)
             stage = "inversion"
-            word = self._train(concept, print_, images)
+            word = self._import(concept, images) if concept.word_file else self._train(concept, print_, images)
+            concept = replace(concept, vectors=len(next(iter(word.vectors.values()))))
             stage = "sampling"
             self._doing[name] = "sampling"
             samples = self.batch.run(lambda: self._sample(concept, images, word))
@@ -122,6 +124,15 @@ class Worker(WorkerCalls):
         extras = extras_of(inversion)
         sources = find_sources(concept, options, extras)
         return load_images(sources, side, inversion.crop, options, inversion.minimum_images, extras)
+
+    def _import(self, concept: Concept, images: ImageSet) -> Word:
+        """Raises InversionError."""
+        settings = self.settings
+        try:
+            data = Storage(str(concept.word_file), settings.storage_options).read_bytes(at_most=MAX_BYTES)
+        except (StorageNotFoundError, StorageTooLargeError) as error:
+            raise InversionError(str(error)) from error
+        return self.batch.run(lambda: imported_word(concept, data, images, self.backbone, settings.inversion))
 
     def _train(self, concept: Concept, print_: str, images: ImageSet) -> Word:
         """A word that diverges is learned once more at a lower rate. Raises InversionError."""

@@ -192,12 +192,8 @@ def makefile_targets() -> set[str]:
 
 
 DOCUMENTS = [*MARKDOWN, *YAML, *SCRIPTS, *JOBS, *sorted((ROOT / "cluster").glob("*.py"))]
-OPTIONS_OF = {
-    path.name: set(
-        re.findall(r"\"(--[a-z][a-z-]+)\"", path.read_text("utf-8") + (ROOT / "jobs/arguments.py").read_text("utf-8"))
-    )
-    for path in JOBS
-}
+SHARED = "".join((ROOT / "jobs" / name).read_text("utf-8") for name in ("arguments.py", "training_arguments.py"))
+OPTIONS_OF = {path.name: set(re.findall(r"\"(--[a-z][a-z-]+)\"", path.read_text("utf-8") + SHARED)) for path in JOBS}
 COMMANDS = [(path.relative_to(ROOT), command) for path in DOCUMENTS for command in commands(path)]
 
 

@@ -1,0 +1,81 @@
+"""Write a run's words in the layout of another program.
+
+  python jobs/export_words.py runs/demo --layout a1111 --output embeddings
+
+words/ of a run already is in the layout of diffusers, and for SDXL (clip_l and clip_g) in everybody's. AUTOMATIC1111, ComfyUI
+and kohya's scripts know a word by its file's name: each is called as its placeholder without the brackets.
+
+Exit codes: 0 written; 2 nothing was written: no such run, no such concept, or two words of one name.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+
+from jobs.arguments import add_storage
+from pipeline.publish import plan_parts
+from pipeline.run_folder import RunFolder
+from pipeline.storage import Storage, StorageError, parse_storage_options
+from pipeline.tables import EMBEDDINGS
+from pipeline.words import Layout, encode_word
+
+WRITTEN, NOT_STARTED = 0, 2
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="export_words.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
+    parser.add_argument("--layout", required=True, choices=get_args(Layout), help="whose layout")
+    parser.add_argument("--output", required=True, metavar="URL", help="folder for the files, a path or any fsspec URL")
+    parser.add_argument(
+        "--concept", action="append", default=[], metavar="NAME", help="this one only (may be repeated; default: all)"
+    )
+    add_storage(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        options = parse_storage_options(arguments.storage_option)
+        files = exported(RunFolder(Storage(arguments.run, options)), arguments.layout, arguments.concept)
+        output = Storage(arguments.output, options)
+        for name, data in files.items():
+            output.write_bytes(name, data)
+    except (StorageError, ValueError) as error:
+        print(f"wordmint: nothing was exported.\n{error}", file=sys.stderr)
+        return NOT_STARTED
+    print(f"{len(files)} words in {output.url}")
+    return WRITTEN
+
+
+def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
+    """File name -> bytes. Raises ValueError for concepts that the run does not have, and for names that would clash."""
+    from jobs.report_run import read_parts
+
+    run.read_json("run.json")  # so that a mistyped folder is told as one
+    words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for row in read_parts(run, "embeddings", plan_parts(run, 0)["embeddings"], EMBEDDINGS).to_pylist():
+        vectors = words.setdefault((row["concept"], row["placeholder"]), {})
+        vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
+    if strangers := sorted(set(only) - {concept for concept, _ in words}):
+        raise ValueError(f"this run has no word for {', '.join(strangers[:5])}")
+    files: dict[str, bytes] = {}
+    for (concept, placeholder), vectors in sorted(words.items()):
+        if only and concept not in only:
+            continue
+        name = f"{re.sub(r'[^A-Za-z0-9._-]+', '', placeholder) or concept}.safetensors"
+        if name in files:
+            raise ValueError(f"two words would be called {name}; export them one by one, with --concept")
+        files[name] = encode_word(placeholder, vectors, layout)
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(main())
