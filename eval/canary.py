@@ -22,7 +22,7 @@ from eval.metrics import Floats, image_similarity
 from eval.pictures import RunModel, learned_words, pictures_of, words_of
 from eval.scoring import ImageScorer, encode_concept
 from pipeline.backbones import load_backbone
-from pipeline.drawing import draw_requests
+from pipeline.drawing import Wanted, draw_pictures
 from pipeline.prompting import requests_for
 from pipeline.publish import part_path, plan_parts, read_table, write_table
 from pipeline.records import Sample
@@ -127,15 +127,13 @@ def _drawn_again(
     """The kept samples with their plain pictures drawn anew."""
     backbone = load_backbone(model.model, model.device, model.dtype)
     again = {(each.concept, each.kind, each.index): each for each in kept}
-    for name, word in words_of(read_table(run, f"{folder}/words.parquet")).items():
-        requests = [
-            each
-            for each in requests_for(word.concept, judgement.protocol, model.seed)
-            if (name, each.kind, each.index) in again
-        ]
-        for drawn in draw_requests(
-            backbone, word.concept, requests, word.vectors, judgement.protocol, model.resolution
-        ):
-            key = (name, drawn.kind, drawn.index)
-            again[key] = replace(again[key], png=drawn.png)
+    wanted = [
+        Wanted(word.concept, each, word.vectors)
+        for name, word in words_of(read_table(run, f"{folder}/words.parquet")).items()
+        for each in requests_for(word.concept, judgement.protocol, model.seed)
+        if (name, each.kind, each.index) in again
+    ]
+    for drawn in draw_pictures(backbone, wanted, judgement.protocol, model.resolution):
+        key = (drawn.concept, drawn.kind, drawn.index)
+        again[key] = replace(again[key], png=drawn.png)
     return list(again.values())

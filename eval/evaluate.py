@@ -2,13 +2,19 @@
 
     embeddings/ + samples/ -> (evaluations/) -> scores/ and features/
 
-A part of the scores is a function of the samples' parts that it stands for, and is one Ray task: pictures never reach
-the driver, and a part in which every word is scored costs no more than reading its small tables.
+The pictures stream through Ray Data, a part of `samples/` at a time, into actors that hold the CLIP; what goes back to the
+driver is how many there were. A part in which every word is scored costs no more than reading its small tables.
 """
 
 import functools
-from collections.abc import Collection, Mapping
+import hashlib
+import json
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +24,21 @@ import ray
 from eval.clip import ClipScorer, load_clip
 from eval.confusion import FEATURES
 from eval.dino import PREFIX, load_timm
+from eval.fragments import fragments, leave_fragment, take_in
 from eval.pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
 from eval.scoring import Encoded, ImageScorer, encode_concept, score_concept
-from eval.tables import SCORES, ScoredUnder, conformed, made_under, score_rows
+from eval.stopping import cut, decide
+from eval.tables import SCORES, ScoredUnder, made_under, score_rows
 from pipeline.protocols import Protocol
-from pipeline.publish import part_path, plan_parts, read_table, write_table
+from pipeline.publish import part_path, plan_parts, read_table
 from pipeline.randomness import numpy_generator
 from pipeline.records import Failure
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import RunFolder, shard_of
+
+# Unpacking PNGs keeps a core busy and a CLIP hardly a fraction of a GPU.
+GPU_SHARE = 0.25
+DAY = 24 * 60 * 60
+TRIES = 3  # of a part whose actor dies: Ray Data's own default is for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +73,82 @@ class Evaluation:
 def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
     parts = plan_parts(run, 0)
     gpus = 1 if judgement.device == "cuda" else 0
-    task = functools.partial(ray.remote, num_cpus=1, max_retries=3)
+    task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
+    take_in_fragments(run, parts)
     under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement))
     todo = ray.get([task()(unscored).remote(run, number, parts, under) for number in range(parts["scores"])])
+    names = [name for some in todo for name in some]
     failures: tuple[Failure, ...] = ()
     if judgement.drawing:
-        names = [name for some in todo for name in some]
-        failures = draw_missing(run, names, parts, judgement.protocol, judgement.drawing)
-    score = task(num_gpus=gpus)(score_part)
-    scored = ray.get([score.remote(run, number, some, parts, judgement) for number, some in enumerate(todo) if some])
-    failures += tuple(failure for _, failed in scored for failure in failed)
-    return Evaluation(sum(fresh for fresh, _ in scored), under, failures)
+        judge = functools.partial(load_scorer, judgement.clip, judgement.device)
+        failures = draw_missing(run, names, parts, judgement.protocol, judgement.drawing, judge)
+    fresh, unsuited = stream(run, names, parts, judgement)
+    take_in_fragments(run, parts)
+    return Evaluation(fresh, under, failures + tuple(unsuited))
+
+
+def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
+    """Brings the tables up to date with what has been scored, by this evaluation or by one that was broken off."""
+    take = ray.remote(num_cpus=1, max_retries=TRIES)(take_in_part)
+    ray.get([take.remote(run, part, names, parts) for part, names in fragments(run).items()])
+
+
+def take_in_part(run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int]) -> None:
+    """names: of the part's fragments."""
+    words = read_table(run, part_path("embeddings", part, parts["embeddings"]), ["concept", "fingerprint"])
+    rows = [] if words is None else words.to_pylist()
+    take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows})
+
+
+def stream(
+    run: RunFolder, names: Sequence[str], parts: Mapping[str, int], judgement: Judgement
+) -> tuple[int, list[Failure]]:
+    """Scores these concepts into fragments; returns how many, and what could not be scored."""
+    by_part: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        by_part[shard_of(name, parts["samples"])].append(name)
+    if not by_part:
+        return 0, []
+    with warnings.catch_warnings():
+        # Ray Data warns of settings of its own that nobody here has made, and of any limit to restarts.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import ray.data  # a second, and a night with nothing to score does without
+        from ray.data import ActorPoolStrategy, DataContext
+
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = DAY  # a part of large pictures on a slow CPU may take its half hour
+        items = [{"number": number, "names": json.dumps(some)} for number, some in sorted(by_part.items())]
+        scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            Scorer,
+            fn_constructor_args=(run, dict(parts), judgement),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=len(items)),
+            num_cpus=1,
+            num_gpus=GPU_SHARE if judgement.device == "cuda" else None,
+            max_restarts=TRIES,
+            max_task_retries=TRIES,
+        )
+        rows = list(scored.iter_rows())
+    failures = [Failure(**each) for row in rows for each in json.loads(row["failures"])]
+    return sum(row["fresh"] for row in rows), failures
+
+
+class Scorer:
+    """The CLIP in an actor of Ray Data's, for as many parts of the pictures as come to it."""
+
+    def __init__(self, run: RunFolder, parts: Mapping[str, int], judgement: Judgement) -> None:
+        self._run, self._parts, self._judgement = run, parts, judgement
+        self._scorer = load_scorer(judgement.clip, judgement.device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        fresh, failures = [], []
+        for number, names in zip(batch["number"].tolist(), batch["names"].tolist(), strict=True):
+            count, failed = score_part(self._run, number, json.loads(names), self._parts, self._judgement, self._scorer)
+            fresh.append(count)
+            failures.append(json.dumps([asdict(each) for each in failed]))
+        return {"fresh": fresh, "failures": failures}
 
 
 def conditions(judgement: Judgement) -> ScoredUnder:
@@ -90,11 +168,19 @@ def unscored(run: RunFolder, number: int, parts: Mapping[str, int], under: Score
 
 
 def score_part(
-    run: RunFolder, number: int, names: Collection[str], parts: Mapping[str, int], judgement: Judgement
+    run: RunFolder,
+    number: int,
+    names: Collection[str],
+    parts: Mapping[str, int],
+    judgement: Judgement,
+    scorer: ImageScorer,
 ) -> tuple[int, list[Failure]]:
-    """Scores these concepts, all of one part; returns how many, and what could not be scored."""
-    words = learned_words(run, number, parts)
-    scorer = load_scorer(judgement.clip, judgement.device)
+    """Leaves the scores of these concepts, all of one part of `samples/`, as a fragment.
+
+    Returns how many, and what could not be scored.
+    """
+    part = number % parts["scores"]
+    words = learned_words(run, number % parts["embeddings"], parts)
     under = ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
     texts = scorer if isinstance(scorer, ClipScorer) else None
     seed = judgement.drawing.seed if judgement.drawing else None
@@ -104,37 +190,23 @@ def score_part(
         rng = numpy_generator(0, word.concept.name, f"bootstrap {under.protocol}")
         try:
             encoded = encode_concept(samples, scorer)
+            if judgement.protocol.until_ci:
+                encoded = cut(encoded, decide(encoded, texts, judgement.protocol))
             scored = score_concept(encoded, texts, rng)
         except ValueError as error:
             failures.append(Failure(word.concept.name, "scoring", str(error)))
             continue
         scores.append(score_rows(word.fingerprint, scored, under, judgement.protocol))
         features.append(_feature_row(word, encoded, under))
-    fresh = pa.concat_tables(scores)
-    if len(fresh):
-        _merge(run, part_path("scores", number, parts["scores"]), fresh, words, under)
-        _merge(run, part_path("features", number, parts["scores"]), pa.concat_tables(features), words, under)
+    if len(scores) > 1:
+        digest = hashlib.sha256(repr((under, sorted(names))).encode()).hexdigest()[:12]
+        leave_fragment(run, part, f"{number:05d}@{digest}", pa.concat_tables(scores), pa.concat_tables(features))
     return len(scores) - 1, failures
 
 
 def load_scorer(name: str, device: str = "cpu") -> ImageScorer:
     """A CLIP by eval.clip's names, or DINO by eval.dino's."""
     return load_timm(name, device) if name.startswith(PREFIX) else load_clip(name, device)
-
-
-def _merge(run: RunFolder, path: str, fresh: pa.Table, words: Mapping[str, LearnedWord], under: ScoredUnder) -> None:
-    """Rows of words that have been learned anew since are dropped, and what `fresh` replaces; a stranger's are kept."""
-    old = read_table(run, path)
-    kept = fresh.schema.empty_table() if old is None else conformed(old, fresh.schema)
-    replaced = set(fresh["concept"].to_pylist())
-    mine = {name: value for name, value in asdict(under).items() if name in fresh.schema.names}
-    still = [
-        row["fingerprint"] == (words[row["concept"]].fingerprint if row["concept"] in words else row["fingerprint"])
-        and not (row["concept"] in replaced and mine.items() <= row.items())
-        for row in kept.select(["concept", "fingerprint", *mine]).to_pylist()
-    ]
-    table = pa.concat_tables([kept.filter(pa.array(still, pa.bool_())), fresh])
-    write_table(run, path, table.sort_by("concept"))
 
 
 def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.Table:

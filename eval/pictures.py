@@ -1,13 +1,17 @@
-"""The pictures of every word that a protocol asks for: those of its training where they are the protocol's, else new ones.
+"""The pictures of every word that a protocol asks for: those of its training, and what else there is to be drawn.
 
 embeddings/ -> words on the frozen model -> evaluations/<protocol>/samples/*.parquet
+
+A picture is drawn once: which of them there are says a listing of (kind, prompt, index, seed), so that a protocol that asks
+for more, a round of sequential sampling, or an evaluation that was broken off draws only what is missing.
 """
 
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +19,25 @@ import pyarrow.compute as pc
 import ray
 import torch
 
+from eval.scoring import ImageScorer
+from eval.stopping import Watch
 from pipeline.backbones import Backbone, PromptError, load_backbone
-from pipeline.drawing import draw_concept
-from pipeline.prompting import requests_for, serves
+from pipeline.drawing import Wanted, draw_pictures, wanted_of
+from pipeline.prompting import missing, requests_for
 from pipeline.protocols import Protocol
 from pipeline.publish import FEW, part_path, read_table, write_table
 from pipeline.records import Concept, Failure, Sample
 from pipeline.run_folder import RunFolder, shard_of
-from pipeline.tables import sample_rows, samples_of
+from pipeline.tables import SAMPLES, sample_rows, samples_of
 
 # A part is held in memory: as many pictures as sixteen concepts of a protocol like quick have.
 PICTURES_A_PART = 700
+# So many are drawn between two writes: what a machine that is taken away costs.
+PICTURES_A_WRITE = 128
 WORD = ["concept", "fingerprint", "text_encoder", "placeholder", "vectors", "initializer", "class", "kind", "carried"]
+KEYS = ["concept", "fingerprint", "kind", "prompt", "index", "seed"]
+
+Judge = Callable[[], ImageScorer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,53 +83,86 @@ def words_of(embeddings: pa.Table | None) -> dict[str, LearnedWord]:
 
 
 def draw_missing(
-    run: RunFolder, names: Collection[str], parts: Mapping[str, int], protocol: Protocol, model: RunModel
+    run: RunFolder,
+    names: Collection[str],
+    parts: Mapping[str, int],
+    protocol: Protocol,
+    model: RunModel,
+    judge: Judge | None = None,
 ) -> tuple[Failure, ...]:
-    """Draws what of these concepts' pictures there is not yet; one Ray task a part. Returns what cannot be drawn."""
+    """Draws what of these concepts' pictures there is not yet; one Ray task a part. Returns what cannot be drawn.
+
+    judge: says of a protocol with `until_ci` when enough have been drawn.
+    """
     by_part: dict[int, list[str]] = defaultdict(list)
     for name in names:
         by_part[shard_of(name, _parts(parts, protocol))].append(name)
     gpus = 1 if model.device == "cuda" else 0
-    draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(draw_part)
-    tasks = [draw.remote(run, number, some, parts, protocol, model) for number, some in sorted(by_part.items())]
+    # Ray's own types know functions of six arguments at most.
+    draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(draw_part)
+    tasks = [draw.remote(run, number, some, parts, protocol, model, judge) for number, some in sorted(by_part.items())]
     return tuple(failure for task in tasks for failure in ray.get(task))
 
 
 def draw_part(
-    run: RunFolder, number: int, names: Collection[str], parts: Mapping[str, int], protocol: Protocol, model: RunModel
+    run: RunFolder,
+    number: int,
+    names: Collection[str],
+    parts: Mapping[str, int],
+    protocol: Protocol,
+    model: RunModel,
+    judge: Judge | None = None,
 ) -> list[Failure]:
     """Brings one part of the protocol's samples up to date for the concepts named, all of which belong into it.
 
-    The part is written again after every concept: what was drawn is not lost with a machine that is taken away.
+    Words, prompts and seeds share the model's batches. What is drawn is written as it comes: little of it is lost with a
+    machine that is taken away.
     """
-    words = {
-        name: word for name, word in learned_words(run, number % parts["embeddings"], parts).items() if name in names
-    }
-    in_training = {name for name, _ in _served(run, number % parts["samples"], parts, words, protocol, model.seed, "")}
+    everyone = learned_words(run, number % parts["embeddings"], parts)
+    words = {name: everyone[name] for name in sorted(everyone.keys() & set(names))}
     path = part_path(_folder(protocol), number, _parts(parts, protocol))
-    table = read_table(run, path)
-    drawn = _rows_that_serve(table, words, protocol, model.seed)
+    table = _of_present_words(read_table(run, path), everyone)
+    watch = Watch(protocol, judge()) if judge and protocol.until_ci else None
+    # Sequential sampling has to look at what there is already; else a listing of it is enough.
+    training = read_table(
+        run, part_path("samples", number % parts["samples"], parts["samples"]), None if watch else KEYS
+    )
+    there = _by_concept([table if watch else table.select(KEYS), training], words)
+    left, failures = _to_draw(words, there, protocol, model)
+    if watch:
+        for name in left:
+            served = _served(there[name], words[name], protocol, model.seed) if name in there else None
+            watch.add([] if served is None else samples_of(served))
+    while due := [each for some in left.values() for each in (watch.due(some) if watch else some)]:
+        for start in range(0, len(due), PICTURES_A_WRITE):
+            some = due[start : start + PICTURES_A_WRITE]
+            drawn = draw_pictures(_backbone(model.model, model.device, model.dtype), some, protocol, model.resolution)
+            rows = [sample_rows(words[each.concept].fingerprint, [each]) for each in drawn]
+            table = pa.concat_tables([table, *rows])
+            write_table(run, path, table.sort_by([(key, "ascending") for key in KEYS]))
+            if watch:
+                watch.add(drawn)
+        taken = {id(each) for each in due}
+        left = {name: [each for each in some if id(each) not in taken] for name, some in left.items()}
+    return failures
+
+
+def _to_draw(
+    words: Mapping[str, LearnedWord], there: Mapping[str, pa.Table], protocol: Protocol, model: RunModel
+) -> tuple[dict[str, list[Wanted]], list[Failure]]:
+    """Concept -> the pictures that there are not, where there are any; and whose prompts the model cannot read."""
+    left: dict[str, list[Wanted]] = {}
     failures = []
-    training = None
-    for name in sorted(words.keys() - in_training - drawn.keys()):
-        word = words[name]
-        if training is None:
-            training = read_table(run, part_path("samples", number % parts["samples"], parts["samples"]))
+    for name, word in words.items():
         try:
-            torch.set_num_threads(1)
-            backbone = _backbone(model.model, model.device, model.dtype)
-            samples = draw_concept(backbone, word.concept, word.vectors, protocol, model.seed, model.resolution)
+            requests = missing(_keys(there.get(name)), requests_for(word.concept, protocol, model.seed))
+            if requests:
+                torch.set_num_threads(1)
+                backbone = _backbone(model.model, model.device, model.dtype)
+                left[name] = wanted_of(backbone, word.concept, word.vectors, requests)
         except PromptError as error:
             failures.append(Failure(name, "sampling", str(error)))
-            continue
-        rows = [sample_rows(word.fingerprint, samples)]
-        if training is not None:
-            mine = pc.and_(pc.equal(training["concept"], name), pc.equal(training["kind"], "training"))
-            rows.append(training.filter(mine))
-        kept = [] if table is None else [table.filter(pc.not_equal(table["concept"], name))]
-        table = pa.concat_tables([*kept, *rows], promote_options="default")
-        write_table(run, path, table)
-    return failures
+    return left, failures
 
 
 def pictures_of(
@@ -128,60 +172,74 @@ def pictures_of(
     protocol: Protocol,
     seed: int | None,
 ) -> Iterator[tuple[LearnedWord, list[Sample]]]:
-    """Each word that has them with its pictures, one part in memory at a time.
+    """Each word that has them with its pictures and training images, one part in memory at a time.
 
-    seed: of the run, to tell by it which pictures are the protocol's; None takes those of `samples/` for granted.
+    seed: of the run, to tell by it which pictures are the protocol's; None takes those of `samples/` for granted. Of a
+    protocol that stops by itself those pictures are enough that there are.
     """
-    left = dict(words)
-    for folder in ("", _folder(protocol)):
-        count = _parts(parts, protocol) if folder else parts["samples"]
-        by_part: dict[int, dict[str, LearnedWord]] = defaultdict(dict)
-        for name, word in left.items():
-            by_part[shard_of(name, count)][name] = word
-        for number, some in sorted(by_part.items()):
-            for name, rows in _served(run, number, parts, some, protocol, seed, folder):
-                yield left.pop(name), samples_of(rows)
-        if seed is None:
-            return
+    by_part: dict[int, dict[str, LearnedWord]] = defaultdict(dict)
+    for name, word in sorted(words.items()):
+        by_part[shard_of(name, _parts(parts, protocol))][name] = word
+    training: tuple[int, pa.Table | None] = (-1, None)
+    for number, some in sorted(by_part.items(), key=lambda item: (item[0] % parts["samples"], item[0])):
+        own = number % parts["samples"]
+        if training[0] != own:
+            training = own, read_table(run, part_path("samples", own, parts["samples"]))
+        drawn = None if seed is None else read_table(run, part_path(_folder(protocol), number, _parts(parts, protocol)))
+        there = _by_concept([training[1], drawn], some)
+        for name, table in there.items():
+            if seed is None:
+                yield some[name], samples_of(table)
+            elif (served := _served(table, some[name], protocol, seed)) is not None:
+                yield some[name], samples_of(served)
 
 
-def _served(
-    run: RunFolder, number: int, parts: Mapping[str, int], words: Mapping[str, LearnedWord], protocol: Protocol,
-    seed: int | None, folder: str,
-) -> list[tuple[str, pa.Table]]:  # fmt: skip
-    count = _parts(parts, protocol) if folder else parts["samples"]
-    table = read_table(run, part_path(folder or "samples", number, count))
-    return list(_rows_that_serve(table, words, protocol, seed).items())
-
-
-def _rows_that_serve(
-    table: pa.Table | None, words: Mapping[str, LearnedWord], protocol: Protocol, seed: int | None
-) -> dict[str, pa.Table]:
-    """Concept -> its rows of the table, where they are of its present word and just what the protocol asks for."""
-    found: dict[str, pa.Table] = {}
-    if table is None:
-        return found
-    for name in pc.unique(table["concept"]).to_pylist():
-        if name not in words:
-            continue
-        mine = table.filter(
-            pc.and_(pc.equal(table["concept"], name), pc.equal(table["fingerprint"], words[name].fingerprint))
-        )
-        if len(mine) and (seed is None or _is_asked_for(mine, words[name].concept, protocol, seed)):
-            found[name] = mine
-    return found
-
-
-def _is_asked_for(rows: pa.Table, concept: Concept, protocol: Protocol, seed: int) -> bool:
-    columns = [rows[name].to_pylist() for name in ("kind", "prompt", "index", "seed")]
+def _served(rows: pa.Table, word: LearnedWord, protocol: Protocol, seed: int) -> pa.Table | None:
+    """Those that the protocol asks for, and the training images; None where some are missing."""
     try:
-        return serves(zip(*columns, strict=True), requests_for(concept, protocol, seed))
+        requests = requests_for(word.concept, protocol, seed)
     except PromptError:
-        return False
+        return None
+    keys = _keys(rows)
+    if missing(keys, requests) and not protocol.until_ci:
+        return None
+    asked = {(each.kind, each.prompt, each.index, each.seed) for each in requests}
+    first = {key: position for position, key in reversed(list(enumerate(keys)))}
+    return rows.take(sorted(place for key, place in first.items() if key in asked or key[0] == "training"))
+
+
+def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord]) -> dict[str, pa.Table]:
+    """Concept -> the rows that are of its present word."""
+    found: dict[str, list[pa.Table]] = {}
+    for table in tables:
+        if table is None:
+            continue
+        for name in pc.unique(table["concept"]).to_pylist():
+            if name in words:
+                print_ = words[name].fingerprint
+                mine = pc.and_(pc.equal(table["concept"], name), pc.equal(table["fingerprint"], print_))
+                found.setdefault(name, []).append(table.filter(mine))
+    together = {name: pa.concat_tables(some, promote_options="default") for name, some in found.items()}
+    return {name: rows for name, rows in together.items() if len(rows)}
+
+
+def _of_present_words(table: pa.Table | None, words: Mapping[str, LearnedWord]) -> pa.Table:
+    """Without the rows of words that have been learned anew since; a stranger's are kept."""
+    if table is None:
+        return SAMPLES.empty_table()
+    pairs = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
+    kept = [name not in words or words[name].fingerprint == print_ for name, print_ in pairs]
+    return table.filter(pa.array(kept, pa.bool_())).cast(SAMPLES)
+
+
+def _keys(rows: pa.Table | None) -> list[tuple[str, str, int, int]]:
+    if rows is None:
+        return []
+    return list(zip(*(rows[name].to_pylist() for name in KEYS[2:]), strict=True))
 
 
 def _folder(protocol: Protocol) -> str:
-    return f"evaluations/{protocol.label}/samples"
+    return f"evaluations/{protocol.base_label}/samples"
 
 
 def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:

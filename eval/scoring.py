@@ -4,8 +4,9 @@ samples of one concept -> features -> image_similarity and diversity of the plai
 prompt, subject_fidelity of all of them
 """
 
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,9 @@ from eval.metrics import (
     training_ceiling,
 )
 from pipeline.records import Metric, Sample, SampleKind, Score
+
+# What is drawn of the plain prompt without any learned or untrained word in it.
+FLOORS: tuple[SampleKind, ...] = ("noun", "wordless")
 
 
 class ImageScorer(Protocol):
@@ -59,7 +63,7 @@ class Encoded:
 
 
 def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
-    """samples: the four kinds in any order; which order does not change a bit of the result.
+    """samples: of all kinds in any order; which order does not change a bit of the result.
 
     Raises ValueError when they are of several concepts, when there are no training images, or not exactly one plain
     prompt.
@@ -69,7 +73,12 @@ def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
     _only_plain_prompt(ordered, concept)
     if not any(sample.kind == "training" for sample in ordered):
         raise ValueError(f"{concept} has no training images among its samples, so there is nothing to compare with")
-    return Encoded(concept, ordered, scorer.encode_images([_decoded(sample) for sample in ordered]))
+    return Encoded(concept, ordered, encode_samples(ordered, scorer))
+
+
+def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:
+    """Their features (N, D), in their order."""
+    return scorer.encode_images([_decoded(sample) for sample in samples])
 
 
 def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Generator) -> list[Score]:
@@ -89,6 +98,9 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
     subject_fidelity: the samples of all edit prompts against the training images, as DreamBench scores CLIP-I and DINO;
     its prompt is "", and without edits there is none. Floor: the same prompts with the word as it was before training.
 
+    floor_noun and floor_wordless of each: the same figure of the plain prompt's pictures drawn with the class (or the
+    initializer) in the word's place, and with nothing there.
+
     texts: reads the prompts; None for a model that knows only pictures, which has no text_similarity.
     rng: resamples the images for the intervals; derived from the concept, so that it is scored alike in any company.
 
@@ -98,26 +110,31 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
     training, reconstruction = encoded.of("training"), encoded.plain
     ceiling = training_ceiling(training)
 
-    def score(prompt: str, metric: Metric, values: Floats, floor: float, ceiling: float) -> Score:
+    def score(
+        prompt: str, metric: Metric, values: Floats, floor: float, ceiling: float, measure: Callable[[Floats], Floats]
+    ) -> Score:
         interval = diversity_interval if metric == "diversity" else bootstrap_interval
         value, (low, high) = _mean(values), interval(values, rng)
         share = covered(value, floor, ceiling)
-        return Score(concept, prompt, metric, value, len(values), low, high, floor, ceiling, share)
+        noun, wordless = (_mean(measure(encoded.of(kind))) for kind in FLOORS)
+        return Score(concept, prompt, metric, value, len(values), low, high, floor, ceiling, share, noun, wordless)
 
-    values = image_similarity(reconstruction, training)
-    floor = _mean(image_similarity(encoded.of("untrained", plain), training))
-    scores = [score(plain, "image_similarity", values, floor, ceiling)]
+    def alike(pictures: Floats) -> Floats:
+        return image_similarity(pictures, training)
+
+    floor = _mean(alike(encoded.of("untrained", plain)))
+    scores = [score(plain, "image_similarity", alike(reconstruction), floor, ceiling, alike)]
     edits = {sample.prompt: sample.stated for sample in encoded.samples if sample.kind == "edit"}
     for prompt, text in _features_of_texts(concept, edits, texts):
         values = text_similarity(encoded.of("edit", prompt), text)
         floor = _mean(text_similarity(reconstruction, text))
         without = _mean(text_similarity(encoded.of("untrained", prompt), text))
-        scores.append(score(prompt, "text_similarity", values, floor, without))
-    scores.append(score(plain, "diversity", diversity(reconstruction), 0.0, _mean(diversity(training))))
+        measure = functools.partial(text_similarity, text=text)
+        scores.append(score(prompt, "text_similarity", values, floor, without, measure))
+    scores.append(score(plain, "diversity", diversity(reconstruction), 0.0, _mean(diversity(training)), diversity))
     if edits:
-        untrained = [image_similarity(encoded.of("untrained", prompt), training) for prompt in edits]
-        values = image_similarity(encoded.of("edit"), training)
-        scores.append(score("", "subject_fidelity", values, _mean(np.concatenate(untrained)), ceiling))
+        untrained = np.concatenate([alike(encoded.of("untrained", prompt)) for prompt in edits])
+        scores.append(score("", "subject_fidelity", alike(encoded.of("edit")), _mean(untrained), ceiling, alike))
     return scores
 
 

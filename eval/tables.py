@@ -19,7 +19,7 @@ from pipeline.tables import KEY
 SCORES = pa.schema([
     *KEY, ("prompt", pa.string()), ("difficulty", pa.string()), ("metric", pa.string()), ("value", pa.float64()),
     ("n", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("floor", pa.float64()), ("ceiling", pa.float64()),
-    ("covered", pa.float64()),
+    ("covered", pa.float64()), ("floor_noun", pa.float64()), ("floor_wordless", pa.float64()),
     ("protocol", pa.string()), ("model", pa.string()), ("model_digest", pa.string()), ("clip", pa.string()),
     ("clip_digest", pa.string()), ("sampler", pa.string()), ("sampler_steps", pa.int64()), ("guidance", pa.float64()),
 ])  # fmt: skip

@@ -4,6 +4,7 @@
   python jobs/evaluate.py s3://bucket/run-7 s3://bucket/run-8 --history s3://bucket/history --fail-on-drop 0.01
   python jobs/evaluate.py runs/demo --protocol paper --group-by shop
   python jobs/evaluate.py runs/demo --protocol prompts.toml --dino timm:vit_small_patch16_224.dino:WEIGHTS.safetensors
+  python jobs/evaluate.py runs/demo --protocol paper --until-ci 0.005
 
 Only what is not scored yet under this protocol, model, CLIP and sampler is scored; pictures that the protocol asks for and
 that were not drawn in training are drawn from the words. The same night twice changes nothing.
@@ -16,7 +17,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clip", metavar="NAME", help="open_clip model that scores (default: the run's own)")
     parser.add_argument("--dino", metavar="timm:ARCH:FILE", help="a second judge, of pictures only")
+    parser.add_argument(
+        "--until-ci", type=float, default=0.0, metavar="X",
+        help="draw a prompt's pictures in rounds, only until its score is known to within X on either side",
+    )  # fmt: skip
     nightly = parser.add_argument_group("nightly")
     nightly.add_argument(
         "--history", metavar="URL", help="folder of the nights before (default: history/ in the first RUN)"
@@ -123,6 +128,7 @@ def open_run(url: str, options: dict[str, Any], arguments: argparse.Namespace) -
         protocol = Protocol.of_dict(settings)
     else:
         protocol = find_protocol(configuration["protocol"].split("-v")[0])
+    protocol = replace(protocol, until_ci=arguments.until_ci)
     return Run(folder, configuration, protocol, arguments.clip or configuration["clip"])
 
 
@@ -135,6 +141,8 @@ def check_arguments(arguments: argparse.Namespace, runs: Sequence[Run], night: s
         raise ValueError(
             f"--fail-on-drop {arguments.fail_on_drop}: it takes a similarity between 0 and 1, such as 0.01"
         )
+    if not 0 <= arguments.until_ci < 1:
+        raise ValueError(f"--until-ci {arguments.until_ci}: it takes half a width of an interval, such as 0.005")
     for what in ("protocol", "clip"):
         found = {run.protocol.label if what == "protocol" else run.clip for run in runs}
         if len(found) > 1:

@@ -1,6 +1,8 @@
-"""All pictures of one concept that a protocol asks for, drawn from its learned word and from the word before training."""
+"""Pictures that a protocol asks for, of any concepts' words: one batch of the frozen model mixes words, prompts and seeds."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,38 +16,50 @@ from pipeline.sampling import SamplerSettings, sample
 Vectors = Mapping[str, np.ndarray]  # text encoder -> float32 (V, D)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One picture to be drawn. vectors: what the concept's placeholder means in it, learned or not."""
+
+    concept: Concept
+    request: Request
+    vectors: Vectors
+
+
 def draw_concept(
     backbone: Backbone, concept: Concept, word: Vectors, protocol: Protocol, seed: int, resolution: int | None = None
 ) -> list[Sample]:
-    """The untrained word is what the concept's initializer gives. Raises PromptError where a prompt cannot be drawn."""
+    """All that the protocol asks for. Raises PromptError where a prompt cannot be drawn."""
     requests = requests_for(concept, protocol, seed)
+    return draw_pictures(backbone, wanted_of(backbone, concept, word, requests), protocol, resolution)
+
+
+def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Sequence[Request]) -> list[Wanted]:
+    """The untrained word is what the concept's initializer gives. Raises PromptError where a prompt cannot be drawn."""
     initial = backbone.initial_vectors(concept.initializer, concept.vectors)
-    return [
-        drawn
-        for trained, vectors in ((True, word), (False, initial))
-        for drawn in draw_requests(
-            backbone, concept, [each for each in requests if each.trained == trained], vectors, protocol, resolution
-        )
-    ]
+    rows = {concept.placeholder: range(len(next(iter(word.values()))))}
+    backbone.tokenise(sorted({each.prompt for each in requests}), rows)
+    return [Wanted(concept, each, word if each.trained else initial) for each in requests]
 
 
-def draw_requests(
-    backbone: Backbone,
-    concept: Concept,
-    requests: Sequence[Request],
-    word: Vectors,
-    protocol: Protocol,
-    resolution: int | None = None,
+def draw_pictures(
+    backbone: Backbone, wanted: Sequence[Wanted], protocol: Protocol, resolution: int | None = None
 ) -> list[Sample]:
-    """Some of them, all with the same word in the concept's place."""
-    if not requests:
+    """One sample a picture, in their order; which others it is drawn beside changes it by rounding only."""
+    if not wanted:
         return []
     settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
-    pictures = sample(
-        backbone, [each.prompt for each in requests], [each.seed for each in requests],
-        {concept.placeholder: word}, settings, resolution,
-    )  # fmt: skip
+    # Two concepts may spell their words alike, and a trained and an untrained word always do: in the batch each has a
+    # name of its own, of characters that no tokenizer gets to see.
+    names: dict[int, str] = {}
+    words: dict[str, Vectors] = {}
+    prompts = []
+    for each in wanted:
+        name = names.setdefault(id(each.vectors), f"\ue000{len(names)}\ue001")
+        words[name] = each.vectors
+        prompts.append(re.sub(re.escape(each.concept.placeholder), name, each.request.prompt, flags=re.IGNORECASE))
+    pictures = sample(backbone, prompts, [each.request.seed for each in wanted], words, settings, resolution)
     return [
-        Sample(concept.name, each.kind, each.prompt, each.stated, each.index, each.seed, encode_png(picture))
-        for each, picture in zip(requests, pictures, strict=True)
-    ]
+        Sample(each.concept.name, each.request.kind, each.request.prompt, each.request.stated, each.request.index,
+               each.request.seed, encode_png(picture))
+        for each, picture in zip(wanted, pictures, strict=True)
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 manifest -> Concept -> ImageSet -> Word -> Sample -> Score -> report
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -118,7 +119,7 @@ class Word:
     seconds: float
 
 
-SampleKind = Literal["training", "reconstruction", "edit", "untrained"]
+SampleKind = Literal["training", "reconstruction", "edit", "untrained", "noun", "wordless"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,8 @@ class Sample:
     """One picture of a concept.
 
     kind: "training" (a training image as the model saw it), "reconstruction" (the protocol's plain prompt), "edit" (one of its
-    other prompts), "untrained" (any of those prompts with the word as it was before training: the floor of the image
-    similarity).
+    other prompts), "untrained" (any of those prompts with the word as it was before training), "noun" (the plain prompt with
+    the concept's class or initializer in the word's place), "wordless" (the plain prompt with nothing there).
     prompt: as it was sampled, placeholder included; "" for training images.
     stated: the prompt with the placeholder left out, which is what text similarity is scored against.
     png: the encoded picture.
@@ -153,6 +154,8 @@ class Score:
     editability; what each is made of says eval/scoring.py.
     value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
     floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
+    floor_noun, floor_wordless: the same figure of the plain prompt's pictures with the class or initializer in the word's
+    place, and with nothing there; nan where those were not drawn.
     """
 
     concept: str
@@ -165,6 +168,8 @@ class Score:
     floor: float
     ceiling: float
     covered: float
+    floor_noun: float = math.nan
+    floor_wordless: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ def run(tmp_path: Path) -> Path:
         (("--protocol", "papre"), "protocol 'papre': there is no such file"),
         (("--night", "../n"), "--night '../n'"),
         (("--fail-on-drop", "2"), "--fail-on-drop 2.0: it takes a similarity between 0 and 1"),
+        (("--until-ci", "2"), "--until-ci 2.0: it takes half a width of an interval"),
         (("--clip", "nowhere"), "there is no CLIP named 'nowhere'"),
         (("--dino", "timm:no_such:x"), "must be timm:ARCHITECTURE:FILE"),
     ],

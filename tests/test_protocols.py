@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.backbones import PromptError
-from pipeline.prompting import Request, requests_for, serves
+from pipeline.prompting import Request, missing, requests_for
 from pipeline.protocols import PROTOCOLS, QUICK, Protocol, ProtocolError, find_protocol
 from pipeline.protocols.protocol import fill
 from pipeline.protocols.reading import read_protocol
@@ -97,10 +97,36 @@ def test_pictures_serve_the_protocol_they_were_drawn_for_and_no_other() -> None:
     """Catches pictures of one sampler scored under the name of another, whose prompts are the same."""
     other = replace(QUICK, name="slow", steps=50)
     pictures = [("training", "", 0, 0), *drawn(requests_for(OWL, QUICK, 0))]
-    assert serves(pictures, requests_for(OWL, QUICK, 0))
-    assert not serves(pictures, requests_for(OWL, other, 0))
-    assert not serves(pictures, requests_for(OWL, QUICK, 1))
-    assert not serves(pictures[:-1], requests_for(OWL, QUICK, 0))
+    assert missing(pictures, requests_for(OWL, QUICK, 0)) == []
+    for asked in (requests_for(OWL, other, 0), requests_for(OWL, QUICK, 1)):
+        assert missing(pictures, asked) == asked
+    assert missing(pictures[:-1], requests_for(OWL, QUICK, 0)) == requests_for(OWL, QUICK, 0)[-1:]
+
+
+def test_the_plain_prompt_is_asked_for_with_the_class_in_the_words_place_and_with_nothing_there() -> None:
+    """Catches floors drawn from other noise than what they are held against, or with the word still in them."""
+    named = replace(OWL, noun="brown owl", initializer="bird")
+
+    def of(concept: Concept, protocol: Protocol, kind: str) -> list[Request]:
+        return [each for each in requests_for(concept, protocol, 0) if each.kind == kind]
+
+    assert {each.prompt for each in of(named, QUICK, "noun")} == {"a photo of brown owl"}
+    assert {each.prompt for each in of(replace(named, noun=None), QUICK, "noun")} == {"a photo of bird"}
+    assert of(replace(named, noun=None, initializer=None), QUICK, "noun") == []
+    assert {each.prompt for each in of(named, QUICK, "wordless")} == {"a photo of"}
+    seeds = [each.seed for each in of(named, QUICK, "reconstruction")]
+    for kind in ("noun", "wordless"):
+        assert [each.seed for each in of(named, QUICK, kind)] == seeds[: QUICK.untrained_images]
+    dreambench = PROTOCOLS["dreambench"]
+    assert {each.prompt for each in of(DOG, dreambench, "noun")} == {"a photo of a dog"}
+    assert {each.prompt for each in of(DOG, dreambench, "wordless")} == {"a photo of a"}
+
+
+def test_sequential_stopping_has_a_label_of_its_own_and_the_pictures_of_the_full_sample() -> None:
+    """Catches an interval that only the first pictures gave, compared with full ones as if it were theirs."""
+    stopping = replace(PROTOCOLS["paper"], until_ci=0.005)
+    assert stopping.label == "paper-v1-until-0.005"
+    assert requests_for(OWL, stopping, 0) == requests_for(OWL, PROTOCOLS["paper"], 0)
 
 
 def test_the_smallest_file_is_a_list_of_prompts() -> None:

@@ -121,6 +121,23 @@ def test_subject_fidelity_takes_the_pictures_of_all_edit_prompts_together() -> N
     assert found.ceiling == pytest.approx(HALF, abs=1e-6)
 
 
+def test_every_score_stands_beside_what_the_noun_alone_and_no_word_at_all_reach() -> None:
+    """Catches a floor that is measured on other pictures than those drawn for it, or otherwise than its score."""
+    given = [*samples(), *of("noun", "a photo of owl", YELLOW, YELLOW), *of("wordless", "a photo of", GREEN, BLUE)]
+    plain, edit = score(given)[:2]
+    assert plain.floor_noun == pytest.approx((1 + HALF) / 2, abs=1e-6)  # yellow: 0.71 with red, 1 with itself
+    assert plain.floor_wordless == pytest.approx(HALF / 4, abs=1e-6)  # green: 0 and 0.71; blue: 0
+    assert (edit.floor_noun, edit.floor_wordless) == pytest.approx((0, 0.5))  # the text is blue
+    diverse = of_metric(score(given), "diversity")
+    assert (diverse.floor_noun, diverse.floor_wordless) == pytest.approx((0, 1), abs=1e-6)
+    without = score(samples())
+    assert all(math.isnan(each.floor_noun) and math.isnan(each.floor_wordless) for each in without)
+    changed = {each.metric: (each.value, each.low, each.high, each.floor, each.ceiling) for each in without}
+    assert changed == {
+        each.metric: (each.value, each.low, each.high, each.floor, each.ceiling) for each in score(given)
+    }
+
+
 def test_a_model_that_knows_only_pictures_gives_all_scores_but_those_of_texts() -> None:
     encoded = encode_concept(samples(), ColourClip())
     found = score_concept(encoded, None, np.random.default_rng(0))

@@ -25,6 +25,8 @@ class Protocol:
     plain_images, edit_images: pictures per prompt of the learned word; untrained_images: per prompt of the untrained word.
     subjects: coarse noun -> the list it takes. difficulty: edit prompt -> "background", "style" or "composition".
     digest: of the file, for a protocol that is not shipped; "" for one that is.
+    until_ci: pictures of a prompt are drawn only until its score is known to within this (eval/stopping.py), the counts
+    above being the most; 0 draws them all.
     """
 
     name: str
@@ -40,17 +42,23 @@ class Protocol:
     subjects: Mapping[str, str] = field(default_factory=dict)
     difficulty: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
+    until_ci: float = 0.0
 
     @property
     def label(self) -> str:
-        """Names everything that pictures depend on: what is scored under the same label may be compared."""
+        """Names all that a score depends on: what is scored under the same label may be compared."""
+        return self.base_label + (f"-until-{self.until_ci:g}" if self.until_ci else "")
+
+    @property
+    def base_label(self) -> str:
+        """Names all that a picture depends on: sequential stopping draws the first of the same ones."""
         return f"{self.name}-v{self.version}" + (f"-{self.digest[:8]}" if self.digest else "")
 
     @property
     def pictures(self) -> int:
         """How many are drawn of a concept, at most."""
         edits = max(map(len, self.edits.values()))
-        return self.plain_images + edits * self.edit_images + (1 + edits) * self.untrained_images
+        return self.plain_images + edits * self.edit_images + (3 + edits) * self.untrained_images
 
     def templates_of(self, concept: Concept) -> tuple[str, tuple[str, ...]]:
         """(the plain prompt, the edit prompts) of a concept.
