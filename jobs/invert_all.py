@@ -51,7 +51,10 @@ def parser() -> argparse.ArgumentParser:
         help="run folder, a path or any fsspec URL (default: beside the manifest or in runs/)",
     )
     what.add_argument(
-        "--model", default=MINI, metavar="ID|PATH", help="diffusers folder or hub id (default: the shipped mini model)"
+        "--model",
+        default=MINI,
+        metavar="ID|PATH|URL",
+        help="diffusers folder (path or fsspec URL) or hub id (default: the shipped mini)",
     )
     what.add_argument(
         "--clip", default="mini", metavar="NAME", help="open_clip model that scores (default: the shipped mini CLIP)"
@@ -147,7 +150,7 @@ def start(
         manifest = prepare(manifest, options) if prepare else manifest
         settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
         find_protocol(arguments.protocol).refuse_unsuited(manifest.concepts)
-        model = find_model(arguments.model)
+        model = find_model(arguments.model, options)
         run = RunFolder(Storage(arguments.output or default_output(arguments.manifest), options))
         run.storage.write_bytes("_writable", b"")
         run.storage.delete("_writable")

@@ -2,9 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pipeline.mirrors import mirrored
+from pipeline.storage import Storage, StorageError, without_credentials
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parent / "mini" / "model"
@@ -30,16 +34,19 @@ class Model:
     digest: str
 
 
-def find_model(name: str) -> Model:
-    """A model named "mini", by path, or by hub id (downloaded once into the hub's own cache).
+def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
+    """A model named "mini", by path, by URL (copied once a node, mirrors.py), or by hub id (once into the hub's own cache).
 
+    options: for the store that the URL is in.
     Raises ModelError when there is no such model, it is of a family we do not know, or it has only pickled weights.
     """
     folder = MINI_FOLDER if name == MINI else Path(name).expanduser()
-    if not folder.exists():
+    if "://" in name:
+        folder = _mirrored(name, options or {})
+    elif not folder.exists():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(
-                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name) or '{MINI}'"
+                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name), a URL or '{MINI}'"
             )
         folder = _download(name)
     index = folder / "model_index.json"
@@ -71,13 +78,26 @@ def _digest(folder: Path, parts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+# A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
+WEIGHTS = sorted({f"{part}/*.safetensors" for parts in FAMILIES.values() for part in parts})
+WANTED, UNWANTED = ("*.json", "*.txt", "*.model", *WEIGHTS), ("*.fp16.*", "*.non_ema.*")
+
+
+def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
+    try:
+        if Storage(url, options).is_web:
+            raise ModelError(
+                f"model {url!r}: a web server does not list its files; copy the model to a store or a disk"
+            )
+        return mirrored(url, options, WANTED, UNWANTED)
+    except (StorageError, ValueError) as error:
+        raise ModelError(f"model {without_credentials(url, options)!r}: {error}") from error
+
+
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
-    parts = sorted({part for parts in FAMILIES.values() for part in parts})
-    wanted = ["*.json", "*.txt", "*.model", *(f"{part}/*.safetensors" for part in parts)]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+        return Path(snapshot_download(name, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
     except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
         raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error

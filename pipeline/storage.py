@@ -124,6 +124,10 @@ class Storage:
             raise StorageTooLargeError(f"{shown} has more than {at_most:,} bytes")
         return data
 
+    def download(self, path: str, target: Path) -> None:
+        """The file as a local one, without its whole in memory. The target's folder has to be there."""
+        self._try("read", path, lambda: self._fs().get_file(self._key(path), str(target)))
+
     def write_bytes(self, path: str, data: bytes) -> None:
         """Writes or replaces the file; a reader sees the old bytes or the new, never a part."""
         if self.is_local:

@@ -53,7 +53,8 @@ class Worker(WorkerCalls):
     def load(self) -> int:
         """Loads the frozen model; returns the number of slots."""
         torch.set_num_threads(self.settings.threads)
-        self.backbone = load_backbone(self.settings.model, self.settings.device, self.settings.dtype)
+        told = self.settings
+        self.backbone = load_backbone(told.model, told.device, told.dtype, told.storage_options, told.model_digest)
         self._digest_at_start = self.backbone.weights_digest()
         self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)
         self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, self.settings.checkpoint_seconds)

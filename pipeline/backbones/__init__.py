@@ -1,6 +1,7 @@
 """Frozen text-to-image models, one file a family, chosen by the class that model_index.json names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -8,7 +9,7 @@ from pipeline.backbones.base import Backbone, Conditioning, Posterior, PromptErr
 from pipeline.backbones.ldm import LatentDiffusion
 from pipeline.backbones.stable_diffusion import StableDiffusion
 from pipeline.backbones.stable_diffusion_xl import StableDiffusionXL
-from pipeline.models import Model, find_model
+from pipeline.models import Model, ModelError, find_model
 
 __all__ = ["Backbone", "Conditioning", "Posterior", "PromptError", "Tokens", "load_backbone"]
 
@@ -19,10 +20,22 @@ FAMILIES: dict[str, Callable[[Model, torch.device, torch.dtype], Backbone]] = {
 }
 
 
-def load_backbone(name: str, device: str = "cpu", dtype: str = "float32") -> Backbone:
+def load_backbone(
+    name: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    options: Mapping[str, Any] | None = None,
+    digest: str | None = None,
+) -> Backbone:
     """Loads a frozen model. dtype: of the U-Net and the text encoders; see FirstStage for its own.
 
+    options: for the store of a model that is a URL. digest: that its weights must have.
     Raises ModelError.
     """
-    model = find_model(name)
+    model = find_model(name, options)
+    if digest is not None and model.digest != digest:
+        raise ModelError(
+            f"model {model.name!r} in {model.folder} on this machine has weights {model.digest[:12]}, and the run was begun "
+            f"with {digest[:12]}: the nodes do not have the same model"
+        )
     return FAMILIES[model.family](model, torch.device(device), getattr(torch, dtype))
