@@ -83,6 +83,15 @@ def text_similarity(samples: Floats, text: Floats) -> Floats:
     return samples.astype(np.float64) @ text.astype(np.float64)
 
 
+def effect(learned: Floats, untrained: Floats) -> Floats:
+    """How far each picture of the learned word is from that of the untrained word from the same noise: one minus their cosine.
+
+    learned, untrained (N, D), row by row -> (N,), each in [0, 2].
+    """
+    distances: Floats = 1 - (learned.astype(np.float64) * untrained.astype(np.float64)).sum(axis=1)
+    return distances
+
+
 def covered(value: float, floor: float, ceiling: float) -> float:
     """The share of the way from floor to ceiling; below 0 and above 1 are possible. nan where there is no way to go."""
     distance = ceiling - floor

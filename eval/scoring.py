@@ -6,6 +6,7 @@ prompt, subject_fidelity of all of them
 
 import functools
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ from eval.metrics import (
     covered,
     diversity,
     diversity_interval,
+    effect,
     image_similarity,
     text_similarity,
     training_ceiling,
@@ -83,7 +85,7 @@ def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:
 
 def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Generator) -> list[Score]:
     """All scores of one concept: image_similarity, a text_similarity per edit prompt in the prompts' order, diversity,
-    subject_fidelity.
+    subject_fidelity, effect.
 
     image_similarity: the reconstruction samples against the training images. Floor: the plain prompt with the word as
     it was before training. Ceiling: the training images among themselves, without self-pairs; nan if there is only one.
@@ -97,6 +99,10 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
 
     subject_fidelity: the samples of all edit prompts against the training images, as DreamBench scores CLIP-I and DINO;
     its prompt is "", and without edits there is none. Floor: the same prompts with the word as it was before training.
+
+    effect: how far the plain prompt's pictures are from those that the word drew before training from the same noise.
+    Floor: 0, a word that changes nothing (see summary.NO_EFFECT). Ceiling: how far the latter are from the training images.
+    There is none where nothing was drawn from the same noise.
 
     floor_noun and floor_wordless of each: the same figure of the plain prompt's pictures drawn with the class (or the
     initializer) in the word's place, and with nothing there.
@@ -135,7 +141,25 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
     if edits:
         untrained = np.concatenate([alike(encoded.of("untrained", prompt)) for prompt in edits])
         scores.append(score("", "subject_fidelity", alike(encoded.of("edit")), _mean(untrained), ceiling, alike))
+    changes = _changes(encoded, plain)
+    if len(changes):
+        away = 1 - _mean(alike(encoded.of("untrained", plain)))
+        scores.append(score(plain, "effect", changes, 0.0, away, lambda _: np.empty(0)))
     return scores
+
+
+def _changes(encoded: Encoded, prompt: str) -> Floats:
+    """`effect` of the pairs of pictures of the prompt that began with the same noise."""
+
+    def by_seed(kind: SampleKind) -> dict[int, int]:
+        found = ((place, each) for place, each in enumerate(encoded.samples) if each.kind == kind)
+        return {each.seed: place for place, each in found if each.prompt == prompt}
+
+    learned, untrained = by_seed("reconstruction"), by_seed("untrained")
+    shared = [seed for seed in learned if seed in untrained]
+    return effect(
+        encoded.features[[learned[seed] for seed in shared]], encoded.features[[untrained[seed] for seed in shared]]
+    )
 
 
 def _features_of_texts(
@@ -175,4 +199,4 @@ def _decoded(sample: Sample) -> Image.Image:
 
 
 def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    return float(values.mean()) if len(values) else math.nan

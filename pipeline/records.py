@@ -143,14 +143,14 @@ class Sample:
     png: bytes
 
 
-Metric = Literal["image_similarity", "text_similarity", "diversity", "subject_fidelity"]
+Metric = Literal["image_similarity", "text_similarity", "diversity", "subject_fidelity", "effect"]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """One metric of one concept at one prompt, with what it has to be read against.
 
-    metric: raw cosines, and for diversity one minus cosines. "image_similarity" is reconstruction and "text_similarity"
+    metric: raw cosines, and for diversity and effect one minus cosines. "image_similarity" is reconstruction and "text_similarity"
     editability; what each is made of says eval/scoring.py.
     value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
     floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).

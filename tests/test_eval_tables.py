@@ -189,3 +189,15 @@ def test_scores_that_an_older_version_wrote_still_read() -> None:
     old = rows(scored("a")).drop_columns(["difficulty"])
     assert conformed(old, SCORES).schema == SCORES
     assert scores_of(conformed(old, SCORES)) == scored("a")
+
+
+@pytest.mark.parametrize(("effect", "idle"), [(0.0, True), (0.009, True), (0.2, False), (None, False)])
+def test_a_word_that_draws_what_its_initializer_draws_is_told(effect: float | None, idle: bool) -> None:
+    """Catches a night of words that never left where they began, and a flag on words of which nothing was measured."""
+    made = [Score("a", "p", "image_similarity", 0.8, 8, 0.7, 0.9, 0.4, 0.9, 0.8)]
+    if effect is not None:
+        made.append(Score("a", "p", "effect", effect, 4, effect, effect, 0.0, 0.5, 2 * effect))
+    summary = summary_of("a", scores=rows(made))
+    assert summary.concepts[0].no_effect is idle
+    assert concept_rows(summary)["no_effect"].to_pylist() == [idle]
+    assert summary_json(summary)["no_effect"] == int(idle)

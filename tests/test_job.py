@@ -84,7 +84,7 @@ def test_a_run_leaves_the_whole_run_folder(run: Path) -> None:
     assert dict(owl["carried"]) == {"shop": "north"}
     assert set(table(run, "samples")["kind"]) == {"training", "reconstruction", "edit", "untrained"}
     assert set(table(run, "scores")["metric"]) == {
-        "image_similarity", "text_similarity", "diversity", "subject_fidelity"
+        "image_similarity", "text_similarity", "diversity", "subject_fidelity", "effect"
     }  # fmt: skip
     assert list((run / "_attempts").iterdir()) == [], "what the tables hold must not lie about twice"
 

@@ -297,6 +297,18 @@ def test_the_same_run_makes_the_same_page() -> None:
     assert first == second
 
 
+def test_words_that_changed_nothing_are_named() -> None:
+    """Catches a run that draws its initializers and whose page looks like any other."""
+    moved, idle = concept(0, "moved"), replace(concept(1, "idle"), effect=0.0001)
+    page = " ".join(render_report(summary_of(moved, idle), {}, (), {}).split())
+    assert '<b>1</b> draws what its initializer draws: <span dir="auto">idle</span> ·' in page
+    many = [replace(idle, concept=f"<i>{number}") for number in range(12)]
+    page = " ".join(render_report(summary_of(*many), {}, (), {}).split())
+    assert "<b>12</b> draw what their initializers draw" in page
+    assert page.count('<span dir="auto">&lt;i&gt;') == 10
+    assert "initializer" not in render_report(summary_of(moved), {}, (), {}).split("</header>")[0]
+
+
 def test_twelve_grids_stay_below_a_megabyte_and_a_half() -> None:
     assert len(plain_run()) < 1_500_000
 

@@ -141,7 +141,7 @@ def test_every_score_stands_beside_what_the_noun_alone_and_no_word_at_all_reach(
 def test_a_model_that_knows_only_pictures_gives_all_scores_but_those_of_texts() -> None:
     encoded = encode_concept(samples(), ColourClip())
     found = score_concept(encoded, None, np.random.default_rng(0))
-    assert [each.metric for each in found] == ["image_similarity", "diversity", "subject_fidelity"]
+    assert [each.metric for each in found] == ["image_similarity", "diversity", "subject_fidelity", "effect"]
 
 
 def test_the_order_of_samples_changes_no_bit() -> None:
@@ -185,3 +185,22 @@ def test_the_text_that_is_scored_is_the_stated_one() -> None:
 def test_samples_that_cannot_be_scored_are_refused_with_the_reason(given: list[Sample], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         score(given)
+
+
+def test_effect_compares_pictures_from_the_same_noise() -> None:
+    """Catches a word that changes nothing and passes for a learned one, because other noise draws other pictures anyhow."""
+    untrained = of_metric(score([*samples(), *of("untrained", EDIT, RED)]), "effect")
+    assert untrained.prompt == PLAIN
+    assert untrained.n == 2
+    assert untrained.value == pytest.approx(1 - HALF / 2, abs=1e-6)  # red to green: 1; yellow to green: 0.29
+    assert (untrained.floor, untrained.ceiling) == pytest.approx((0, 1 - HALF / 2), abs=1e-6)
+    unchanged = [
+        *of("training", "", RED, YELLOW),
+        *of("reconstruction", PLAIN, RED, GREEN, BLUE),
+        *of("untrained", PLAIN, RED, GREEN),
+    ]
+    assert of_metric(score(unchanged), "effect").value == pytest.approx(0, abs=1e-6)
+    swapped = [*unchanged[:5], *of("untrained", PLAIN, GREEN, RED)]
+    assert of_metric(score(swapped), "effect").value == pytest.approx(1, abs=1e-6)
+    elsewhere = [*unchanged[:5], *(replace(each, seed=each.seed + 7) for each in unchanged[5:])]
+    assert "effect" not in {each.metric for each in score(elsewhere)}
