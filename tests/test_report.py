@@ -348,8 +348,12 @@ def test_a_run_of_thousands_shows_a_sample_with_its_extremes_and_counts_all(monk
     assert len(page) < 4_000_000
 
 
-def test_at_a_hundred_thousand_concepts_with_all_that_a_manifest_can_carry_the_page_stays_below_25_megabytes() -> None:
+def test_at_a_hundred_thousand_concepts_with_all_that_a_manifest_can_carry_the_page_stays_below_25_megabytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Catches what grows with the run: rows with long columns, groups, reasons of failures, pictures."""
+    # All pictures are one: made small once, it is embedded as often as ever.
+    monkeypatch.setattr("eval.report.thumbnail", functools.cache(thumbnail))
     long = "a column of some length, " * 40
     columns = {f"column {position}": long for position in range(8)}
     concepts = [
