@@ -7,10 +7,11 @@ for more, a round of sequential sampling, or an evaluation that was broken off d
 """
 
 import functools
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ Judge = Callable[[], ImageScorer]
 class RunModel:
     """The frozen model that a run's words were learned on, and what else their pictures depend on.
 
-    seed, resolution: as in the run's settings.
+    seed, resolution: as in the run's settings. options: for the store of a model that is a URL.
     """
 
     model: str
@@ -52,6 +53,7 @@ class RunModel:
     dtype: str
     seed: int
     resolution: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def draw_part(
     while due := [each for some in left.values() for each in (watch.due(some) if watch else some)]:
         for start in range(0, len(due), PICTURES_A_WRITE):
             some = due[start : start + PICTURES_A_WRITE]
-            drawn = draw_pictures(_backbone(model.model, model.device, model.dtype), some, protocol, model.resolution)
+            drawn = draw_pictures(_loaded(model), some, protocol, model.resolution)
             rows = [sample_rows(words[each.concept].fingerprint, [each]) for each in drawn]
             table = pa.concat_tables([table, *rows])
             write_table(run, path, table.sort_by([(key, "ascending") for key in KEYS]))
@@ -158,7 +160,7 @@ def _to_draw(
             requests = missing(_keys(there.get(name)), requests_for(word.concept, protocol, model.seed))
             if requests:
                 torch.set_num_threads(1)
-                backbone = _backbone(model.model, model.device, model.dtype)
+                backbone = _loaded(model)
                 left[name] = wanted_of(backbone, word.concept, word.vectors, requests)
         except PromptError as error:
             failures.append(Failure(name, "sampling", str(error)))
@@ -247,7 +249,11 @@ def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
     return parts["samples"] * min(FEW, math.ceil(FEW * protocol.pictures / PICTURES_A_PART))
 
 
+def _loaded(model: RunModel) -> Backbone:
+    return _backbone(model.model, model.device, model.dtype, json.dumps(dict(model.options)))
+
+
 @functools.lru_cache(maxsize=1)
-def _backbone(model: str, device: str, dtype: str) -> Backbone:
-    # Ray runs many tasks in one process; the frozen model is loaded by the first of them.
-    return load_backbone(model, device, dtype)
+def _backbone(model: str, device: str, dtype: str, options: str) -> Backbone:
+    # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
+    return load_backbone(model, device, dtype, json.loads(options))

@@ -87,8 +87,9 @@ class Run:
         made = self.configuration
         dtype = made["dtype"] if made["dtype"] != "auto" else ("bfloat16" if session.gpus else "float32")
         drawing = RunModel(
-            made["model"], session.device, dtype, made["settings"]["seed"], made["settings"]["resolution"]
-        )
+            made["model"], session.device, dtype, made["settings"]["seed"], made["settings"]["resolution"],
+            self.folder.storage.options,
+        )  # fmt: skip
         return Judgement(self.protocol, made["model"], made["model_digest"], clip, session.device, drawing)
 
 
@@ -116,7 +117,7 @@ def open_run(url: str, options: dict[str, Any], arguments: argparse.Namespace) -
     """Raises when there is no such run, or its model has other weights now than its words were learned on."""
     folder = RunFolder(Storage(url, options))
     configuration = folder.read_json("run.json")
-    model = find_model(configuration["model"])
+    model = find_model(configuration["model"], options)
     if model.digest != configuration["model_digest"]:
         raise ModelError(
             f"{without_credentials(url)}: its words were learned on {model.name} with weights "

@@ -103,7 +103,14 @@ def draw(
         gpus = 1.0 if session.gpus else 0.0
         dtype = "bfloat16" if gpus else "float32"
         drawings = generate(
-            [prompt for prompt, _ in asked], seeds, words, str(configuration["model"]), dtype, settings, gpus
+            [prompt for prompt, _ in asked],
+            seeds,
+            words,
+            str(configuration["model"]),
+            dtype,
+            settings,
+            gpus,
+            output.options,
         )
         for (prompt, index), drawing in zip(asked, drawings, strict=True):
             png = encode_png(drawing.pixels)

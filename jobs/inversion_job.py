@@ -173,7 +173,14 @@ class Job:
         self.log.say("scoring", "scoring")
         dtype = self.arguments.dtype or ("bfloat16" if session.gpus else "float32")
         # A finished run under another protocol than it was drawn by has its words drawn again, not learned again.
-        drawing = RunModel(self.model.name, session.device, dtype, self.settings.seed, self.settings.resolution)
+        drawing = RunModel(
+            self.model.name,
+            session.device,
+            dtype,
+            self.settings.seed,
+            self.settings.resolution,
+            self.folder.storage.options,
+        )
         judgement = Judgement(
             self.protocol, self.model.name, self.model.digest, self.arguments.clip, session.device, drawing
         )

@@ -1,8 +1,10 @@
 """Pictures of any prompts with any of a run's words in them, as Ray tasks of a batch each."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -40,18 +42,16 @@ def generate(
     dtype: str,
     settings: SamplerSettings,
     gpus: float = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Drawing]:
-    """One drawing for every prompt and seed (zipped), in their order."""
+    """One drawing for every prompt and seed (zipped), in their order. options: for the store of a model that is a URL."""
+    load = functools.partial(_backbone, model, "cuda" if gpus else "cpu", dtype, json.dumps(dict(options or {})))
     draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
     futures = []
     for start in range(0, len(prompts), settings.batch):
         some = list(prompts[start : start + settings.batch])
         needed = {name: words[name] for prompt in some for name in words_in(prompt, list(words))}
-        futures.append(
-            draw.remote(
-                some, seeds[start : start + settings.batch], needed, model, "cuda" if gpus else "cpu", dtype, settings
-            )
-        )
+        futures.append(draw.remote(load, some, seeds[start : start + settings.batch], needed, settings))
     for start, future in enumerate(futures):
         pictures = ray.get(future)
         for index, pixels in enumerate(pictures, start * settings.batch):
@@ -59,19 +59,13 @@ def generate(
 
 
 def _draw(
-    prompts: list[str],
-    seeds: Sequence[int],
-    words: Words,
-    model: str,
-    device: str,
-    dtype: str,
-    settings: SamplerSettings,
+    load: Callable[[], Backbone], prompts: list[str], seeds: Sequence[int], words: Words, settings: SamplerSettings
 ) -> np.ndarray:
     torch.set_num_threads(1)
-    return sample(_backbone(model, device, dtype), prompts, seeds, words, settings)
+    return sample(load(), prompts, seeds, words, settings)
 
 
 @functools.lru_cache(maxsize=1)
-def _backbone(model: str, device: str, dtype: str) -> Backbone:
-    # Ray runs many tasks in one process; the frozen model is loaded by the first of them.
-    return load_backbone(model, device, dtype)
+def _backbone(model: str, device: str, dtype: str, options: str) -> Backbone:
+    # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
+    return load_backbone(model, device, dtype, json.loads(options))

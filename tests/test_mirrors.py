@@ -1,5 +1,6 @@
 """Models in an object store: one copy a node, whole or not at all, and the weights that the run was begun with."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import eval.pictures
+import pipeline.generation
 from pipeline.backbones import load_backbone
 from pipeline.mirrors import cache_folder
 from pipeline.models import ModelError, find_model
@@ -124,3 +127,12 @@ def test_a_url_that_is_no_model_is_refused_with_its_reason(url: str, said: str, 
 def test_a_local_url_is_a_model_too(epsilon_model: Path, tmp_path: Path) -> None:
     shutil.copytree(epsilon_model, tmp_path / "model")
     assert find_model(f"file://{tmp_path}/model").digest == find_model(str(epsilon_model)).digest
+
+
+def test_tasks_that_draw_reach_the_store_of_the_model_as_well(epsilon_model: Path, bucket: Bucket) -> None:
+    """Catches a model that the workers find with --storage-option, and the nightly evaluation on a fresh node does not."""
+    store = upload(epsilon_model, bucket)
+    options = json.dumps(bucket.options)
+    wanted = load_backbone(str(epsilon_model)).weights_digest()
+    for load in (eval.pictures._backbone, pipeline.generation._backbone):
+        assert load(store.url, "cpu", "float32", options).weights_digest() == wanted
