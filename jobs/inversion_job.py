@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from pipeline.protocols import find_protocol
 from pipeline.publish import plan_parts, publish, publish_failures
 from pipeline.records import Concept, Done, Failure
 from pipeline.run_folder import RunFolder
-from pipeline.settings import InversionSettings
+from pipeline.settings import FirstStageSettings, InversionSettings
 from pipeline.storage import StorageError, without_credentials
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ class Job:
         self.arguments, self.settings, self.manifest = arguments, settings, manifest
         self.model, self.folder, self.log, self.worker = model, run, log, worker
         self.protocol = find_protocol(arguments.protocol)
+        self.first_stage = FirstStageSettings(arguments.first_stage_dtype, arguments.offload_first_stage)
         self.precision = arguments.dtype or "auto"
+        if self.first_stage.dtype != "auto":
+            self.precision += f", first stage {self.first_stage.dtype}"
         self.began = time.monotonic()
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in manifest.failures}
@@ -111,6 +115,7 @@ class Job:
             threads=max(1, int(arguments.cpus_per_worker)), slots=arguments.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             checkpoint_seconds=arguments.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
+            first_stage=self.first_stage,
         )  # fmt: skip
         self.log.say("workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers)
         display, metrics = ProgressDisplay(self.folder, self.log, (len(self.done), len(self.failures))), RunMetrics()
@@ -196,7 +201,8 @@ class Job:
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.arguments.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
             "settings": self.settings.as_dict(),
-            "dtype": self.precision, "slots": self.arguments.slots or "measured",
+            "dtype": self.arguments.dtype or "auto", "first_stage": asdict(self.first_stage),
+            "slots": self.arguments.slots or "measured",
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
             "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),
                        "failed": len(self.failures)},

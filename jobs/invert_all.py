@@ -95,6 +95,17 @@ def parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16", "float16"),
         help="of the frozen model (default: bfloat16 on GPUs, float32 on CPUs)",
     )
+    where.add_argument(
+        "--first-stage-dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of its autoencoder (default: float32; with --dtype float16, float16 where the model says that it stands it)",
+    )
+    where.add_argument(
+        "--offload-first-stage",
+        action="store_true",
+        help="keep the autoencoder in main memory while it is not at work: room for more slots on a GPU",
+    )
     add_storage_and_cluster(where)
     where.add_argument("--shared-filesystem", action="store_true", help="all nodes see the local output path")
 

@@ -21,6 +21,21 @@ ABSENT: dict[str, object] = {
 
 
 @dataclass(frozen=True, slots=True)
+class FirstStageSettings:
+    """How the autoencoder is held.
+
+    dtype: "float32", "bfloat16" or "float16"; "auto" is float32, and float16 for those whose config says that they stand it.
+    offload: it rests in main memory but for the moments in which it encodes or decodes.
+    """
+
+    dtype: str = "auto"
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        _require_one_of("first-stage dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+
+
+@dataclass(frozen=True, slots=True)
 class InversionSettings:
     """How a word is trained.
 

@@ -54,7 +54,9 @@ class Worker(WorkerCalls):
         """Loads the frozen model; returns the number of slots."""
         torch.set_num_threads(self.settings.threads)
         told = self.settings
-        self.backbone = load_backbone(told.model, told.device, told.dtype, told.storage_options, told.model_digest)
+        self.backbone = load_backbone(
+            told.model, told.device, told.dtype, told.storage_options, told.model_digest, told.first_stage
+        )
         self._digest_at_start = self.backbone.weights_digest()
         self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)
         self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, self.settings.checkpoint_seconds)

@@ -5,7 +5,7 @@ The driver makes actors of WorkerProcess, which imports worker.py where it runs.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from pipeline.fingerprint import content_of, fingerprint
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Done, Failure, Source
 from pipeline.run_folder import RunFolder
-from pipeline.settings import InversionSettings
+from pipeline.settings import FirstStageSettings, InversionSettings
 
 MOST_SLOTS = 16  # that a worker tries when it measures how many it should have
 
@@ -30,6 +30,7 @@ class WorkerSettings:
     dtype: "float32", "bfloat16" or "float16". precision: how the dtype is told apart in fingerprints ("auto" if not given).
     slots: concepts in training at once; None has the worker measure it.
     checkpoint_seconds: between two step checkpoints.
+    first_stage: how the autoencoder is held.
     look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
     """
 
@@ -46,6 +47,7 @@ class WorkerSettings:
     storage_options: dict[str, str]
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
+    first_stage: FirstStageSettings = field(default_factory=FirstStageSettings)
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
         digests = [content_of(source) for source in sources]

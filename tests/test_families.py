@@ -17,7 +17,7 @@ from pipeline.inversion import Draws, Slot, draw, losses, new_slot, train_step
 from pipeline.models import ModelError
 from pipeline.records import Concept, Word
 from pipeline.sampling import SamplerSettings, sample
-from pipeline.settings import InversionSettings
+from pipeline.settings import FirstStageSettings, InversionSettings
 from pipeline.templates import templates_for
 from tests import theirs as diffusers_own
 from tests.tiny_model import PIXELS, PROJECTED, load_pipeline
@@ -293,3 +293,44 @@ def test_neighbours_share_a_batch_in_every_family(any_model: Path) -> None:
             ours_change, alone_change = vectors - word.initial[name], alone.vectors[name] - word.initial[name]
             cosine = (ours_change * alone_change).sum() / np.linalg.norm(ours_change) / np.linalg.norm(alone_change)
             assert cosine >= 0.999
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_the_first_stage_has_the_precision_that_it_is_told_to_have(kind: str, any_model: Path) -> None:
+    """Catches an option that is dropped, and latents or pictures that come out in another precision than the rest expects."""
+    plain, ours = load_backbone(str(any_model)), load_backbone(str(any_model), first_stage=FirstStageSettings(kind))
+    first_stage = ours.first_stage  # type: ignore[attr-defined]
+    assert first_stage.module.dtype == getattr(torch, kind)
+    one, other = plain.encode_images(PICTURES), ours.encode_images(PICTURES)
+    assert (other.mean.dtype, other.std.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(one.mean, other.mean, rtol=0.05, atol=0.05 * one.mean.abs().max().item())
+    assert torch.equal(one.mean, other.mean) == (kind == "float32")
+    assert ours.decode(other.mean).dtype == np.uint8
+
+
+def test_a_first_stage_that_rests_is_fetched_for_its_work_and_put_back(
+    any_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a GPU that holds an autoencoder for a thousand steps that do not need it. There is no GPU here: what
+    is looked at is the order of the moves."""
+    at: list[str] = []
+    ours = load_backbone(str(any_model), first_stage=FirstStageSettings(offload=True))
+    module = ours.first_stage.module  # type: ignore[attr-defined]
+    original = type(module).to
+
+    def move(self: torch.nn.Module, *where: object) -> torch.nn.Module:
+        at.append(str(where[0]))
+        return original(self, *where)
+
+    monkeypatch.setattr(type(module), "to", move)
+    ours.first_stage.device = torch.device("cpu:0")  # type: ignore[attr-defined]
+    posterior = ours.encode_images(PICTURES)
+    assert at == ["cpu:0", "cpu"]
+    ours.decode(posterior.mean)
+    assert at == ["cpu:0", "cpu"] * 2
+    monkeypatch.setattr(type(module), "encode", None)
+    with pytest.raises(TypeError):
+        ours.encode_images(PICTURES)
+    assert at == ["cpu:0", "cpu"] * 3, "also after a fault"
+    plain = load_backbone(str(any_model))
+    assert plain.weights_digest() == ours.weights_digest()

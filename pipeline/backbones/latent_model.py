@@ -21,6 +21,7 @@ from pipeline.backbones.first_stage import FirstStage
 from pipeline.backbones.text_encoder import TextEncoder, TextPart
 from pipeline.backbones.weights import digest, freeze, load_whole
 from pipeline.models import Model, ModelError
+from pipeline.settings import FirstStageSettings
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
@@ -31,14 +32,14 @@ class LatentModel(Backbone):
     TEXT: ClassVar[Mapping[str, TextPart]]
     FIRST_STAGE: ClassVar[str] = "vae"
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, first_stage: FirstStageSettings) -> None:
         """dtype: of the U-Net and the text encoders. Raises ModelError."""
         self.name, self.device, self.dtype = model.name, device, dtype
         folder = model.folder
         try:
             self.text = {name: TextEncoder(part, folder, name, dtype) for name, part in self.TEXT.items()}
             self.unet = load_whole(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
-            self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype)
+            self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype, first_stage)
             self.noising = _noising(folder)
         except Exception as error:  # a broken file can raise anything
             raise ModelError(f"model {model.name!r} in {folder} does not load: {error}") from error
@@ -49,7 +50,9 @@ class LatentModel(Backbone):
                 freeze(part)
             except ValueError as error:
                 raise ModelError(f"model {model.name!r}: {error}") from error
-            part.to(device)
+            if part is not self.first_stage.module:
+                part.to(device)
+        self.first_stage.settle(device)
         self.vocabulary = max(encoder.embedding.num_embeddings for encoder in self.text.values())
         for encoder in self.text.values():
             encoder.learn_words_from(self.vocabulary)

@@ -16,6 +16,7 @@ from pipeline.backbones.base import Conditioning, Tokens
 from pipeline.backbones.latent_model import LatentModel
 from pipeline.backbones.text_encoder import TextPart
 from pipeline.models import Model, ModelError
+from pipeline.settings import FirstStageSettings
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
 
@@ -26,8 +27,8 @@ class StableDiffusionXL(LatentModel):
         SECOND: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2"),
     }
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, device, dtype)
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, first_stage: FirstStageSettings) -> None:
+        super().__init__(model, device, dtype, first_stage)
         contexts = {name: encoder.context for name, encoder in self.text.items()}
         if len(set(contexts.values())) > 1:
             raise ModelError(f"model {model.name!r}: its text encoders take prompts of unequal lengths: {contexts}")
