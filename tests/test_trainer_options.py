@@ -291,3 +291,39 @@ def test_a_setting_that_cannot_be_is_refused_with_what_could(change: dict[str, o
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - what it says is compared below
         replace(SHORT, **change)  # type: ignore[arg-type]
     assert said in str(refused.value)
+
+
+def test_with_weights_and_own_words_the_gradient_still_is_the_slope_of_the_loss(any_model: Path) -> None:
+    """Catches weights that reach the loss and not its gradient, and a row of the table that belongs to another word."""
+    torch.set_num_threads(1)
+    exact = load_backbone(str(any_model), dtype="float64")
+    settings = replace(SHORT, min_snr=5.0, per_image=0.7, masks="alpha", background=0.2, captions=True)
+    slot = slot_of(exact, settings, THREE, BESIDE)
+    drawn = draw(slot, exact, "step", 0, 6)
+    assert drawn.weights is not None
+    drawn = replace(drawn, latents=drawn.latents.double(), noise=drawn.noise.double(), weights=drawn.weights.double())
+    found = torch.autograd.grad(losses(exact, [slot], [drawn])[0], list(slot.words.values()))
+    for word, gradient in zip(slot.words.values(), found, strict=True):
+        assert gradient[3:].abs().max() > 0, "a picture's own word has one too"
+        direction = torch.randn(word.shape, generator=torch.Generator().manual_seed(0))
+        start, values = word.detach().clone(), []
+        for move in (3e-5, -3e-5, 0):
+            with torch.no_grad():
+                word.copy_(start + move * direction)
+                values.append(losses(exact, [slot], [drawn])[0].item())
+        tolerance = 1e-4 * (gradient.norm() * direction.norm()).item()
+        assert (values[0] - values[1]) / 6e-5 == pytest.approx((gradient * direction).sum().item(), abs=tolerance)
+
+
+def test_all_options_at_once_on_every_family(any_model: Path) -> None:
+    """Catches an option that knows one text encoder, one prediction or one first stage."""
+    torch.set_num_threads(1)
+    model = load_backbone(str(any_model))
+    before = model.weights_digest()
+    word = finish(slot_of(model, replace(ALL_AT_ONCE, steps=8), THREE, BESIDE), model)
+    assert {name: vectors.shape for name, vectors in word.vectors.items()} == {
+        name: (3, width) for name, width in model.encoders.items()
+    }
+    for name, vectors in word.vectors.items():
+        assert (np.abs(vectors - word.initial[name]).max(axis=1) > 1e-6).all()
+    assert model.weights_digest() == before
