@@ -8,7 +8,6 @@ Writes table.md, figures.json, the sheets and the run of part 3 into the output 
 """
 
 import argparse
-import csv
 import io
 import json
 import sys
@@ -24,6 +23,7 @@ from cluster.session import ray_session
 from eval.clip import OpenClipScorer, load_clip
 from eval.metrics import covered, nearest_concept
 from jobs import invert_all
+from jobs.held_out import write_manifest
 from pipeline.backbones import load_backbone
 from pipeline.generation import generate
 from pipeline.mini.recipe import art, scenes, things
@@ -189,25 +189,6 @@ def nearest_shares(samples: dict[str, list[Sample]], clip: OpenClipScorer) -> tu
 
 def features(samples: list[Sample], clip: OpenClipScorer) -> np.ndarray:
     return clip.encode_images([Image.open(io.BytesIO(sample.png)) for sample in samples])
-
-
-def write_manifest(drawings: art.Art, names: tuple[str, ...], folder: Path) -> Path:
-    """The four drawings of each thing on white at 256 pixels, and a manifest that gives the words nothing to start from."""
-    rows = []
-    for name in names:
-        slug = name.replace(" ", "-")
-        (folder / slug).mkdir(parents=True, exist_ok=True)
-        for index, sprite in enumerate(drawings.only((name,)).sprites[0]):
-            page = Image.new("RGBA", (256, 256), "white")
-            small = Image.fromarray(sprite).resize((208, 208), Image.Resampling.LANCZOS)
-            page.alpha_composite(small, (24, 24))
-            page.convert("RGB").save(folder / slug / f"{index + 1}.png")
-        rows.append({"concept": slug, "images": slug})
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, ["concept", "images"])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / "manifest.csv"
 
 
 def sheet(pictures: np.ndarray, labels: list[str], path: Path, columns: int = 10) -> None:

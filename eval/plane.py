@@ -1,0 +1,187 @@
+"""The reconstruction/editability plane (Gal et al. 2022, figure 10): ways of learning a word, each with its error bars.
+
+points of concepts -> marks with intervals -> an SVG, a table
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+
+import numpy as np
+import pyarrow as pa
+
+from eval.metrics import Floats, bootstrap_interval
+from eval.tables import with_nan, without_nan
+
+WIDTH, HEIGHT, MARGIN = 760.0, 520.0, 64.0
+TICKS = 5
+STYLE = (
+    "svg{max-width:100%;height:auto;font:13px system-ui,sans-serif}.axis{stroke:#888}.bar{stroke:#4a6fa5;stroke-width:1.5}"
+    ".mark{fill:#1f3b63}.base{fill:#c0392b}.tick{fill:#666}.frontier{fill:none;stroke:#c0392b;stroke-dasharray:5 4}"
+)
+POINTS = pa.schema([
+    ("variant", pa.string()), ("concept", pa.string()), ("reconstruction", pa.float64()), ("editability", pa.float64()),
+    ("evaluations", pa.int64()), ("seconds", pa.float64()),
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One concept learned in one way. evaluations: pictures that went through the U-Net in training."""
+
+    variant: str
+    concept: str
+    reconstruction: float
+    editability: float
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over concepts with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A way of learning over all concepts. against: the mean differences to the base, concept by concept."""
+
+    variant: str
+    concepts: int
+    reconstruction: Mean
+    editability: Mean
+    reconstruction_against: Mean
+    editability_against: Mean
+    evaluations: float
+    seconds: float
+
+
+def point_rows(points: Sequence[Point]) -> pa.Table:
+    return pa.Table.from_pylist([without_nan(asdict(point)) for point in points], POINTS)
+
+
+def points_of(table: pa.Table) -> list[Point]:
+    return [Point(**with_nan(row)) for row in table.to_pylist()]
+
+
+def marks_of(points: Sequence[Point], base: str, rng: np.random.Generator) -> list[Mark]:
+    """One a variant, in the order of their first points. rng: resamples the concepts."""
+    variants: dict[str, dict[str, Point]] = {}
+    for point in points:
+        if not math.isnan(point.reconstruction + point.editability):
+            variants.setdefault(point.variant, {})[point.concept] = point
+    bases = variants.get(base, {})
+    return [_mark(variant, some, bases, rng) for variant, some in variants.items()]
+
+
+def _mark(variant: str, some: Mapping[str, Point], bases: Mapping[str, Point], rng: np.random.Generator) -> Mark:
+    def mean(values: list[float]) -> Mean:
+        array: Floats = np.array(values)
+        return Mean(float(array.mean()) if values else math.nan, *bootstrap_interval(array, rng))
+
+    both = [(some[name], bases[name]) for name in sorted(some.keys() & bases.keys())]
+    everyone = [some[name] for name in sorted(some)]
+    return Mark(
+        variant,
+        len(everyone),
+        mean([each.reconstruction for each in everyone]),
+        mean([each.editability for each in everyone]),
+        mean([one.reconstruction - other.reconstruction for one, other in both]),
+        mean([one.editability - other.editability for one, other in both]),
+        float(np.mean([each.evaluations for each in everyone])),
+        float(np.mean([each.seconds for each in everyone])),
+    )
+
+
+def table_of(marks: Sequence[Mark], base: str) -> str:
+    """Markdown, the variants in their order."""
+    lines = [
+        f"| | concepts | reconstruction | editability | reconstruction less {base} | editability less {base} | U-Net evaluations |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mark in marks:
+        cells = [_said(each) for each in (mark.reconstruction, mark.editability)]
+        cells += [_said(each, "+") for each in (mark.reconstruction_against, mark.editability_against)]
+        name = mark.variant.replace("|", "\\|")
+        lines.append(f"| {name} | {mark.concepts} | {' | '.join(cells)} | {mark.evaluations:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _said(mean: Mean, sign: str = "") -> str:
+    return f"{mean.value:{sign}.3f} ({mean.low:{sign}.3f} to {mean.high:{sign}.3f})"
+
+
+def plane_svg(marks: Sequence[Mark], base: str, ceiling: float) -> str:
+    """Up: closer to the training pictures, whose own similarity is the dashed line. Right: closer to the prompt."""
+    edges = [mark.editability for mark in marks], [mark.reconstruction for mark in marks]
+    (left, right), (bottom, top) = (_span(some) for some in edges)
+    if not math.isnan(ceiling):
+        top = max(top, ceiling + 0.02 * (top - bottom))
+
+    def x(value: float) -> float:
+        return round(MARGIN + (value - left) / (right - left) * (WIDTH - 2 * MARGIN), 1)
+
+    def y(value: float) -> float:
+        return round(HEIGHT - MARGIN - (value - bottom) / (top - bottom) * (HEIGHT - 2 * MARGIN), 1)
+
+    drawn = axes((left, right), (bottom, top), "editability (text similarity)", "reconstruction (image similarity)")
+    if not math.isnan(ceiling):
+        drawn.append(
+            f'<path class="frontier" d="M{MARGIN} {y(ceiling)}H{WIDTH - MARGIN}"/>'
+            f'<text class="tick" x="{MARGIN + 6}" y="{y(ceiling) - 5}">training pictures among themselves</text>'
+        )
+    for mark in marks:
+        across, up = mark.editability, mark.reconstruction
+        kind = "base" if mark.variant == base else "mark"
+        drawn.append(
+            f'<path class="bar" d="M{x(across.low)} {y(up.value)}H{x(across.high)}M{x(across.value)} {y(up.low)}V{y(up.high)}"/>'
+            f'<circle class="{kind}" cx="{x(across.value)}" cy="{y(up.value)}" r="5"><title>{escape(mark.variant)}</title></circle>'
+            f'<text x="{x(across.value) + 8}" y="{y(up.value) - 7}">{escape(mark.variant)}</text>'
+        )
+    return svg(drawn)
+
+
+def axes(across: tuple[float, float], up: tuple[float, float], below: str, beside: str) -> list[str]:
+    """The frame of a drawing, with ticks at even distances."""
+    end, floor = WIDTH - MARGIN, HEIGHT - MARGIN
+    drawn = [f'<path class="axis" fill="none" d="M{MARGIN} {MARGIN}V{floor}H{end}"/>']
+    for step in range(TICKS + 1):
+        share = step / TICKS
+        x, y = MARGIN + share * (end - MARGIN), floor - share * (floor - MARGIN)
+        horizontal, vertical = (low + share * (high - low) for low, high in (across, up))
+        drawn.append(f'<text class="tick" x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{_tick(horizontal)}</text>')
+        drawn.append(f'<text class="tick" x="{MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(vertical)}</text>')
+    drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{escape(below)}</text>')
+    drawn.append(f'<text x="{MARGIN - 40}" y="{MARGIN - 22}">{escape(beside)}</text>')
+    return drawn
+
+
+def svg(drawn: Sequence[str]) -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}">{"".join(drawn)}</svg>'
+
+
+def page_of(title: str, drawings: Sequence[str], tables: Sequence[str]) -> str:
+    """One self-contained HTML page; the tables, Markdown, are shown as they are written."""
+    shown = "".join(f"<figure>{each}</figure>" for each in drawings)
+    said = "".join(f"<pre>{escape(each)}</pre>" for each in tables)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(title)}</title><style>body{{margin:2rem auto;max-width:60rem;padding:0 1rem;"
+        f"font:15px system-ui,sans-serif}}pre{{overflow-x:auto}}{STYLE}</style><h1>{escape(title)}</h1>{shown}{said}</html>\n"
+    )
+
+
+def _span(means: Sequence[Mean]) -> tuple[float, float]:
+    ends = [end for mean in means for end in (mean.value, mean.low, mean.high) if not math.isnan(end)] or [0.0, 1.0]
+    room = 0.12 * (max(ends) - min(ends)) or 0.05
+    return min(ends) - room, max(ends) + room
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2f}"

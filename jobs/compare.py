@@ -1,0 +1,196 @@
+"""The paper's baselines as settings of the same trainer, over the same concepts: where each lies between likeness and obedience.
+
+  python jobs/compare.py --output runs/compare
+  python jobs/compare.py --output runs/compare --steps-curve
+  python jobs/compare.py --output s3://bucket/compare --manifest s3://bucket/manifest.csv --model ID
+
+Without a manifest, the concepts are things that the shipped model has never seen. Each variant is a run folder of its own under
+the output, learned by invert_all.py: the same command again goes on where the last one ended. What comes of it is index.html,
+table.md and points.parquet; of --steps-curve, curve.html, curve.md and curve.parquet.
+
+Exit codes: 0 compared; 1 compared, but some concepts failed; 2 nothing was started; 3 cut short.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.session import Session, ray_session
+from eval.clip import load_clip
+from eval.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
+from eval.plane import Point, marks_of, page_of, plane_svg, point_rows, table_of
+from eval.tables import without_nan
+from jobs import invert_all
+from jobs.arguments import add_storage_and_cluster
+from jobs.variants import BASE, CAPTION, TRAINED, Variant, points_of_captions, points_of_run, untrained_points
+from pipeline.manifest import ManifestError, read_manifest
+from pipeline.models import MINI, Model, ModelError, find_model
+from pipeline.run_folder import RunFolder
+from pipeline.settings import InversionSettings
+from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
+
+COMPARED, SOME_FAILED, NOT_STARTED = 0, 1, 2
+CONCEPTS = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", default="runs/compare", metavar="URL", help="(default: %(default)s)")
+    parser.add_argument(
+        "--manifest", metavar="URL", help="concepts to compare on (default: held-out things of the shipped model)"
+    )
+    parser.add_argument(
+        "--concepts", type=int, default=CONCEPTS, metavar="N", help="held-out things (default: %(default)s)"
+    )
+    parser.add_argument("--art", type=Path, default=Path("runs/mini/art"), help="where their drawings are, or go")
+    parser.add_argument("--model", default=MINI, metavar="ID|PATH", help="as for invert_all.py (default: %(default)s)")
+    parser.add_argument("--clip", default="mini", metavar="NAME", help="that judges (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=InversionSettings().steps, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--variants",
+        metavar="NAME,...",
+        help=f"some of {', '.join(variant.name for variant in TRAINED)} (default: all; {BASE} is always there)",
+    )
+    parser.add_argument(
+        "--caption-column", default="caption", metavar="COLUMN", help="of the manifest (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps-curve",
+        action="store_true",
+        help="quality against U-Net evaluations of published recipes and ours, instead",
+    )
+    parser.add_argument(
+        "--curve-steps",
+        type=int,
+        default=800,
+        metavar="N",
+        help="most steps a published recipe is followed (default: %(default)s)",
+    )
+    add_storage_and_cluster(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        options = parse_storage_options(arguments.storage_option)
+        variants = chosen(arguments.variants)
+        model = find_model(arguments.model)
+        settings = InversionSettings(steps=arguments.steps)
+        if arguments.concepts < 2 or arguments.curve_steps < 1:
+            raise ValueError("--concepts takes at least 2, --curve-steps at least 1")
+        output = Storage(arguments.output, options)
+        manifest = arguments.manifest or held_out(arguments)
+        if not arguments.manifest:
+            read_manifest(manifest)
+    except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
+        print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
+        return NOT_STARTED
+    if arguments.steps_curve:
+        return steps_curve(arguments, settings, manifest, model, output)
+    return compare(arguments, variants, manifest, output)
+
+
+def chosen(names: str | None) -> tuple[Variant, ...]:
+    """Those named, and the base. Raises ValueError."""
+    if names is None:
+        return TRAINED
+    wanted = {BASE, *(name.strip() for name in names.split(","))}
+    if strangers := wanted - {variant.name for variant in TRAINED}:
+        raise ValueError(f"--variants: there is no {min(strangers)!r}; see --help")
+    return tuple(variant for variant in TRAINED if variant.name in wanted)
+
+
+def held_out(arguments: argparse.Namespace) -> str:
+    """The manifest of the held-out things, beside the local output they are compared in."""
+    from jobs.held_out import write_manifest
+    from pipeline.mini.recipe import art, things
+
+    names = things.held_out_things()
+    if arguments.concepts > len(names):
+        raise ValueError(f"--concepts {arguments.concepts}: the shipped model has {len(names)} held-out things")
+    if "://" in arguments.output:
+        raise ValueError("--output is a URL: give a --manifest, as the held-out things are written to a local folder")
+    folder = Path(arguments.output) / f"concepts-{arguments.concepts}"
+    if (folder / "manifest.csv").exists():
+        return str(folder / "manifest.csv")
+    return str(write_manifest(art.load_art(arguments.art), names[: arguments.concepts], folder, load_clip()))
+
+
+def compare(arguments: argparse.Namespace, variants: Sequence[Variant], manifest: str, output: Storage) -> int:
+    codes = []
+    for variant in variants:
+        print(f"variant   {variant.name}: {' '.join(variant.arguments) or 'as it is by default'}", flush=True)
+        common = [manifest, "--output", output.folder(variant.folder).url, "--model", arguments.model, "--clip", arguments.clip,
+                  "--steps", str(arguments.steps)]  # fmt: skip
+        common += [word for option in arguments.storage_option for word in ("--storage-option", option)]
+        common += ["--ray-address", arguments.ray_address] if arguments.ray_address else []
+        codes.append(invert_all.main([*common, *variant.arguments]))
+        if codes[-1] > SOME_FAILED:
+            return codes[-1]
+    runs = {variant.name: RunFolder(output.folder(variant.folder)) for variant in variants}
+    points = [point for variant in variants for point in points_of_run(runs[variant.name], variant.name)]
+    points += untrained_points(runs[BASE])
+    with ray_session(arguments.ray_address) as session:
+        points += captions(arguments, session, runs[BASE])
+    ceiling = float(np.nanmean([each.reconstruction for each in untrained_points(runs[BASE], "ceiling")]))
+    marks = marks_of(points, BASE, np.random.default_rng(0))
+    table = table_of(marks, BASE)
+    page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
+    write(output, {"index.html": page, "table.md": table}, "points.parquet", point_rows(points))
+    print(f"{table}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
+    return max(codes)
+
+
+def captions(arguments: argparse.Namespace, session: Session, run: RunFolder) -> list[Point]:
+    found = points_of_captions(run, arguments.caption_column, arguments.clip, session.device)
+    if not found:
+        print(f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
+    return found
+
+
+def steps_curve(
+    arguments: argparse.Namespace, settings: InversionSettings, manifest: str, model: Model, output: Storage
+) -> int:
+    from jobs.steps_curve import measure, recipes_of
+
+    recipes = recipes_of(settings, arguments.curve_steps)
+    concepts = [replace(each, carried={}) for each in read_manifest(manifest, dict(output.options)).concepts]
+    with ray_session(arguments.ray_address):
+        rows = measure(concepts, model, arguments.clip, recipes, output)
+    courses, reference = courses_of(rows), recipes[0].name
+    costs = costs_table(costs_of(courses, reference, np.random.default_rng(0)), reference)
+    everything = courses_table(courses, np.random.default_rng(0))
+    compared = len(courses[0].reconstruction)
+    said = f"{compared} of {len(concepts)} concepts, the others having diverged under one recipe or another"
+    table = f"{costs}\n{everything}\n{said}\n"
+    page = page_of("wordmint: quality against cost", [courses_svg(courses, np.random.default_rng(0))], [table])
+    found = pa.Table.from_pylist(
+        [without_nan({name: getattr(row, name) for name in MEASURED.names}) for row in rows], MEASURED
+    )
+    write(output, {"curve.html": page, "curve.md": table}, "curve.parquet", found)
+    print(f"{table}\ncurve     {without_credentials(output.url).rstrip('/')}/curve.html")
+    return COMPARED
+
+
+def write(output: Storage, texts: dict[str, str], name: str, table: pa.Table) -> None:
+    for path, text in texts.items():
+        output.write_bytes(path, text.encode())
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    output.write_bytes(name, sink.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The comparison on a tiny model: words in mid-training, where DVAR would stop, captions, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import jobs.steps_curve
+from jobs.compare import NOT_STARTED, chosen, main
+from jobs.steps_curve import Recipe, checkpoints, measured, recipes_of
+from jobs.training_arguments import add_training
+from jobs.variants import BASE, TRAINED
+from pipeline.backbones import load_backbone
+from pipeline.early_stopping import EVERY
+from pipeline.inversion import train_step
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+
+
+@pytest.fixture
+def concepts(tmp_path: Path) -> list[Concept]:
+    rng = np.random.default_rng(0)
+    made = []
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{index}.png")
+        made.append(Concept(name, (str(tmp_path / name),), f"<{name}>", initializer="cat", noun="cat"))
+    return made
+
+
+def test_every_variant_is_one_that_the_job_takes() -> None:
+    """Catches a baseline that stops at the first concept because an option was renamed."""
+    import argparse
+
+    for variant in TRAINED:
+        parser = argparse.ArgumentParser()
+        add_training(parser)
+        parser.parse_args(list(variant.arguments))
+    assert len({variant.folder for variant in TRAINED}) == len(TRAINED)
+    assert [variant.name for variant in chosen("per image")] == [BASE, "per image"]
+
+
+def test_a_variant_that_there_is_not_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--output", str(tmp_path / "out"), "--variants", "4 vectors"]) == NOT_STARTED
+    assert "there is no '4 vectors'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_published_recipes_have_their_rates_and_ours_is_the_jobs_default() -> None:
+    paper, diffusers, ours = recipes_of(InversionSettings(), 10_000)
+    assert (paper.settings.steps, paper.settings.batch_size, paper.settings.learning_rate) == (5000, 4, 0.04)
+    assert (diffusers.settings.steps, diffusers.settings.learning_rate) == (3000, 2e-3)
+    assert ours.settings == replace(InversionSettings(), steps=400, early_stop="off")
+    assert recipes_of(InversionSettings(), 100)[0].checkpoints == (0, 12, 25, 50, 100)
+    assert checkpoints(12) == (0, 12)
+
+
+def test_a_word_at_a_checkpoint_is_the_word_that_a_training_of_so_many_steps_gives(
+    concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a curve whose points are not those of words that anybody could have trained."""
+    torch.set_num_threads(1)
+    backbone = load_backbone(str(epsilon_model))
+    seen: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+
+    class Recorded:
+        def __init__(self, *_: object) -> None:
+            self.calls = 0
+
+        def __call__(self, name: str, vectors: dict[str, np.ndarray]) -> tuple[float, float]:
+            seen[name, sum(1 for each, _ in seen if each == name)] = vectors
+            return 0.5, 0.3
+
+    monkeypatch.setattr(jobs.steps_curve, "Scoring", Recorded)
+    settings = InversionSettings(steps=6, learning_rate=1e-2)
+    rows = measured(backbone, "mini", Recipe("r", settings, (0, 3, 6)), concepts)
+    assert [(row.concept, row.step, row.evaluations) for row in rows if row.concept == "ant"] == [
+        ("ant", 0, 0), ("ant", 3, 12), ("ant", 6, 24)
+    ]  # fmt: skip
+    from pipeline.admission import new_slot
+    from pipeline.image_sets import find_sources, load_images
+
+    pixels = load_images(find_sources(concepts[1], {}), backbone.resolution).pixels
+    slot = new_slot(concepts[1], pixels, backbone, replace(settings, steps=3, early_stop="off"))
+    np.testing.assert_allclose(seen["bee", 0]["text_encoder"], slot.words["text_encoder"].detach().numpy())
+    for _ in range(3):
+        train_step(backbone, [slot])
+    np.testing.assert_allclose(seen["bee", 1]["text_encoder"], slot.words["text_encoder"].detach().numpy(), atol=1e-5)
+    assert np.abs(seen["bee", 2]["text_encoder"] - seen["bee", 1]["text_encoder"]).max() > 1e-4
+
+
+def test_dvar_is_a_point_on_the_papers_own_course_where_its_rule_first_held(
+    concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.inversion.has_converged", lambda losses: len(losses) >= 2)
+    monkeypatch.setattr(jobs.steps_curve, "PROTOCOL", replace(jobs.steps_curve.PROTOCOL, steps=2, plain_images=2))
+    recipe = Recipe("paper", InversionSettings(steps=3 * EVERY, learning_rate=1e-3), (0, 3 * EVERY), dvar=True)
+    rows = measured(load_backbone(str(epsilon_model)), "mini", recipe, concepts[:1])
+    assert [(row.recipe, row.step, row.evaluations) for row in rows] == [
+        ("paper", 0, 0), ("paper", 3 * EVERY, 12 * EVERY), ("paper with DVAR", 1, 2 * EVERY * 4 + 16), ("paper with DVAR", 0, 0)
+    ]  # fmt: skip
+    assert all(0 < abs(row.reconstruction) <= 1 for row in rows)
+    assert rows[0].reconstruction == rows[3].reconstruction != rows[1].reconstruction
