@@ -23,6 +23,8 @@ def fingerprint(
         "initializer": concept.initializer, "kind": concept.kind, "images": list(image_digests), "model": model_digest,
         "dtype": dtype, "settings": _that_count(settings),
     }  # fmt: skip
+    if concept.captions:
+        content["captions"] = dict(concept.captions)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -22,7 +22,7 @@ __all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
 MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS = 128, 140, 200, 2048, 64
-COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file")
+COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
 REQUIRED = COLUMNS[:2]
 KINDS: dict[str, Kind] = {"object": "object", "style": "style"}
 
@@ -140,11 +140,12 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
     noun, initializer = checked("class", _phrase), checked("initializer", _phrase)
     kind, vectors = checked("kind", _kind), checked("vectors", _vectors, defaults.vectors)
     placeholder, word_file = checked("placeholder", _placeholder, name), checked("word_file", _file, folder)
+    captions = checked("captions", _captions)
     carried = {column: checked(column, _carried) for column in row.cells if column not in COLUMNS}
     if problems:
         return None, problems
     words = initializer or noun or defaults.initializer
-    return Concept(name, images, placeholder, words, noun, kind, vectors, row.line, carried, word_file), []
+    return Concept(name, images, placeholder, words, noun, kind, vectors, row.line, carried, word_file, captions), []
 
 
 def _is_name(text: str) -> bool:
@@ -207,6 +208,20 @@ def _images(column: str, value: object, folder: str) -> tuple[str, ...]:
     if not references or not all(references):
         raise _WrongError(column, value, "is missing or holds an empty name; give a folder, a glob, or a list of files")
     return tuple(_resolved(column, reference, folder) for reference in references)
+
+
+def _captions(column: str, value: object) -> dict[str, str]:
+    """From an object, as text in CSV. Parquet has the same columns for every row, and null where a row has none."""
+    found = value
+    if not isinstance(value, dict):
+        text = _text(column, value)
+        try:
+            found = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            found = None
+    if not isinstance(found, dict):
+        raise _WrongError(column, value, 'is no JSON object such as {"1.jpg": "my {} asleep"}, file names to sentences')
+    return {name: _printable(column, said, MAX_URL) for name, said in found.items() if said is not None}
 
 
 def _file(column: str, value: object, folder: str) -> str | None:

@@ -23,6 +23,7 @@ class Concept:
     placeholder: the new word as it is written in prompts, `<name>` unless the manifest says otherwise.
     initializer: the words whose embeddings the new word starts from; None means the mean of the vocabulary.
     noun: the manifest's `class`, the coarse noun ("cat"), if it gives one.
+    captions: file name of a picture -> its sentence, with "{}" or the placeholder where the word stands.
     word_file: URL of a word that somebody else learned, to be brought in as it is; None for one to be learned.
     line: where the row stands in the manifest, counted from 1 with the header as line 1.
     carried: the manifest's other columns, as text.
@@ -38,6 +39,7 @@ class Concept:
     line: int = 0
     carried: Mapping[str, str] = field(default_factory=dict)
     word_file: str | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)
 
 
 WORD = "the word itself"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.records import Source
+from pipeline.records import Concept, ImageSet, Source
 from pipeline.settings import InversionSettings, Masks
 from pipeline.storage import Storage
 
@@ -62,6 +62,20 @@ def with_sidecars(
 def beside(picture: str, sources: Sequence[Source], endings: tuple[str, ...]) -> Source | None:
     """What lies beside a picture with one of the endings."""
     return next((each for each in sources if each.beside == picture and each.url.endswith(endings)), None)
+
+
+def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
+    """Each picture's caption, the manifest's before that of a file; () where there is none at all.
+
+    Raises ValueError for a caption of a picture that is not there.
+    """
+    names = [posixpath.basename(url) for url in images.urls]
+    rejected = {posixpath.basename(each.url) for each in images.rejected}
+    if strangers := sorted(concept.captions.keys() - set(names) - rejected):
+        raise ValueError(f"the column captions names {strangers[0]!r}, which is not one of {', '.join(names[:5])}")
+    beside = images.captions or (None,) * len(names)
+    found = tuple(concept.captions.get(name) or caption for name, caption in zip(names, beside, strict=True))
+    return found if any(found) else ()
 
 
 def caption_of(data: bytes) -> str:

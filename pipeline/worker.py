@@ -27,7 +27,7 @@ from pipeline.inversion import Beside, DivergedError, InversionError, Slot, new_
 from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Stage, Word
 from pipeline.run_folder import Marker
 from pipeline.settings import InversionSettings
-from pipeline.sidecars import extras_of
+from pipeline.sidecars import captions_of, extras_of
 from pipeline.slots import measure_slots
 from pipeline.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
 from pipeline.tables import embedding_rows, sample_rows
@@ -158,12 +158,15 @@ class Worker(WorkerCalls):
         self, concept: Concept, print_: str, images: ImageSet, settings: InversionSettings, before: Checkpoint | None
     ) -> Word:
         nearest = self._nearest(images)
+        try:
+            beside = Beside(captions_of(concept, images), images.masks, nearest)
+        except ValueError as error:
+            raise InversionError(str(error)) from error
 
         def enter() -> Slot:
             self._doing[concept.name] = "training"
             if not self.batch.training:
                 self._kept = time.monotonic()
-            beside = Beside(images.captions, images.masks, nearest)
             slot = new_slot(concept, images.pixels, self.backbone, settings, beside)
             if before is not None and (before.fingerprint, before.learning_rate) == (print_, settings.learning_rate):
                 restore(slot, before)

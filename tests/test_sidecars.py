@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 
 from pipeline.backbones import load_backbone
+from pipeline.fingerprint import fingerprint
 from pipeline.image_sets import ImageSetError, find_sources, load_images
 from pipeline.inversion import Beside, draw, losses, new_slot
-from pipeline.records import Concept, ImageSet
+from pipeline.manifest import ManifestError, read_manifest
+from pipeline.records import Concept, ImageSet, RejectedImage
 from pipeline.settings import InversionSettings
-from pipeline.sidecars import Extras, extras_of
+from pipeline.sidecars import Extras, captions_of, extras_of
 from pipeline.storage import Storage
 from pipeline.weighting import mask_weights
 from tests.conftest import Bucket
@@ -180,3 +183,39 @@ def test_settings_say_what_is_wanted() -> None:
         ".mask.png",
         "-masklabel.png",
     )
+
+
+def test_a_caption_of_the_manifest_goes_before_that_of_a_file() -> None:
+    """Catches captions that end up with another picture, and one for a picture that is not there."""
+    images = ImageSet(
+        np.zeros((3, 8, 8, 3), np.uint8), ("s3://b/1.jpg", "s3://b/2.jpg", "s3://b/3.jpg"), ("x", "y", "z")
+    )
+    concept = Concept("c", (), "<c>", captions={"2.jpg": "my {} asleep"})
+    assert captions_of(concept, images) == (None, "my {} asleep", None)
+    assert captions_of(Concept("c", (), "<c>"), images) == ()
+    beside = replace(images, captions=("awake", "awake", None))
+    assert captions_of(concept, beside) == ("awake", "my {} asleep", None)
+    with pytest.raises(ValueError, match=r"names '4\.jpg', which is not one of 1.jpg, 2.jpg, 3.jpg"):
+        captions_of(replace(concept, captions={"4.jpg": "a {}"}), images)
+    captions_of(
+        replace(concept, captions={"4.jpg": "a {}"}), replace(images, rejected=(RejectedImage("s3://b/4.jpg", ""),))
+    )
+
+
+def test_captions_of_the_manifest_are_read_and_count(tmp_path: Path) -> None:
+    """Catches a caption that is edited in the manifest, and the word of the old one served for it."""
+    (tmp_path / "m.jsonl").write_text(
+        '{"concept": "a", "images": "a/", "captions": {"1.jpg": "my {} asleep"}}\n{"concept": "b", "images": "b/"}\n'
+    )
+    (tmp_path / "m.csv").write_text('concept,images,captions\na,a/,"{""1.jpg"": ""my {} asleep""}"\nb,b/,\n')
+    for name in ("m.jsonl", "m.csv"):
+        first, second = read_manifest(str(tmp_path / name)).concepts
+        assert (first.captions, second.captions) == ({"1.jpg": "my {} asleep"}, {})
+        settings = InversionSettings()
+        with_caption, without = (
+            fingerprint(each, ["d"], "m", "auto", settings) for each in (first, replace(first, captions={}))
+        )
+        assert with_caption != without
+    (tmp_path / "bad.csv").write_text("concept,images,captions\na,a/,my cat asleep\n")
+    with pytest.raises(ManifestError, match=r"line 2, captions: .* is no JSON object such as"):
+        read_manifest(str(tmp_path / "bad.csv"))
