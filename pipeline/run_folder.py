@@ -84,8 +84,10 @@ class RunFolder:
         self.storage.delete(_checkpoint(concept))
 
     def record_failure(self, failure: Failure) -> None:
-        """Where its images could not even be read there is nothing to remember it by: the next run looks again."""
-        if failure.fingerprint:
+        """A concept whose images could not even be listed is remembered without a fingerprint: the next run looks for them
+        when it plans. Without one, what went wrong elsewhere is not: the next run tries it again.
+        """
+        if failure.fingerprint or failure.stage == "images":
             path = f"{FAILED}/{_file(failure.concept, failure.fingerprint)}"
             self.storage.write_bytes(path, _json(asdict(failure)))
 

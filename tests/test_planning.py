@@ -103,6 +103,20 @@ def test_a_failure_is_told_again_and_tried_again_only_when_asked(concepts: list[
     assert (to_do(again), again.failed, list(again.done)) == (["dog", "truck"], (), ["cat"])
 
 
+def test_images_that_were_not_there_are_looked_for_when_the_next_run_plans(
+    concepts: list[Concept], run: RunFolder, tmp_path: Path
+) -> None:
+    """Catches a GPU bought to see that a folder still is missing; and a concept given up for ever for a bad night's bucket."""
+    folder = Path(concepts[1].images[0])
+    aside = folder.rename(tmp_path / "aside")
+    run.record_failure(Failure("dog", "images", "no such file, nor a folder"))
+    found = planned(concepts, run)
+    assert to_do(found) == ["cat", "truck"]
+    assert [(failure.concept, failure.stage) for failure in found.failed] == [("dog", "images")]
+    aside.rename(folder)
+    assert to_do(planned(concepts, run)) == ["cat", "dog", "truck"]
+
+
 def test_a_failure_is_forgotten_with_the_pictures_that_caused_it(concepts: list[Concept], run: RunFolder) -> None:
     run.record_failure(Failure("dog", "images", "a broken picture", fingerprint=print_of(concepts[1])))
     Path(concepts[1].images[0], "1.png").write_bytes(b"mended")

@@ -136,7 +136,8 @@ def test_parts_are_filled_evenly() -> None:
     assert max(sizes.values()) < 1.2 * min(sizes.values())
 
 
-def test_a_failure_before_the_images_could_be_read_is_not_remembered(run: RunFolder) -> None:
-    """Catches a concept given up for ever for what was wrong with its bucket one night."""
+def test_of_a_failure_without_a_fingerprint_only_missing_images_are_remembered(run: RunFolder) -> None:
+    """Catches a concept given up for ever because its worker was lost three times one night."""
     run.record_failure(Failure("my-cat", "images", "no images found"))
-    assert run.failed() == set()
+    run.record_failure(Failure("my-dog", "worker", "its worker broke off 3 times"))
+    assert run.failed() == {("my-cat", "")}
