@@ -88,9 +88,12 @@ def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
 
 
 def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
-    """Brings the tables up to date with what has been scored, by this evaluation or by one that was broken off."""
-    take = ray.remote(num_cpus=1, max_retries=TRIES)(take_in_part)
-    ray.get([take.remote(run, part, names, parts) for part, names in fragments(run).items()])
+    """Brings the tables up to date with what has been scored, by this evaluation or by one that was broken off.
+
+    By the driver itself, one part after the other: a part is some megabytes of numbers, and seconds of a new process's start.
+    """
+    for part, names in fragments(run).items():
+        take_in_part(run, part, names, parts)
 
 
 def take_in_part(run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int]) -> None:
@@ -110,12 +113,12 @@ def stream(
     if not by_part:
         return 0, []
     with warnings.catch_warnings():
-        # Ray Data warns of settings of its own that nobody here has made, and of any limit to restarts.
+        # Ray Data warns of settings of its own that nobody here has made, and of any limit to tries.
         warnings.simplefilter("ignore", DeprecationWarning)
         import ray.data  # a second, and a night with nothing to score does without
         from ray.data import ActorPoolStrategy, DataContext
 
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its progress, and that it shows none
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = DAY  # a part of large pictures on a slow CPU may take its half hour
@@ -127,7 +130,7 @@ def stream(
             compute=ActorPoolStrategy(min_size=1, max_size=len(items)),
             num_cpus=1,
             num_gpus=GPU_SHARE if judgement.device == "cuda" else None,
-            max_restarts=TRIES,
+            max_restarts=-1,  # what is tried again for ever is a new process, and a part only so often
             max_task_retries=TRIES,
         )
         rows = list(scored.iter_rows())
