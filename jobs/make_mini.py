@@ -122,7 +122,8 @@ def publish(work: Path) -> None:
         "vae": AutoencoderKL.from_pretrained(work / "vae"),
     }
     scheduler = PNDMScheduler(**unet.SAMPLING)
-    scheduler.register_to_config(clip_sample=False)  # nothing to this sampler, but others are made from its configuration
+    # Nothing to this sampler, but others are made from its configuration.
+    scheduler.register_to_config(clip_sample=False)
     model = StableDiffusionPipeline(
         **{name: part.half() for name, part in parts.items()},
         safety_checker=None,
