@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"some of {', '.join(variant.name for variant in TRAINED)} (default: all; {BASE} is always there)",
     )
     parser.add_argument(
-        "--caption-column", default="caption", metavar="COLUMN", help="of the manifest (default: %(default)s)"
+        "--caption-column", default="description", metavar="COLUMN", help="of the manifest (default: %(default)s)"
     )
     parser.add_argument(
         "--steps-curve",

@@ -16,7 +16,7 @@ def write_manifest(drawings: art.Art, names: tuple[str, ...], folder: Path, clip
     """The drawings of each thing on white at 256 pixels, and a manifest of them.
 
     clip: names the class of a thing, which is that one of the things the model knows that the CLIP takes its drawings for;
-    and beside it a caption, the thing's own name, which the model has never read. None gives the words nothing to start from.
+    and beside it a description, the thing's own name, which the model has never read. None gives the words nothing to start from.
     """
     rows = []
     for name in names:
@@ -31,7 +31,7 @@ def write_manifest(drawings: art.Art, names: tuple[str, ...], folder: Path, clip
             pages[-1].save(folder / slug / f"{index + 1}.png")
         rows.append({"concept": slug, "images": slug})
         if clip is not None:
-            rows[-1] |= {"class": _class_of(pages, clip), "caption": name}
+            rows[-1] |= {"class": _class_of(pages, clip), "description": name}
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()

@@ -1,5 +1,6 @@
 """The comparison on a tiny model: words in mid-training, where DVAR would stop, captions, and what is refused."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import torch
 from PIL import Image
 
 import jobs.steps_curve
+from eval.clip import Features
 from jobs.compare import NOT_STARTED, chosen, main
+from jobs.held_out import write_manifest
 from jobs.steps_curve import Recipe, checkpoints, measured, recipes_of
 from jobs.training_arguments import add_training
 from jobs.variants import BASE, TRAINED
 from pipeline.backbones import load_backbone
 from pipeline.early_stopping import EVERY
 from pipeline.inversion import train_step
+from pipeline.manifest import read_manifest
+from pipeline.mini.recipe.art import Art
+from pipeline.mini.recipe.things import training_things
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
 
@@ -42,6 +48,30 @@ def test_every_variant_is_one_that_the_job_takes() -> None:
         parser.parse_args(list(variant.arguments))
     assert len({variant.folder for variant in TRAINED}) == len(TRAINED)
     assert [variant.name for variant in chosen("per image")] == [BASE, "per image"]
+
+
+class Blind:
+    """Takes every picture for the second thing that the model knows."""
+
+    name = fingerprint = "blind"
+
+    def encode_images(self, pictures: Sequence[object]) -> Features:
+        return np.ones((len(pictures), 1), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> Features:
+        return np.array([[float(place == 1)] for place in range(len(texts))], np.float32)
+
+
+def test_the_held_out_things_make_a_manifest_that_the_job_takes(tmp_path: Path) -> None:
+    """Catches a column that the manifest's own checks refuse."""
+    drawings = Art(("red thing", "thing"), np.full((2, 3, 32, 32, 4), 200, np.uint8))
+    read = read_manifest(str(write_manifest(drawings, drawings.names, tmp_path, Blind())))
+    assert [concept.name for concept in read.concepts] == ["red-thing", "thing"]
+    assert read.concepts[0].noun == read.concepts[0].initializer == training_things()[1]
+    assert read.concepts[0].carried == {"description": "red thing"}
+    assert len(list((tmp_path / "red-thing").glob("*.png"))) == 3
+    bare = read_manifest(str(write_manifest(drawings, ("thing",), tmp_path / "bare")))
+    assert bare.concepts[0].noun is None
 
 
 def test_a_variant_that_there_is_not_is_refused_before_anything_starts(
