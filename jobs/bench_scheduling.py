@@ -77,8 +77,7 @@ def resume_scan() -> dict[str, float]:
         for concept, print_, _ in rows:
             here.commit(Marker(concept.name, print_, "aaa", 200, 1.0))
         figures = {"resume_scan_seconds_100k": seconds(here)}
-        with moto_with(Path(folder, "run", "_committed")) as there:
-            leave_tables(there, rows)
+        with moto_with(Path(folder, "run")) as there:
             figures["resume_scan_seconds_100k_moto"] = seconds(there)
         return figures
 
@@ -95,20 +94,22 @@ def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, Source]]) -> Non
 
 
 @contextmanager
-def moto_with(markers: Path) -> Iterator[RunFolder]:
-    """moto's S3 server in a process of its own, with those files as its markers from the start."""
+def moto_with(run: Path) -> Iterator[RunFolder]:
+    """moto's S3 server in a process of its own, with a copy of that run folder from the start."""
     serve = (
         "import sys, pathlib, moto.server\n"
         "from moto.s3.models import s3_backends\n"
         "backend = s3_backends['123456789012']['aws']\n"
         "backend.create_bucket('bench', 'us-east-1')\n"
-        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
-        "    backend.put_object('bench', 'run/_committed/' + path.name, path.read_bytes())\n"
+        "root = pathlib.Path(sys.argv[1])\n"
+        "for path in root.rglob('*'):\n"
+        "    if path.is_file():\n"
+        "        backend.put_object('bench', 'run/' + path.relative_to(root).as_posix(), path.read_bytes())\n"
         "moto.server.main(['-H', '127.0.0.1', '-p', sys.argv[2]])\n"
     )
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
     port = "5999"
-    command = [sys.executable, "-c", serve, str(markers), port]
+    command = [sys.executable, "-c", serve, str(run), port]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     endpoint = f"http://127.0.0.1:{port}"
     try:
