@@ -5,7 +5,7 @@ job_over_process_loop     seconds a concept of the whole job (Ray, scores, repor
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
 step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch
 step_time_over_plain_trainer   seconds a training picture of ours, one concept, over those of bench_trainers.py's, batch of 4;
-                          slot_step_... with as many concepts at once as serve it best
+                          slot_step_... with as many concepts at once as serve it best; ..._bfloat16 with eight
 
 and what bench_scheduling.py measures: the driver's overhead, the scan of a large run, the occupancy of slots.
 """
@@ -148,6 +148,9 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         lambda: backbone.predict(drawn.latents, drawn.timesteps, conditioning).square().mean().backward()
     )
     trainer = PlainTrainer(MINI_FOLDER, "cpu", torch.float32, "<word>", "bird")
+    half, most = load_backbone("mini", "cpu", "bfloat16"), concepts[: max(SLOTS)]
+    slots = [slot_of(concept, half, settings) for concept in most]
+    in_half = len(most) * settings.batch_size / seconds_each(lambda: train_step(half, slots))
     side = backbone.resolution
     pixels = torch.rand(settings.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = settings.batch_size / seconds_each(lambda: trainer.step(pixels))
@@ -156,6 +159,7 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         "step_rate_over_bare_unet": round(rates[1] / bare, 3),
         "step_time_over_plain_trainer": round(plain / rates[1], 3),
         "slot_step_time_over_plain_trainer": round(plain / max(rates.values()), 3),
+        "slot_step_time_over_plain_trainer_bfloat16": round(plain / in_half, 3),
         **{f"images_per_second_{count}_slots": round(rate, 1) for count, rate in rates.items()},
     }
 

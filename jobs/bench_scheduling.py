@@ -128,41 +128,49 @@ def moto_with(run: Path) -> Iterator[RunFolder]:
 def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot], slots: int = 4) -> dict[str, float]:
     """Sixteen concepts of 10 to 80 steps, drawn once: continuous batching, fixed packs, one at a time.
 
-    new: (number of the concept, settings) -> a slot. Concepts a minute, training alone.
+    new: (number of the concept, settings) -> a slot. Concepts a minute, training alone; and the share of slots that had a
+    concept in them, which is what a machine gains whose step costs much the same for one concept as for several.
     """
     lengths = np.random.default_rng(0).integers(10, 81, 16).tolist()
 
     def waiting() -> list[Slot]:
         return [new(number, InversionSettings(steps=steps, early_stop="off")) for number, steps in enumerate(lengths)]
 
-    def continuous() -> None:
-        queue, training = waiting(), list[Slot]()
+    def continuous() -> int:
+        queue, training, steps = waiting(), list[Slot](), 0
         while queue or training:
+            steps += 1
             while queue and len(training) < slots:
                 training.append(queue.pop(0))
             ended = {slot for slot, _ in train_step(backbone, training)}
             training = [slot for slot in training if slot not in ended]
+        return steps
 
-    def packs(size: int) -> None:
-        queue = waiting()
+    def packs(size: int) -> int:
+        queue, steps = waiting(), 0
         while queue:
             pack, queue = queue[:size], queue[size:]
             while pack:
+                steps += 1
                 ended = {slot for slot, _ in train_step(backbone, pack)}
                 pack = [slot for slot in pack if slot not in ended]
+        return steps
 
-    def per_minute(run: Callable[[], None]) -> float:
+    busy = {}
+
+    def per_minute(name: str, run: Callable[[], int]) -> float:
         began = time.monotonic()
-        run()
+        busy[name] = sum(lengths) / (run() * slots)
         return 60 * len(lengths) / (time.monotonic() - began)
 
     rates = {
-        "continuous": per_minute(continuous),
-        "packs": per_minute(lambda: packs(slots)),
-        "one": per_minute(lambda: packs(1)),
+        "continuous": per_minute("continuous", continuous),
+        "packs": per_minute("packs", lambda: packs(slots)),
+        "one": per_minute("one", lambda: packs(1)),
     }
     return {
         "occupancy_over_packs": round(rates["continuous"] / rates["packs"], 2),
         "occupancy_over_one_at_a_time": round(rates["continuous"] / rates["one"], 2),
         **{f"concepts_per_minute_{name}": round(rate, 1) for name, rate in rates.items()},
+        **{f"slots_occupied_{name}": round(busy[name], 2) for name in ("continuous", "packs")},
     }
