@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.job_process import FinishedRun
 
 SECRET = "test-secret-that-nobody-may-see"
 
@@ -145,6 +148,13 @@ def faults(moto_endpoint: str) -> Iterator[Faults]:
     yield plan
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> "FinishedRun":
+    from tests.job_process import finish_run
+
+    return finish_run(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Everything that can be wrong with what people bring, in one run: each has its clear error, and the good ones their words."""
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,40 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_images import BAD, encoded, picture
-from tests.test_job import DEMO, QUICKLY, job, table, write_manifest
+from jobs import invert_all
+from pipeline import retry
+from tests.job_process import DEMO, LEARNED, QUICKLY, FinishedRun, job, table, write_manifest
+from tests.test_images import BAD
 
 
-def test_forty_bad_image_sets_cost_the_good_ones_nothing(tmp_path: Path) -> None:
+def test_bad_image_sets_of_every_kind_cost_the_good_ones_nothing(finished_run: FinishedRun) -> None:
     """Catches one strange file among a million that ends a run, or a concept that vanishes without a reason."""
-    (tmp_path / "no-folder-but-a-file").write_bytes(b"x")
-    rows = {"owl": str(DEMO / "images" / "owl"), "nowhere": "nowhere", "matches-nothing": "*.xyz",
-            "an-unknown-store": "nfs4://x/y", "no-such-file": "gone.png"}  # fmt: skip
-    wrong = {"nowhere": "no such file, nor a folder", "matches-nothing": "matches no picture", "no-such-file": "no such file",
-             "an-unknown-store": "nothing is known of nfs4"}  # fmt: skip
-    for number, (make, said) in enumerate(BAD.values()):
-        (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}" / "picture.jpg").write_bytes(make())
-        rows[f"bad-{number}"], wrong[f"bad-{number}"] = str(number), said.replace("\\", "")
-        (tmp_path / f"mixed-{number}").mkdir()
-        (tmp_path / f"mixed-{number}" / "picture.jpg").write_bytes(make())
-        (tmp_path / f"mixed-{number}" / "good.png").write_bytes(encoded(picture()))
-    # One in which each kind stands beside a good picture is learned from the good ones.
-    rows["mixed"] = json.dumps([f"mixed-{number}/*" for number in range(len(BAD))])
-    manifest = tmp_path / "manifest.jsonl"
-    manifest.write_text(
-        "\n".join(json.dumps({"concept": name, "images": images}) for name, images in rows.items()), encoding="utf-8"
-    )
-    ended = job(manifest, "--output", tmp_path / "run", *QUICKLY, "--skip-invalid")
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    failures = table(tmp_path / "run", "failures").set_index("concept")
+    wrong = finished_run.wrong
+    failures = table(finished_run.folder, "failures").set_index("concept")
     assert set(failures.index) == set(wrong)
     for name, said in wrong.items():
         assert said in failures["reason"][name], name
     stages = failures["stage"].to_dict()
     assert {name for name, stage in stages.items() if stage != "images"} == {"an-unknown-store"}
-    embeddings = table(tmp_path / "run", "embeddings").set_index("concept")
-    assert sorted(embeddings.index) == ["mixed", "owl"]
+    embeddings = table(finished_run.folder, "embeddings").set_index("concept")
+    assert sorted(embeddings.index) == LEARNED
     assert len(embeddings["rejected_images"]["mixed"]) >= len(BAD)
 
 
@@ -49,10 +31,6 @@ def test_forty_bad_image_sets_cost_the_good_ones_nothing(tmp_path: Path) -> None
     ("arguments", "said"),
     [
         (("--output", "{file}/run"), "cannot write"),
-        (
-            ("--output", "s3://no-such-bucket-of-ours/run", "--storage-option", "endpoint_url=http://127.0.0.1:9"),
-            "no answer",
-        ),
         (("--output", "nfs4://x/y"), "nothing is known of nfs4"),
         (("--model", "{empty}"), "model_index.json"),
         (("--model", "no-such/model-id"), "no-such/model-id"),
@@ -76,6 +54,19 @@ def test_what_no_concept_could_do_without_is_refused_before_anything_starts(
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert "nothing was started" in refused.stderr
     assert said in refused.stderr
+
+
+def test_a_store_that_does_not_answer_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)  # all of them take half a minute
+    nowhere = ("--output", "s3://no-such-bucket-of-ours/run", "--storage-option", "endpoint_url=http://127.0.0.1:9")
+    assert invert_all.main([str(DEMO / "manifest.csv"), *nowhere]) == invert_all.NOT_STARTED
+    said = capsys.readouterr().err
+    assert "nothing was started" in said
+    assert "no answer" in said
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.job_process import few_pictures
+from tests.processes import free_port
 from tests.test_documents import ROOT, blocks, commands
 
 BIN = Path(sys.executable).parent
@@ -43,12 +44,6 @@ def dashboard() -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
 
 
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("first_hour") / "manifest.csv"
@@ -78,7 +73,8 @@ def submit(dashboard: str, manifest: Path, *more: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def run(dashboard: str, manifest: Path) -> Path:
-    ended = submit(dashboard, manifest, "--shared-filesystem", "--slots", "1")
+    few = ("--protocol", str(few_pictures(manifest.parent)))
+    ended = submit(dashboard, manifest, "--shared-filesystem", "--slots", "1", *few)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return manifest.parent / "run"
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,8 +22,8 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from pipeline.metrics import COUNTERS, GAUGES
 from pipeline.storage import Storage
 from tests.conftest import Bucket, Faults
-from tests.processes import cmdline, free_port
-from tests.test_job import DEMO, PATIENCE, QUICKLY, ROOT, job, table, write_manifest
+from tests.job_process import DEMO, PATIENCE, QUICKLY, ROOT, job, table, write_manifest
+from tests.processes import end_all_with, free_port
 
 # Tests that run in the background have been told to ignore Ctrl-C, and would hand that on.
 UNDEAF = """
@@ -81,19 +80,6 @@ def test_a_run_can_be_watched_and_stopped_and_its_folder_alone_tells_of_it(
     assert json.loads(complaint.splitlines()[-1])["event"] == "cut short"
     told = json.loads(job(run, "--log-format", "json", script="status.py").stdout)
     assert (told["state"], told["total"], set(told["training"])) == ("cut short", 2, {"owl", "taxi"})
-
-
-def test_every_line_of_a_json_log_is_an_object_with_an_event(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ended = job(write_manifest(tmp_path, ["owl"]), "--output", run, *QUICKLY, "--log-format", "json")
-    assert ended.returncode == 0, ended.stderr
-    lines = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert {line["event"] for line in lines} >= {"manifest", "model", "plan", "progress", "scores", "end", "report"}
-    assert lines[-1]["url"] == f"{run}/report/index.html"
-    assert [(line["done"], line["failed"]) for line in lines if line["event"] == "end"] == [(1, 0)]
-    status = job(run, script="status.py").stdout
-    assert "done      1 of 1 concepts" in status
-    assert "state     finished" in status
 
 
 def test_a_run_stops_when_more_has_failed_than_its_owner_accepts(tmp_path: Path) -> None:
@@ -171,9 +157,7 @@ def head(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
-        for left in psutil.process_iter():
-            if f"={port}" in " ".join(cmdline(left)):
-                left.kill()
+        end_all_with(f"={port}")
 
 
 def short_folder() -> str:

@@ -17,7 +17,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.cluster_utils import Cluster
 
 from pipeline.losses import LIVES
-from tests.processes import cmdline, free_port
+from tests.processes import end_all_with, free_port
 from tests.scripted_run import quick
 
 pytestmark = pytest.mark.long
@@ -139,9 +139,7 @@ def autoscaling_head(ray_environment: pytest.MonkeyPatch) -> Iterator[str]:
             wait_until(lambda: answers(port), process)
             yield address
         finally:
-            for one in psutil.process_iter():
-                if str(folder) in " ".join(cmdline(one)):
-                    one.kill()
+            end_all_with(str(folder))
             process.wait(60)
 
 
