@@ -34,7 +34,11 @@ def test_quick_draws_the_pictures_it_always_drew() -> None:
     """Catches other seeds or prompts under a label that old runs were scored by."""
     found = requests_for(OWL, QUICK, 0)
     assert QUICK.label == "quick-v1"
-    assert len(found) == QUICK.pictures == 8 + 4 * 4 + 5 * 4
+    assert len([each for each in found if each.trained]) == 8 + 4 * 4
+    assert len([each for each in found if not each.trained]) == (5 + 2) * 4, (
+        "the floors: untrained words, noun, no word"
+    )
+    assert QUICK.pictures == len(found)
     first = found[0]
     assert (first.prompt, first.stated, first.index) == ("a photo of <owl>", "a photo of", 0)
     assert first.seed == derive_seed(0, "owl", "a photo of {}", 0)
