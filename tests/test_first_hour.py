@@ -21,9 +21,10 @@ TWO_NODES = """
 import sys
 from ray.cluster_utils import Cluster
 
-head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": int(sys.argv[1])}
+anywhere = {"num_cpus": 1, "dashboard_agent_listen_port": 0}  # the usual port is that of any other Ray of this machine
+head = {**anywhere, "include_dashboard": True, "dashboard_port": int(sys.argv[1])}
 cluster = Cluster(initialize_head=True, head_node_args=head)
-cluster.add_node(num_cpus=1)
+cluster.add_node(**anywhere)
 print("ready", flush=True)
 sys.stdin.read()
 cluster.shutdown()

@@ -145,7 +145,8 @@ def head(tmp_path: Path) -> Iterator[str]:
     }
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
-        f"--dashboard-port={dashboard}", "--include-dashboard=true", f"--temp-dir={short_folder()}", "--disable-usage-stats",
+        f"--dashboard-port={dashboard}", "--include-dashboard=true", "--dashboard-agent-listen-port=0",
+        f"--temp-dir={short_folder()}", "--disable-usage-stats",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
