@@ -26,8 +26,11 @@ CONCEPTS = pa.schema([
     ("reconstruction", pa.float64()), ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()),
     ("reconstruction_floor", pa.float64()), ("reconstruction_ceiling", pa.float64()), ("covered", pa.float64()),
     ("editability", pa.float64()), ("editability_floor", pa.float64()), ("editability_ceiling", pa.float64()),
-    ("editability_covered", pa.float64()), ("diversity", pa.float64()), ("diversity_ceiling", pa.float64()),
-    ("subject_fidelity", pa.float64()), ("nearest_own", pa.float64()), ("effect", pa.float64()), ("no_effect", pa.bool_()),
+    ("editability_covered", pa.float64()),
+    ("reconstruction_noun", pa.float64()), ("reconstruction_wordless", pa.float64()),
+    ("editability_noun", pa.float64()), ("editability_wordless", pa.float64()),
+    ("diversity", pa.float64()), ("diversity_ceiling", pa.float64()), ("subject_fidelity", pa.float64()),
+    ("nearest_own", pa.float64()), ("effect", pa.float64()), ("no_effect", pa.bool_()),
     ("steps", pa.int64()), ("seconds", pa.float64()), ("stopped_by", pa.string()),
     ("carried", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
@@ -39,6 +42,7 @@ class ConceptSummary:
 
     reconstruction: mean image similarity, with the 95 % interval over its images; covered: its share of the way from
     floor to ceiling. editability: the mean text similarity over the edit prompts, floor and ceiling likewise.
+    ..._noun, ..._wordless: the same figures of pictures with the class, or with nothing at all, in the word's place.
     noun: the manifest's `class`. seconds: of training.
     diversity: of the plain prompt's pictures, beside that of the training images. nearest_own: the share of them that are
     nearer to their own training images than to any other concept's; nan where it was not among those compared.
@@ -69,6 +73,10 @@ class ConceptSummary:
     subject_fidelity: float = math.nan
     nearest_own: float = math.nan
     effect: float = math.nan
+    reconstruction_noun: float = math.nan
+    reconstruction_wordless: float = math.nan
+    editability_noun: float = math.nan
+    editability_wordless: float = math.nan
 
     @property
     def no_effect(self) -> bool:
@@ -116,6 +124,10 @@ class Summary:
     subject_fidelity: Estimate = NOTHING
     confusion: Confusion | None = None
     difficulties: Mapping[str, Estimate] = field(default_factory=dict)
+    reconstruction_noun: float = math.nan
+    reconstruction_wordless: float = math.nan
+    editability_noun: float = math.nan
+    editability_wordless: float = math.nan
 
 
 def summarise(
@@ -181,6 +193,10 @@ def summarise(
         subject_fidelity=_estimate(column("subject_fidelity"), np.mean, rng),
         confusion=confusion,
         difficulties=_difficulties(current, rng),
+        reconstruction_noun=_mean(column("reconstruction_noun")),
+        reconstruction_wordless=_mean(column("reconstruction_wordless")),
+        editability_noun=_mean(column("editability_noun")),
+        editability_wordless=_mean(column("editability_wordless")),
     )
 
 
@@ -259,10 +275,9 @@ def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: floa
         _only(scores, metric) for metric in ("image_similarity", "diversity", "subject_fidelity", "effect")
     )
     edits = [score for score in scores if score.metric == "text_similarity"]
-    value = _mean(np.array([score.value for score in edits]))
-    floor, ceiling = (
-        _mean(np.array([score.floor for score in edits])),
-        _mean(np.array([score.ceiling for score in edits])),
+    value, floor, ceiling, noun, wordless = (
+        _mean(np.array([getattr(score, figure) for score in edits]))
+        for figure in ("value", "floor", "ceiling", "floor_noun", "floor_wordless")
     )
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],
@@ -278,6 +293,9 @@ def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: floa
         diversity_ceiling=diversity.ceiling if diversity else math.nan,
         subject_fidelity=fidelity.value if fidelity else math.nan, nearest_own=nearest_own,
         effect=effect.value if effect else math.nan,
+        reconstruction_noun=plain.floor_noun if plain else math.nan,
+        reconstruction_wordless=plain.floor_wordless if plain else math.nan,
+        editability_noun=noun, editability_wordless=wordless,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from pipeline.models import MINI_FOLDER
 from pipeline.storage import Storage
 from tests.conftest import Bucket
 from tests.job_process import (
+    CLASSES,
     DEMO,
     GUIDANCE,
     LEARNED,
@@ -131,6 +132,27 @@ def test_the_same_command_again_does_nothing_and_says_so(finished_run: FinishedR
     assert f"nothing to do: {len(LEARNED)} concepts done, {len(finished_run.wrong)} failed" in again.stdout
     assert "workers" not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (finished_run.folder / "_committed").iterdir()} == before
+
+
+def test_a_word_brought_in_scores_as_it_did_where_it_was_learned(
+    run: Path, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    """Catches words of other trainers that are drawn or judged by another measure than ours."""
+    images = DEMO / "images" / "owl"
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"concept,images,class\nowl,{images},{CLASSES['owl']}\n", encoding="utf-8")
+    brought = tmp_path / "brought"
+    ended = job(
+        manifest, "--words", run / "words", "--output", brought, "--workers", "1", "--protocol", finished_run.protocol,
+        script="import_words.py",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ours, theirs = (
+        table(folder, "scores").query("concept == 'owl'").set_index(["metric", "prompt"])["value"].sort_index()
+        for folder in (run, brought)
+    )
+    assert {"image_similarity", "text_similarity"} <= set(theirs.index.get_level_values("metric"))
+    assert (theirs - ours.loc[theirs.index]).abs().max() == 0
 
 
 def test_scores_that_went_missing_are_made_again_by_evaluate(run: Path, finished_run: FinishedRun) -> None:
