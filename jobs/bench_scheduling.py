@@ -119,6 +119,8 @@ def moto_with(run: Path) -> Iterator[RunFolder]:
                 break
             except OSError:
                 time.sleep(0.5)
+        else:
+            raise RuntimeError("moto's server ended at once: install the test extra, as `make bench` does")
         yield RunFolder(Storage("s3://bench/run", {"endpoint_url": endpoint}))
     finally:
         server.terminate()
