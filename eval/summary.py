@@ -27,8 +27,8 @@ CONCEPTS = pa.schema([
     ("reconstruction_floor", pa.float64()), ("reconstruction_ceiling", pa.float64()), ("covered", pa.float64()),
     ("editability", pa.float64()), ("editability_floor", pa.float64()), ("editability_ceiling", pa.float64()),
     ("editability_covered", pa.float64()),
-    ("reconstruction_noun", pa.float64()), ("reconstruction_wordless", pa.float64()),
-    ("editability_noun", pa.float64()), ("editability_wordless", pa.float64()),
+    ("reconstruction_floor_noun", pa.float64()), ("reconstruction_floor_wordless", pa.float64()),
+    ("editability_floor_noun", pa.float64()), ("editability_floor_wordless", pa.float64()),
     ("diversity", pa.float64()), ("diversity_ceiling", pa.float64()), ("subject_fidelity", pa.float64()),
     ("nearest_own", pa.float64()), ("effect", pa.float64()), ("no_effect", pa.bool_()),
     ("steps", pa.int64()), ("seconds", pa.float64()), ("stopped_by", pa.string()),
@@ -42,7 +42,7 @@ class ConceptSummary:
 
     reconstruction: mean image similarity, with the 95 % interval over its images; covered: its share of the way from
     floor to ceiling. editability: the mean text similarity over the edit prompts, floor and ceiling likewise.
-    ..._noun, ..._wordless: the same figures of pictures with the class, or with nothing at all, in the word's place.
+    ..._floor_noun, ..._floor_wordless: the same figures of pictures with the class, or with nothing at all, in the word's place.
     noun: the manifest's `class`. seconds: of training.
     diversity: of the plain prompt's pictures, beside that of the training images. nearest_own: the share of them that are
     nearer to their own training images than to any other concept's; nan where it was not among those compared.
@@ -73,10 +73,10 @@ class ConceptSummary:
     subject_fidelity: float = math.nan
     nearest_own: float = math.nan
     effect: float = math.nan
-    reconstruction_noun: float = math.nan
-    reconstruction_wordless: float = math.nan
-    editability_noun: float = math.nan
-    editability_wordless: float = math.nan
+    reconstruction_floor_noun: float = math.nan
+    reconstruction_floor_wordless: float = math.nan
+    editability_floor_noun: float = math.nan
+    editability_floor_wordless: float = math.nan
 
     @property
     def no_effect(self) -> bool:
@@ -95,6 +95,8 @@ class Estimate:
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+NOT_SCORED = Score("", "", "image_similarity", value=math.nan, n=0, low=math.nan, high=math.nan, floor=math.nan,
+                   ceiling=math.nan, covered=math.nan)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,10 @@ class Summary:
     subject_fidelity: Estimate = NOTHING
     confusion: Confusion | None = None
     difficulties: Mapping[str, Estimate] = field(default_factory=dict)
-    reconstruction_noun: float = math.nan
-    reconstruction_wordless: float = math.nan
-    editability_noun: float = math.nan
-    editability_wordless: float = math.nan
+    reconstruction_floor_noun: float = math.nan
+    reconstruction_floor_wordless: float = math.nan
+    editability_floor_noun: float = math.nan
+    editability_floor_wordless: float = math.nan
 
 
 def summarise(
@@ -193,10 +195,10 @@ def summarise(
         subject_fidelity=_estimate(column("subject_fidelity"), np.mean, rng),
         confusion=confusion,
         difficulties=_difficulties(current, rng),
-        reconstruction_noun=_mean(column("reconstruction_noun")),
-        reconstruction_wordless=_mean(column("reconstruction_wordless")),
-        editability_noun=_mean(column("editability_noun")),
-        editability_wordless=_mean(column("editability_wordless")),
+        reconstruction_floor_noun=_mean(column("reconstruction_floor_noun")),
+        reconstruction_floor_wordless=_mean(column("reconstruction_floor_wordless")),
+        editability_floor_noun=_mean(column("editability_floor_noun")),
+        editability_floor_wordless=_mean(column("editability_floor_wordless")),
     )
 
 
@@ -266,8 +268,8 @@ def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estim
     }
 
 
-def _only(scores: Sequence[Score], metric: Metric) -> Score | None:
-    return next((score for score in scores if score.metric == metric), None)
+def _only(scores: Sequence[Score], metric: Metric) -> Score:
+    return next((score for score in scores if score.metric == metric), NOT_SCORED)
 
 
 def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: float) -> ConceptSummary:
@@ -275,27 +277,23 @@ def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: floa
         _only(scores, metric) for metric in ("image_similarity", "diversity", "subject_fidelity", "effect")
     )
     edits = [score for score in scores if score.metric == "text_similarity"]
-    value, floor, ceiling, noun, wordless = (
+    value, floor, ceiling, floor_noun, floor_wordless = (
         _mean(np.array([getattr(score, figure) for score in edits]))
         for figure in ("value", "floor", "ceiling", "floor_noun", "floor_wordless")
     )
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],
         kind=word["kind"],
-        reconstruction=plain.value if plain else math.nan, reconstruction_low=plain.low if plain else math.nan,
-        reconstruction_high=plain.high if plain else math.nan, reconstruction_floor=plain.floor if plain else math.nan,
-        reconstruction_ceiling=plain.ceiling if plain else math.nan, covered=plain.covered if plain else math.nan,
+        reconstruction=plain.value, reconstruction_low=plain.low, reconstruction_high=plain.high,
+        reconstruction_floor=plain.floor, reconstruction_ceiling=plain.ceiling, covered=plain.covered,
+        reconstruction_floor_noun=plain.floor_noun, reconstruction_floor_wordless=plain.floor_wordless,
         editability=value, editability_floor=floor, editability_ceiling=ceiling,
         editability_covered=covered(value, floor, ceiling),
+        editability_floor_noun=floor_noun, editability_floor_wordless=floor_wordless,
         steps=word["steps"], seconds=word["seconds"], stopped_by=word["stopped_by"],
         carried=dict(word["carried"] or ()),
-        diversity=diversity.value if diversity else math.nan,
-        diversity_ceiling=diversity.ceiling if diversity else math.nan,
-        subject_fidelity=fidelity.value if fidelity else math.nan, nearest_own=nearest_own,
-        effect=effect.value if effect else math.nan,
-        reconstruction_noun=plain.floor_noun if plain else math.nan,
-        reconstruction_wordless=plain.floor_wordless if plain else math.nan,
-        editability_noun=noun, editability_wordless=wordless,
+        diversity=diversity.value, diversity_ceiling=diversity.ceiling,
+        subject_fidelity=fidelity.value, nearest_own=nearest_own, effect=effect.value,
     )  # fmt: skip
 
 

@@ -180,11 +180,11 @@ def test_what_is_drawn_without_the_word_is_a_mean_over_the_concepts_that_have_it
     with_floors = [replace(plain, floor_noun=0.4, floor_wordless=0.1)]
     with_floors += [replace(each, floor_noun=noun) for each, noun in zip(edits, (0.3, 0.1), strict=True)]
     summary = summary_of("a", "b", scores=rows(with_floors, scored("b")))
-    assert (summary.reconstruction_noun, summary.reconstruction_wordless) == pytest.approx((0.4, 0.1))
-    assert summary.editability_noun == pytest.approx(0.2)
-    assert math.isnan(summary.editability_wordless)
-    assert summary_json(summary)["editability_wordless"] is None
-    assert concept_rows(summary)["reconstruction_noun"].to_pylist() == pytest.approx([0.4, None])
+    assert (summary.reconstruction_floor_noun, summary.reconstruction_floor_wordless) == pytest.approx((0.4, 0.1))
+    assert summary.editability_floor_noun == pytest.approx(0.2)
+    assert math.isnan(summary.editability_floor_wordless)
+    assert summary_json(summary)["editability_floor_wordless"] is None
+    assert concept_rows(summary)["reconstruction_floor_noun"].to_pylist() == pytest.approx([0.4, None])
 
 
 def test_prompts_of_a_protocol_that_tells_difficulties_apart_are_summarised_by_them() -> None:
