@@ -42,7 +42,8 @@ class ConceptSummary:
 
     reconstruction: mean image similarity, with the 95 % interval over its images; covered: its share of the way from
     floor to ceiling. editability: the mean text similarity over the edit prompts, floor and ceiling likewise.
-    ..._floor_noun, ..._floor_wordless: the same figures of pictures with the class, or with nothing at all, in the word's place.
+    ..._floor_noun, ..._floor_wordless: the same figures of the plain prompt's pictures with the class, or with nothing
+    at all, in the word's place.
     noun: the manifest's `class`. seconds: of training.
     diversity: of the plain prompt's pictures, beside that of the training images. nearest_own: the share of them that are
     nearer to their own training images than to any other concept's; nan where it was not among those compared.

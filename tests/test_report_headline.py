@@ -21,10 +21,13 @@ def test_words_that_changed_nothing_are_named() -> None:
 def test_the_figures_of_no_word_at_all_stand_beside_the_floor_where_they_were_drawn() -> None:
     """Catches a word that is no better than its class, on a page that shows only how far it came."""
     summary = summary_of(concept(0, "owl"))
-    assert "In the word's place" not in render_report(summary, {}, (), {})
+    assert "without the word" not in render_report(summary, {}, (), {})
     drawn = replace(
         summary, reconstruction_floor_noun=0.31, reconstruction_floor_wordless=0.12, editability_floor_noun=0.34
     )
     page = " ".join(render_report(drawn, {}, (), {}).split())
-    assert "In the word's place, the class: <b>0.310</b>, nothing: <b>0.120</b></p>" in page
-    assert "In the word's place, the class: <b>0.340</b></p>" in page
+    assert (
+        "Plain pictures without the word, the class in its place: <b>0.310</b>, nothing in its place: <b>0.120</b></p>"
+        in page
+    )
+    assert "Plain pictures without the word, the class in its place: <b>0.340</b></p>" in page
