@@ -125,7 +125,7 @@ def _drawn_again(
     run: RunFolder, judgement: Judgement, model: RunModel, folder: str, kept: list[Sample]
 ) -> list[Sample]:
     """The kept samples with their plain pictures drawn anew."""
-    backbone = load_backbone(model.model, model.device, model.dtype, model.options)
+    backbone = load_backbone(model.model, model.device, model.settings, model.options)
     again = {(each.concept, each.kind, each.index): each for each in kept}
     wanted = [
         Wanted(word.concept, each, word.vectors)

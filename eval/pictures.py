@@ -29,6 +29,7 @@ from pipeline.protocols import Protocol
 from pipeline.publish import FEW, part_path, read_table, write_table
 from pipeline.records import Concept, Failure, Sample
 from pipeline.run_folder import RunFolder, shard_of
+from pipeline.settings import ModelSettings
 from pipeline.tables import SAMPLES, sample_rows, samples_of
 
 # A part is held in memory: as many pictures as sixteen concepts of a protocol like quick have.
@@ -50,7 +51,7 @@ class RunModel:
 
     model: str
     device: str
-    dtype: str
+    settings: ModelSettings
     seed: int
     resolution: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -250,10 +251,10 @@ def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
 
 
 def _loaded(model: RunModel) -> Backbone:
-    return _backbone(model.model, model.device, model.dtype, json.dumps(dict(model.options)))
+    return _backbone(model.model, model.device, model.settings, json.dumps(dict(model.options)))
 
 
 @functools.lru_cache(maxsize=1)
-def _backbone(model: str, device: str, dtype: str, options: str) -> Backbone:
+def _backbone(model: str, device: str, settings: ModelSettings, options: str) -> Backbone:
     # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
-    return load_backbone(model, device, dtype, json.loads(options))
+    return load_backbone(model, device, settings, json.loads(options))

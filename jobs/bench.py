@@ -38,7 +38,7 @@ from pipeline.prompting import requests_for
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, Word
 from pipeline.sampling import SamplerSettings, sample
-from pipeline.settings import InversionSettings
+from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.words import encode_word
 
 DEMO = "jobs/demo/manifest.csv"
@@ -148,7 +148,7 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         lambda: backbone.predict(drawn.latents, drawn.timesteps, conditioning).square().mean().backward()
     )
     trainer = PlainTrainer(MINI_FOLDER, "cpu", torch.float32, "<word>", "bird")
-    half, most = load_backbone("mini", "cpu", "bfloat16"), concepts[: max(SLOTS)]
+    half, most = load_backbone("mini", settings=ModelSettings("bfloat16")), concepts[: max(SLOTS)]
     slots = [slot_of(concept, half, settings) for concept in most]
     in_half = len(most) * settings.batch_size / seconds_each(lambda: train_step(half, slots))
     side = backbone.resolution

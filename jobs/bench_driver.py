@@ -62,7 +62,7 @@ def measure(folder: str) -> dict[str, float]:
     """What the job does with each concept and at each turn of the loop is done here too."""
     run = RunFolder(Storage(folder))
     settings = WorkerSettings(
-        model="none", model_digest="", device="cpu", dtype="float32", precision="auto", threads=1, slots=SLOTS,
+        model="none", model_digest="", device="cpu", threads=1, slots=SLOTS,
         inversion=InversionSettings(), protocol=PROTOCOLS["quick"], run=run, storage_options={},
     )  # fmt: skip
     display, metrics = ProgressDisplay(run, Log("text"), (0, 0)), RunMetrics()

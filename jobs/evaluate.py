@@ -27,6 +27,7 @@ from pipeline.models import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
 from pipeline.run_folder import RunFolder
+from pipeline.settings import ModelSettings
 from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
@@ -85,10 +86,9 @@ class Run:
         from eval.pictures import RunModel
 
         made = self.configuration
-        dtype = made["dtype"] if made["dtype"] != "auto" else ("bfloat16" if session.gpus else "float32")
         drawing = RunModel(
-            made["model"], session.device, dtype, made["settings"]["seed"], made["settings"]["resolution"],
-            self.folder.storage.options,
+            made["model"], session.device, ModelSettings(**made["model_settings"]), made["settings"]["seed"],
+            made["settings"]["resolution"], self.folder.storage.options,
         )  # fmt: skip
         return Judgement(self.protocol, made["model"], made["model_digest"], clip, session.device, drawing)
 

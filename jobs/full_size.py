@@ -33,7 +33,7 @@ from pipeline.backbones import Backbone, load_backbone
 from pipeline.inversion import InversionError, Slot, new_slot, train_step
 from pipeline.models import MINI_FOLDER
 from pipeline.records import Concept, Word
-from pipeline.settings import InversionSettings
+from pipeline.settings import InversionSettings, ModelSettings
 
 CONTEXT = 77
 BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         saver.start()
         saver.join()
         began = time.perf_counter()
-        backbone = load_backbone(str(folder), arguments.device, arguments.dtype)
+        backbone = load_backbone(str(folder), arguments.device, ModelSettings(arguments.dtype))
         figures = {
             "architecture": arguments.architecture, "dtype": arguments.dtype, "device": arguments.device,
             "loading_seconds": round(time.perf_counter() - began, 1), **measure(backbone, settings),

@@ -23,6 +23,7 @@ from pipeline.publish import plan_parts
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
 from pipeline.run_folder import RunFolder
+from pipeline.settings import ModelSettings
 from pipeline.storage import Storage, StorageError, parse_storage_options
 from pipeline.tables import EMBEDDINGS
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw(
     arguments: argparse.Namespace,
-    configuration: dict[str, object],
+    configuration: dict[str, Any],
     prompts: list[str],
     words: dict[str, dict[str, np.ndarray]],
     output: Storage,
@@ -101,14 +102,13 @@ def draw(
     samples = []
     with ray_session(arguments.ray_address) as session:
         gpus = 1.0 if session.gpus else 0.0
-        dtype = "bfloat16" if gpus else "float32"
         drawings = generate(
             [prompt for prompt, _ in asked],
             seeds,
             words,
-            str(configuration["model"]),
-            dtype,
+            configuration["model"],
             settings,
+            ModelSettings(**configuration["model_settings"]),
             gpus,
             output.options,
         )

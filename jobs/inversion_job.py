@@ -18,7 +18,7 @@ from pipeline.protocols import find_protocol
 from pipeline.publish import plan_parts, publish, publish_failures
 from pipeline.records import Concept, Done, Failure
 from pipeline.run_folder import RunFolder
-from pipeline.settings import FirstStageSettings, InversionSettings
+from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.storage import StorageError, without_credentials
 
 if TYPE_CHECKING:
@@ -55,10 +55,9 @@ class Job:
         self.arguments, self.settings, self.manifest = arguments, settings, manifest
         self.model, self.folder, self.log, self.worker = model, run, log, worker
         self.protocol = find_protocol(arguments.protocol)
-        self.first_stage = FirstStageSettings(arguments.first_stage_dtype, arguments.offload_first_stage)
-        self.precision = arguments.dtype or "auto"
-        if self.first_stage.dtype != "auto":
-            self.precision += f", first stage {self.first_stage.dtype}"
+        self.model_settings = ModelSettings(
+            arguments.dtype, arguments.text_encoder_dtype, arguments.first_stage_dtype, arguments.offload_first_stage
+        )
         self.began = time.monotonic()
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in manifest.failures}
@@ -68,7 +67,7 @@ class Job:
         total = len(self.manifest.concepts) + len(self.manifest.failures)
         parts = plan_parts(self.folder, total)
         planned = plan(
-            self.manifest.concepts, self.folder, self.model, self.precision, self.settings,
+            self.manifest.concepts, self.folder, self.model, self.model_settings.label, self.settings,
             dict(self.folder.storage.options), retry_failed=self.arguments.retry_failed,
         )  # fmt: skip
         self.done |= planned.done
@@ -111,11 +110,10 @@ class Job:
         resources = Resources(arguments.workers or max(1, fit), arguments.cpus_per_worker, gpus)
         settings = WorkerSettings(
             model=self.model.name, model_digest=self.model.digest, device="cuda" if gpus else "cpu",
-            dtype=arguments.dtype or ("bfloat16" if gpus else "float32"), precision=self.precision,
             threads=max(1, int(arguments.cpus_per_worker)), slots=arguments.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             checkpoint_seconds=arguments.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
-            first_stage=self.first_stage,
+            model_settings=self.model_settings,
         )  # fmt: skip
         self.log.say("workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers)
         display, metrics = ProgressDisplay(self.folder, self.log, (len(self.done), len(self.failures))), RunMetrics()
@@ -176,12 +174,11 @@ class Job:
         from jobs.report_run import headline, write_report
 
         self.log.say("scoring", "scoring")
-        dtype = self.arguments.dtype or ("bfloat16" if session.gpus else "float32")
         # A finished run under another protocol than it was drawn by has its words drawn again, not learned again.
         drawing = RunModel(
             self.model.name,
             session.device,
-            dtype,
+            self.model_settings,
             self.settings.seed,
             self.settings.resolution,
             self.folder.storage.options,
@@ -201,7 +198,7 @@ class Job:
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.arguments.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
             "settings": self.settings.as_dict(),
-            "dtype": self.arguments.dtype or "auto", "first_stage": asdict(self.first_stage),
+            "model_settings": asdict(self.model_settings),
             "slots": self.arguments.slots or "measured",
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
             "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),

@@ -26,6 +26,7 @@ from pipeline.manifest import Manifest, ManifestError, RowDefaults, read_manifes
 from pipeline.models import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS, find_protocol
 from pipeline.run_folder import RunFolder
+from pipeline.settings import DTYPES
 from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
@@ -92,13 +93,20 @@ def parser() -> argparse.ArgumentParser:
     )
     where.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        default="auto",
+        choices=DTYPES,
         help="of the frozen model (default: bfloat16 on GPUs, float32 on CPUs)",
+    )
+    where.add_argument(
+        "--text-encoder-dtype",
+        default="auto",
+        choices=DTYPES,
+        help="of its text encoders, which the words go through (default: that of the model)",
     )
     where.add_argument(
         "--first-stage-dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=DTYPES,
         help="of its autoencoder (default: float32; with --dtype float16, float16 where the model says that it stands it)",
     )
     where.add_argument(

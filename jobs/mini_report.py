@@ -29,6 +29,7 @@ from pipeline.generation import generate
 from pipeline.mini.recipe import art, scenes, things
 from pipeline.records import Sample
 from pipeline.sampling import SamplerSettings
+from pipeline.settings import ModelSettings
 from pipeline.tables import samples_of
 
 SCENE_SEED, NAMED_THINGS, PER_NAME, INVERTED = 4, 100, 4, 24
@@ -120,7 +121,7 @@ def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) 
 
 def draw(prompts: list[str], seeds: range) -> np.ndarray:
     """uint8 (N, 64, 64, 3)."""
-    drawings = generate(prompts, list(seeds), {}, "mini", "float32", SamplerSettings(batch=32))
+    drawings = generate(prompts, list(seeds), {}, "mini", SamplerSettings(batch=32), ModelSettings())
     return np.stack([drawing.pixels for drawing in drawings])
 
 

@@ -21,6 +21,7 @@ from pipeline.prompting import requests_for
 from pipeline.protocols import Protocol
 from pipeline.publish import plan_parts
 from pipeline.run_folder import RunFolder
+from pipeline.settings import ModelSettings
 
 BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
 
@@ -79,13 +80,13 @@ def _caption_points(
 ) -> Sequence[Point]:
     torch.set_num_threads(1)
     made = run.read_json("run.json")
-    dtype = made["dtype"] if made["dtype"] != "auto" else ("bfloat16" if device == "cuda" else "float32")
-    model = RunModel(made["model"], device, dtype, made["settings"]["seed"], made["settings"]["resolution"])
+    held = ModelSettings(**made["model_settings"])
+    model = RunModel(made["model"], device, held, made["settings"]["seed"], made["settings"]["resolution"])
     protocol = Protocol.of_dict(made["protocol_settings"])
     words = {name: word for name, word in learned_words(run, number, parts).items() if word.concept.carried.get(column)}
     if not words:
         return []
-    backbone, scorer = load_backbone(model.model, device, dtype), load_scorer(clip, device)
+    backbone, scorer = load_backbone(model.model, device, held), load_scorer(clip, device)
     points = []
     for word, samples in pictures_of(run, words, parts, protocol, model.seed):
         concept, caption = word.concept, word.concept.carried[column]

@@ -13,6 +13,7 @@ import torch
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.backbones.base import split_at_placeholders
 from pipeline.sampling import SamplerSettings, sample
+from pipeline.settings import ModelSettings
 
 Words = Mapping[str, Mapping[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
 
@@ -39,13 +40,15 @@ def generate(
     seeds: Sequence[int],
     words: Words,
     model: str,
-    dtype: str,
     settings: SamplerSettings,
+    model_settings: ModelSettings,
     gpus: float = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[Drawing]:
     """One drawing for every prompt and seed (zipped), in their order. options: for the store of a model that is a URL."""
-    load = functools.partial(_backbone, model, "cuda" if gpus else "cpu", dtype, json.dumps(dict(options or {})))
+    load = functools.partial(
+        _backbone, model, "cuda" if gpus else "cpu", model_settings, json.dumps(dict(options or {}))
+    )
     draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
     futures = []
     for start in range(0, len(prompts), settings.batch):
@@ -66,6 +69,6 @@ def _draw(
 
 
 @functools.lru_cache(maxsize=1)
-def _backbone(model: str, device: str, dtype: str, options: str) -> Backbone:
+def _backbone(model: str, device: str, settings: ModelSettings, options: str) -> Backbone:
     # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
-    return load_backbone(model, device, dtype, json.loads(options))
+    return load_backbone(model, device, settings, json.loads(options))

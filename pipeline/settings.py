@@ -20,19 +20,38 @@ ABSENT: dict[str, object] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class FirstStageSettings:
-    """How the autoencoder is held.
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
-    dtype: "float32", "bfloat16" or "float16"; "auto" is float32, and float16 for those whose config says that they stand it.
-    offload: it rests in main memory but for the moments in which it encodes or decodes.
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """In what precision the parts of the frozen model are held, and where its autoencoder rests.
+
+    dtype: of the U-Net; "auto" is bfloat16 on GPUs and float32 on CPUs.
+    text_encoder_dtype: "auto" is the U-Net's. The words themselves are float32 whatever they go through.
+    first_stage_dtype: "auto" is float32, and beside a float16 U-Net float16 for those whose config says that they stand it.
+    offload_first_stage: it rests in main memory but for the moments in which it encodes or decodes.
     """
 
     dtype: str = "auto"
-    offload: bool = False
+    text_encoder_dtype: str = "auto"
+    first_stage_dtype: str = "auto"
+    offload_first_stage: bool = False
 
     def __post_init__(self) -> None:
-        _require_one_of("first-stage dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        for name in ("dtype", "text_encoder_dtype", "first_stage_dtype"):
+            _require_one_of(name, getattr(self, name), DTYPES)
+
+    @property
+    def label(self) -> str:
+        """How these tell words apart in fingerprints: as they were asked for, wherever they run."""
+        others = (("first stage", self.first_stage_dtype), ("text encoders", self.text_encoder_dtype))
+        return ", ".join([self.dtype, *(f"{part} {dtype}" for part, dtype in others if dtype != "auto")])
+
+    def dtypes_on(self, device: str) -> tuple[str, str]:
+        """Of the U-Net and of the text encoders."""
+        unet = self.dtype if self.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
+        return unet, unet if self.text_encoder_dtype == "auto" else self.text_encoder_dtype
 
 
 @dataclass(frozen=True, slots=True)

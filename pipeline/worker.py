@@ -55,7 +55,7 @@ class Worker(WorkerCalls):
         torch.set_num_threads(self.settings.threads)
         told = self.settings
         self.backbone = load_backbone(
-            told.model, told.device, told.dtype, told.storage_options, told.model_digest, told.first_stage
+            told.model, told.device, told.model_settings, told.storage_options, told.model_digest
         )
         self._digest_at_start = self.backbone.weights_digest()
         self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)

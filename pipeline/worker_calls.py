@@ -15,7 +15,7 @@ from pipeline.fingerprint import content_of, fingerprint
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Done, Failure, Source
 from pipeline.run_folder import RunFolder
-from pipeline.settings import FirstStageSettings, InversionSettings
+from pipeline.settings import InversionSettings, ModelSettings
 
 MOST_SLOTS = 16  # that a worker tries when it measures how many it should have
 
@@ -27,18 +27,14 @@ Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 class WorkerSettings:
     """What every worker of a run has in common.
 
-    dtype: "float32", "bfloat16" or "float16". precision: how the dtype is told apart in fingerprints ("auto" if not given).
     slots: concepts in training at once; None has the worker measure it.
     checkpoint_seconds: between two step checkpoints.
-    first_stage: how the autoencoder is held.
     look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
     """
 
     model: str
     model_digest: str
     device: str
-    dtype: str
-    precision: str
     threads: int
     slots: int | None
     inversion: InversionSettings
@@ -47,11 +43,11 @@ class WorkerSettings:
     storage_options: dict[str, str]
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
-    first_stage: FirstStageSettings = field(default_factory=FirstStageSettings)
+    model_settings: ModelSettings = field(default_factory=ModelSettings)
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
         digests = [content_of(source) for source in sources]
-        return fingerprint(concept, digests, self.model_digest, self.precision, self.inversion)
+        return fingerprint(concept, digests, self.model_digest, self.model_settings.label, self.inversion)
 
 
 @dataclass(frozen=True, slots=True)

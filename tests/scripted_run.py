@@ -27,7 +27,7 @@ class ScriptedRun:
         self, workers: int = 2, slots: int = 2, deadlines: Deadlines | None = None, gpus: float = 0
     ) -> tuple[str, str] | None:
         settings = WorkerSettings(
-            model="none", model_digest="", device="cpu", dtype="float32", precision="auto", threads=1, slots=slots,
+            model="none", model_digest="", device="cpu", threads=1, slots=slots,
             inversion=InversionSettings(), protocol=PROTOCOLS["quick"], run=self.folder, storage_options={},
         )  # fmt: skip
         driver = Driver(

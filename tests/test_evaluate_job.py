@@ -2,14 +2,16 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from cluster.session import Session
 from eval.gate import Change, Comparison
 from eval.history import CanaryReading, Verdict
 from eval.summary import Estimate
-from jobs.evaluate import NOT_STARTED, main, refuse_doubles, say
+from jobs.evaluate import NOT_STARTED, main, open_run, parser, refuse_doubles, say
 from pipeline.models import find_model
 from pipeline.records import Failure
 
@@ -20,7 +22,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     made = {"model": "mini", "model_digest": find_model("mini").digest, "clip": "mini", "protocol": "quick-v1",
-            "dtype": "auto", "settings": {"seed": 0, "resolution": None}}  # fmt: skip
+            "model_settings": {}, "settings": {"seed": 0, "resolution": None}}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(made))
     return folder
 
@@ -50,6 +52,22 @@ def test_words_of_other_weights_than_the_models_now_are_refused(run: Path, capsy
     (run / "run.json").write_text(json.dumps({**made, "model_digest": "0" * 64}))
     assert main([str(run)]) == NOT_STARTED
     assert "learned on mini with weights 000000000000" in capsys.readouterr().err
+
+
+def test_words_are_drawn_again_by_a_model_that_is_held_as_it_was_in_training(run: Path) -> None:
+    """Catches a night's pictures in another precision than the night before's."""
+    made = json.loads((run / "run.json").read_text())
+    held = {
+        "dtype": "bfloat16",
+        "text_encoder_dtype": "float32",
+        "first_stage_dtype": "bfloat16",
+        "offload_first_stage": True,
+    }
+    (run / "run.json").write_text(json.dumps({**made, "model_settings": held}))
+    opened = open_run(str(run), {}, parser().parse_args([str(run)]))
+    drawing = opened.judgement(Session(cpus=2, gpus=0, nodes=1, local=True, several_nodes=False), "mini").drawing
+    assert drawing is not None
+    assert asdict(drawing.settings) == held
 
 
 def test_runs_that_were_scored_differently_are_not_put_together(

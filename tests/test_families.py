@@ -17,7 +17,7 @@ from pipeline.inversion import Draws, Slot, draw, losses, new_slot, train_step
 from pipeline.models import ModelError
 from pipeline.records import Concept, Word
 from pipeline.sampling import SamplerSettings, sample
-from pipeline.settings import FirstStageSettings, InversionSettings
+from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.templates import templates_for
 from tests import theirs as diffusers_own
 from tests.tiny_model import PIXELS, PROJECTED, load_pipeline
@@ -57,7 +57,10 @@ def prompts_of(slot: Slot, drawn: Draws) -> list[str]:
 @pytest.mark.parametrize("concept", [ONE, THREE], ids=lambda concept: f"{concept.vectors} vectors")
 def test_the_gradient_is_that_of_diffusers_own_modules(concept: Concept, any_model: Path, tmp_path: Path) -> None:
     """Catches words learned for a wrong loss: another target, schedule, position, layer, pooling or size conditioning."""
-    ours, theirs = load_backbone(str(any_model), dtype="float64"), load_pipeline(any_model).to(torch.float64)
+    ours, theirs = (
+        load_backbone(str(any_model), settings=ModelSettings("float64")),
+        load_pipeline(any_model).to(torch.float64),
+    )
     slot = new_slot(concept, PICTURES, ours, SETTINGS)
     drawn = draw(slot, ours, "step", 0, 4)
     (value,) = losses(ours, [slot], [drawn])
@@ -87,7 +90,7 @@ def test_the_gradient_is_that_of_diffusers_own_modules(concept: Concept, any_mod
 
 def test_the_gradient_is_the_slope_of_the_loss(any_model: Path) -> None:
     """Catches a gradient cut off or scaled on its way through the frozen model, in either text encoder."""
-    exact = load_backbone(str(any_model), dtype="float64")
+    exact = load_backbone(str(any_model), settings=ModelSettings("float64"))
     slot = new_slot(THREE, PICTURES, exact, SETTINGS)
     drawn = draw(slot, exact, "step", 0, 4)
     drawn = replace(drawn, latents=drawn.latents.double(), noise=drawn.noise.double())
@@ -255,12 +258,12 @@ def test_the_digest_sees_one_bit_of_the_second_text_encoder(xl_model: Path, copy
 def test_a_first_stage_that_overflows_in_half_precision_stays_in_full(upcast: bool, copy: Path) -> None:
     """Catches black pictures: the published first stage overflows in float16, and says so in its configuration."""
     change(copy / "vae/config.json", force_upcast=upcast)
-    ours = load_backbone(str(copy), dtype="float16")
+    ours = load_backbone(str(copy), settings=ModelSettings("float16"))
     first_stage, unet = ours.first_stage.module, ours.unet  # type: ignore[attr-defined]
     assert (first_stage.dtype, unet.dtype) == (torch.float32 if upcast else torch.float16, torch.float16)
     posterior = ours.encode_images(PICTURES)
     assert (posterior.mean.dtype, posterior.std.dtype) == (torch.float32, torch.float32)
-    assert load_backbone(str(copy), dtype="bfloat16").first_stage.module.dtype == torch.float32  # type: ignore[attr-defined]
+    assert load_backbone(str(copy), settings=ModelSettings("bfloat16")).first_stage.module.dtype == torch.float32  # type: ignore[attr-defined]
 
 
 def test_a_model_without_the_schedule_it_was_trained_with_is_refused(copy: Path) -> None:
@@ -295,10 +298,28 @@ def test_neighbours_share_a_batch_in_every_family(any_model: Path) -> None:
             assert cosine >= 0.999
 
 
+@pytest.mark.parametrize(("unet", "text"), [("bfloat16", "float32"), ("float32", "bfloat16"), ("bfloat16", "auto")])
+def test_text_encoders_have_the_precision_that_they_are_told_to_have(unet: str, text: str, any_model: Path) -> None:
+    """Catches an option that is dropped, and a U-Net that refuses what text encoders of another precision tell it."""
+    ours = load_backbone(str(any_model), settings=ModelSettings(unet, text_encoder_dtype=text))
+    of_text = {encoder.module.dtype for encoder in ours.text.values()}  # type: ignore[attr-defined]
+    assert of_text == {getattr(torch, unet if text == "auto" else text)}
+    assert ours.unet.dtype == getattr(torch, unet)  # type: ignore[attr-defined]
+    word = learn(ours, ONE)
+    for name, vectors in word.vectors.items():
+        assert vectors.dtype == np.float32
+        assert np.isfinite(vectors).all()
+        assert (vectors != word.initial[name]).any()
+    assert sample(ours, ["a bird"], [0], {}, SamplerSettings(steps=1))[0].dtype == np.uint8
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 def test_the_first_stage_has_the_precision_that_it_is_told_to_have(kind: str, any_model: Path) -> None:
     """Catches an option that is dropped, and latents or pictures that come out in another precision than the rest expects."""
-    plain, ours = load_backbone(str(any_model)), load_backbone(str(any_model), first_stage=FirstStageSettings(kind))
+    plain, ours = (
+        load_backbone(str(any_model)),
+        load_backbone(str(any_model), settings=ModelSettings(first_stage_dtype=kind)),
+    )
     first_stage = ours.first_stage  # type: ignore[attr-defined]
     assert first_stage.module.dtype == getattr(torch, kind)
     one, other = plain.encode_images(PICTURES), ours.encode_images(PICTURES)
@@ -314,7 +335,7 @@ def test_a_first_stage_that_rests_is_fetched_for_its_work_and_put_back(
     """Catches a GPU that holds an autoencoder for a thousand steps that do not need it. There is no GPU here: what
     is looked at is the order of the moves."""
     at: list[str] = []
-    ours = load_backbone(str(any_model), first_stage=FirstStageSettings(offload=True))
+    ours = load_backbone(str(any_model), settings=ModelSettings(offload_first_stage=True))
     module = ours.first_stage.module  # type: ignore[attr-defined]
     original = type(module).to
 

@@ -67,7 +67,7 @@ def concept(tmp_path: Path) -> Concept:
 def worker_on(tmp_path: Path) -> Callable[[Path], Worker]:
     def make(folder: Path) -> Worker:
         settings = WorkerSettings(
-            model=str(folder), model_digest=find_model(str(folder)).digest, device="cpu", dtype="float32", precision="auto",
+            model=str(folder), model_digest=find_model(str(folder)).digest, device="cpu",
             threads=1, slots=1, inversion=SETTINGS, protocol=replace(PROTOCOLS["quick"], steps=2),
             run=RunFolder(Storage(str(tmp_path / "run"))), storage_options={},
         )  # fmt: skip

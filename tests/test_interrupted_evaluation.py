@@ -55,7 +55,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_comes_to_the_same_tables(
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     learn(RunFolder(Storage(str(undisturbed))), epsilon_model, dict.fromkeys(NAMES, 1))
     settings = {"model": str(epsilon_model), "model_digest": find_model(str(epsilon_model)).digest, "clip": "mini",
-                "protocol": "tiny-v1", "dtype": "float32", "settings": {"seed": 0, "resolution": None}}  # fmt: skip
+                "protocol": "tiny-v1", "model_settings": {}, "settings": {"seed": 0, "resolution": None}}  # fmt: skip
     (undisturbed / "run.json").write_text(json.dumps(settings))
     shutil.copytree(undisturbed, disturbed)
     protocol = tmp_path / "mine.toml"

@@ -25,6 +25,7 @@ from eval.pictures import RunModel, learned_words
 from eval.summary import ConceptSummary
 from pipeline.publish import part_path, plan_parts, read_table, write_table
 from pipeline.run_folder import RunFolder
+from pipeline.settings import ModelSettings
 from pipeline.storage import Storage
 from tests.tiny_run import NAMES, OTHER, PROTOCOL, Colours, evaluate, files, learn, summary
 
@@ -45,7 +46,9 @@ def run(epsilon_model: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def judgement(epsilon_model: Path) -> Judgement:
-    return Judgement(PROTOCOL, "tiny", "m0", "colours", "cpu", RunModel(str(epsilon_model), "cpu", "float32", seed=0))
+    return Judgement(
+        PROTOCOL, "tiny", "m0", "colours", "cpu", RunModel(str(epsilon_model), "cpu", ModelSettings(), seed=0)
+    )
 
 
 def test_the_protocol_of_training_needs_no_new_pictures_and_the_same_night_twice_changes_nothing(

@@ -20,6 +20,7 @@ from pipeline.prompting import requests_for
 from pipeline.publish import part_path, plan_parts, read_table, write_table
 from pipeline.records import Sample
 from pipeline.run_folder import RunFolder
+from pipeline.settings import ModelSettings
 from pipeline.storage import Storage
 from tests.tiny_run import (
     NAMES,
@@ -53,7 +54,9 @@ def run(epsilon_model: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def judgement(epsilon_model: Path) -> Judgement:
-    return Judgement(PROTOCOL, "tiny", "m0", "colours", "cpu", RunModel(str(epsilon_model), "cpu", "float32", seed=0))
+    return Judgement(
+        PROTOCOL, "tiny", "m0", "colours", "cpu", RunModel(str(epsilon_model), "cpu", ModelSettings(), seed=0)
+    )
 
 
 def test_a_protocol_that_was_not_drawn_in_training_is_drawn_from_the_words(

@@ -1,6 +1,7 @@
 """plan(): what is left to do, from files on a real disk and the markers of earlier runs."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.planning import Plan, plan
 from pipeline.publish import plan_parts, publish, write_table
 from pipeline.records import Concept, Failure, ImageSet, Source, Word
 from pipeline.run_folder import ATTEMPTS, Marker, RunFolder
-from pipeline.settings import ABSENT, InversionSettings
+from pipeline.settings import ABSENT, InversionSettings, ModelSettings
 from pipeline.sidecars import extras_of
 from pipeline.storage import Storage, StorageUnavailableError
 from pipeline.tables import SAMPLES, embedding_rows
@@ -207,6 +208,16 @@ def test_other_weights_or_another_precision_are_everything_anew(concepts: list[C
     commit(concepts, run, "cat", "dog", "truck")
     assert len(planned(concepts, run, model=replace(MODEL, digest="b" * 64)).left) == 3
     assert len(planned(concepts, run, dtype="bfloat16").left) == 3
+
+
+def test_every_part_whose_precision_was_asked_for_tells_words_apart() -> None:
+    """Catches words of other precision taken for those that are wanted, and words done again for where a model rests."""
+    held = [
+        ModelSettings(*some)
+        for some in itertools.product(("auto", "float16"), ("auto", "float16"), ("auto", "float16"))
+    ]
+    assert len({each.label for each in held}) == len(held)
+    assert ModelSettings(offload_first_stage=True).label == ModelSettings().label == "auto"
 
 
 @pytest.mark.parametrize(

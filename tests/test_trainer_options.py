@@ -17,7 +17,7 @@ from pipeline.early_stopping import EVERY
 from pipeline.inversion import Beside, Slot, draw, end_of, losses, new_slot, restore, snapshot, train_step
 from pipeline.records import Concept, Word
 from pipeline.schedules import rate_at
-from pipeline.settings import InversionSettings
+from pipeline.settings import InversionSettings, ModelSettings
 from tests.tiny_model import PIXELS
 
 ENCODER = "text_encoder"
@@ -296,7 +296,7 @@ def test_a_setting_that_cannot_be_is_refused_with_what_could(change: dict[str, o
 def test_with_weights_and_own_words_the_gradient_still_is_the_slope_of_the_loss(any_model: Path) -> None:
     """Catches weights that reach the loss and not its gradient, and a row of the table that belongs to another word."""
     torch.set_num_threads(1)
-    exact = load_backbone(str(any_model), dtype="float64")
+    exact = load_backbone(str(any_model), settings=ModelSettings("float64"))
     settings = replace(SHORT, min_snr=5.0, per_image=0.7, masks="alpha", background=0.2, captions=True)
     slot = slot_of(exact, settings, THREE, BESIDE)
     drawn = draw(slot, exact, "step", 0, 6)

@@ -43,7 +43,7 @@ def make_worker(epsilon_model: Path, tmp_path: Path) -> Callable[..., Worker]:
     def make(slots: int | None = 1, steps: int = 4, look: Look | None = None, **changed: Any) -> Worker:
         model = find_model(str(epsilon_model))
         settings = WorkerSettings(
-            model=str(epsilon_model), model_digest=model.digest, device="cpu", dtype="float32", precision="auto", threads=1,
+            model=str(epsilon_model), model_digest=model.digest, device="cpu", threads=1,
             slots=slots, inversion=InversionSettings(steps=steps, early_stop="off", batch_size=1, learning_rate=RATE, **changed),
             protocol=PROTOCOL, run=RunFolder(Storage(str(tmp_path / "run"))), storage_options={}, look=look,
         )  # fmt: skip

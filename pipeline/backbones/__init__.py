@@ -10,11 +10,11 @@ from pipeline.backbones.ldm import LatentDiffusion
 from pipeline.backbones.stable_diffusion import StableDiffusion
 from pipeline.backbones.stable_diffusion_xl import StableDiffusionXL
 from pipeline.models import Model, ModelError, find_model
-from pipeline.settings import FirstStageSettings
+from pipeline.settings import ModelSettings
 
 __all__ = ["Backbone", "Conditioning", "Posterior", "PromptError", "Tokens", "load_backbone"]
 
-FAMILIES: dict[str, Callable[[Model, torch.device, torch.dtype, FirstStageSettings], Backbone]] = {
+FAMILIES: dict[str, Callable[[Model, torch.device, ModelSettings], Backbone]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "LDMTextToImagePipeline": LatentDiffusion,
@@ -24,12 +24,11 @@ FAMILIES: dict[str, Callable[[Model, torch.device, torch.dtype, FirstStageSettin
 def load_backbone(
     name: str,
     device: str = "cpu",
-    dtype: str = "float32",
+    settings: ModelSettings | None = None,
     options: Mapping[str, Any] | None = None,
     digest: str | None = None,
-    first_stage: FirstStageSettings | None = None,
 ) -> Backbone:
-    """Loads a frozen model. dtype: of the U-Net and the text encoders; the first stage has its own.
+    """Loads a frozen model.
 
     options: for the store of a model that is a URL. digest: that its weights must have.
     Raises ModelError.
@@ -40,6 +39,4 @@ def load_backbone(
             f"model {model.name!r} in {model.folder} on this machine has weights {model.digest[:12]}, and the run was begun "
             f"with {digest[:12]}: the nodes do not have the same model"
         )
-    return FAMILIES[model.family](
-        model, torch.device(device), getattr(torch, dtype), first_stage or FirstStageSettings()
-    )
+    return FAMILIES[model.family](model, torch.device(device), settings or ModelSettings())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.backbones.base import Posterior
 from pipeline.backbones.weights import load_whole
-from pipeline.settings import FirstStageSettings
+from pipeline.settings import ModelSettings
 
 KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 # What passes through it at a time: 8 pictures of 512 pixels a side, 2 of 1,024.
@@ -24,7 +24,7 @@ REST = torch.device("cpu")
 class FirstStage:
     """The autoencoder. Whoever has loaded it has to `settle` it."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, settings: FirstStageSettings) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, settings: ModelSettings) -> None:
         """dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16: float32 unless that is
         known not to, or it is told.
 
@@ -34,11 +34,11 @@ class FirstStage:
         if kind not in KINDS:
             raise ValueError(f"{folder} is a {kind}, not {' or '.join(KINDS)}")
         self.module = load_whole(KINDS[kind], folder, torch_dtype=torch.float32)
-        if settings.dtype != "auto":
-            self.module.to(getattr(torch, settings.dtype))
+        if settings.first_stage_dtype != "auto":
+            self.module.to(getattr(torch, settings.first_stage_dtype))
         elif dtype == torch.float16 and kind == "AutoencoderKL" and not self.module.config.force_upcast:
             self.module.to(torch.float16)
-        self._offload = settings.offload
+        self._offload = settings.offload_first_stage
 
     def settle(self, device: torch.device) -> None:
         """device: where it works."""

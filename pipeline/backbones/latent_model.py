@@ -21,7 +21,7 @@ from pipeline.backbones.first_stage import FirstStage
 from pipeline.backbones.text_encoder import TextEncoder, TextPart
 from pipeline.backbones.weights import digest, freeze, load_whole
 from pipeline.models import Model, ModelError
-from pipeline.settings import FirstStageSettings
+from pipeline.settings import ModelSettings
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
 
@@ -32,14 +32,15 @@ class LatentModel(Backbone):
     TEXT: ClassVar[Mapping[str, TextPart]]
     FIRST_STAGE: ClassVar[str] = "vae"
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, first_stage: FirstStageSettings) -> None:
-        """dtype: of the U-Net and the text encoders. Raises ModelError."""
+    def __init__(self, model: Model, device: torch.device, settings: ModelSettings) -> None:
+        """Raises ModelError."""
+        dtype, text_dtype = (getattr(torch, name) for name in settings.dtypes_on(device.type))
         self.name, self.device, self.dtype = model.name, device, dtype
         folder = model.folder
         try:
-            self.text = {name: TextEncoder(part, folder, name, dtype) for name, part in self.TEXT.items()}
+            self.text = {name: TextEncoder(part, folder, name, text_dtype) for name, part in self.TEXT.items()}
             self.unet = load_whole(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
-            self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype, first_stage)
+            self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype, settings)
             self.noising = _noising(folder)
         except Exception as error:  # a broken file can raise anything
             raise ModelError(f"model {model.name!r} in {folder} does not load: {error}") from error
@@ -94,7 +95,7 @@ class LatentModel(Backbone):
         return Tokens(torch.tensor(rows, device=self.device))
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.unet(noisy.to(self.dtype), timesteps, conditioning.context).sample.to(noisy.dtype)
+        return self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype)).sample.to(noisy.dtype)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self.noising.add_noise(latents, noise, timesteps)

@@ -16,7 +16,7 @@ from pipeline.backbones.base import Conditioning, Tokens
 from pipeline.backbones.latent_model import LatentModel
 from pipeline.backbones.text_encoder import TextPart
 from pipeline.models import Model, ModelError
-from pipeline.settings import FirstStageSettings
+from pipeline.settings import ModelSettings
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
 
@@ -27,8 +27,8 @@ class StableDiffusionXL(LatentModel):
         SECOND: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2"),
     }
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype, first_stage: FirstStageSettings) -> None:
-        super().__init__(model, device, dtype, first_stage)
+    def __init__(self, model: Model, device: torch.device, settings: ModelSettings) -> None:
+        super().__init__(model, device, settings)
         contexts = {name: encoder.context for name, encoder in self.text.items()}
         if len(set(contexts.values())) > 1:
             raise ModelError(f"model {model.name!r}: its text encoders take prompts of unequal lengths: {contexts}")
@@ -62,6 +62,7 @@ class StableDiffusionXL(LatentModel):
         height, width = (side * self.first_stage.downsampling for side in noisy.shape[2:])
         # Training pictures come cropped and resized; they and samples alike are said to be whole pictures of their size.
         sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=torch.float32)
-        told = {"text_embeds": conditioning.pooled, "time_ids": sizes.expand(len(noisy), -1)}
-        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context, added_cond_kwargs=told)
+        assert conditioning.pooled is not None  # `embed` above makes it
+        told = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
+        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype), added_cond_kwargs=told)
         return said.sample.to(noisy.dtype)
