@@ -3,7 +3,8 @@
 job_over_process_loop     seconds a concept of the whole job (Ray, scores, report) over those of a plain loop that starts one
                           process a concept, which imports, loads, trains the same steps and draws the same pictures
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
-step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch
+step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch;
+                          ..._and_text_encoder: over one that goes through the text encoder too, which no step can do without
 step_time_over_plain_trainer   seconds a training picture of ours, one concept, over those of bench_trainers.py's, batch of 4;
                           slot_step_... with as many concepts at once as serve it best; ..._bfloat16 with eight
 
@@ -147,6 +148,14 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
     bare = settings.batch_size / seconds_each(
         lambda: backbone.predict(drawn.latents, drawn.timesteps, conditioning).square().mean().backward()
     )
+    whole = settings.batch_size / seconds_each(
+        lambda: (
+            backbone.predict(drawn.latents, drawn.timesteps, backbone.embed(drawn.tokens, slot.words))
+            .square()
+            .mean()
+            .backward()
+        )
+    )
     trainer = PlainTrainer(MINI_FOLDER, "cpu", torch.float32, "<word>", "bird")
     half, most = load_backbone("mini", settings=ModelSettings("bfloat16")), concepts[: max(SLOTS)]
     slots = [slot_of(concept, half, settings) for concept in most]
@@ -157,6 +166,7 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
     return {
         **{f"slots_rate_{count}_over_1": round(rates[count] / rates[1], 2) for count in SLOTS[1:]},
         "step_rate_over_bare_unet": round(rates[1] / bare, 3),
+        "step_rate_over_bare_unet_and_text_encoder": round(rates[1] / whole, 3),
         "step_time_over_plain_trainer": round(plain / rates[1], 3),
         "slot_step_time_over_plain_trainer": round(plain / max(rates.values()), 3),
         "slot_step_time_over_plain_trainer_bfloat16": round(plain / in_half, 3),

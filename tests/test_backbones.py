@@ -82,6 +82,17 @@ def test_tokens_are_those_of_diffusers_with_the_word_loaded(
     assert torch.equal(backbone.tokenise([prompt], {"<w>": range(count)}).ids, wanted)
 
 
+def test_words_may_come_as_parameters_and_as_plain_tensors_in_turn(backbone: Backbone) -> None:
+    """Catches a Parameter that the table of words keeps as its own: every later word would be refused, and digests differ."""
+    before, tokens = backbone.weights_digest(), backbone.tokenise(["<cat>"], {"<cat>": range(1)})
+    word = torch.nn.Parameter(torch.ones(1, backbone.encoders["text_encoder"]))
+    as_parameter = backbone.embed(tokens, {"text_encoder": word}).context
+    as_tensor = backbone.embed(tokens, {"text_encoder": word.detach()}).context
+    assert torch.equal(as_parameter, as_tensor)
+    assert as_parameter.requires_grad
+    assert backbone.weights_digest() == before
+
+
 @pytest.mark.parametrize("placeholder", ["cat", "CAT", " cat ", "<|endoftext|>"])
 def test_a_placeholder_that_already_is_a_word_is_refused(placeholder: str, backbone: Backbone) -> None:
     """Catches a new word that would silently take the place of "cat" in every prompt."""

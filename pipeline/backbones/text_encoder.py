@@ -62,7 +62,8 @@ class TextEncoder:
 
     def __call__(self, ids: Tensor, words: Tensor | None, **options: bool) -> Any:
         """The module's own output for int64 (B, L), with `words` (rows, D)."""
-        self.table.words = words
+        # A module takes a Parameter for its own, and no other tensor in that place ever after.
+        self.table.words = words if words is None else words.view_as(words)
         try:
             return self.module(ids, **options)
         finally:
