@@ -23,10 +23,10 @@ from eval.scoring import encode_concept, score_concept
 from pipeline.admission import new_slot
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.drawing import draw_pictures, wanted_of
-from pipeline.early_stopping import EVERY
+from pipeline.early_stopping import VALIDATION_IMAGES, look_every
 from pipeline.grid import encode_png
 from pipeline.image_sets import find_sources, load_images
-from pipeline.inversion import VALIDATION_IMAGES, train_step
+from pipeline.inversion import train_step
 from pipeline.models import Model
 from pipeline.prompting import requests_for
 from pipeline.protocols import QUICK
@@ -124,7 +124,7 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
         for concept, vectors in words.items()
     ]
     if recipe.dvar:
-        looked = VALIDATION_IMAGES / EVERY  # pictures a step that only DVAR's own loss takes
+        looked = VALIDATION_IMAGES / look_every(settings.batch_size)  # pictures a step that only DVAR's own loss takes
         for concept, (step, vectors) in stopped.items():
             evaluations = round(step * (settings.batch_size + looked))
             rows.append(Measured(f"{recipe.name} with {DVAR}", concept, 1, evaluations, *scorer(concept, vectors)))

@@ -4,16 +4,37 @@ The loss of a training step says nothing, as its noise and timesteps differ each
 then levels off; training stops when the variance of its last values is small beside the variance of all of them.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 WINDOW = 310  # steps
 THRESHOLD = 0.15
-EVERY = 10  # the fixed batch is looked at every so many steps: at each step it would cost a third of the time
+VALIDATION_IMAGES = 8
 
 
-def has_converged(losses: Sequence[float], *, window: int = WINDOW // EVERY, threshold: float = THRESHOLD) -> bool:
+def look_every(batch_size: int) -> int:
+    """Steps from one look at the fixed batch to the next, so that looking takes less than a twentieth of the time.
+
+    A look is a forward pass of the batch; a step goes back as well, and takes about twice as long a picture.
+
+    >>> look_every(4), look_every(1)
+    (24, 96)
+    """
+    return math.ceil(12 * VALIDATION_IMAGES / batch_size)
+
+
+def window_of(every: int) -> int:
+    """Looks, one in `every` steps, that fill the published window; a variance takes two.
+
+    >>> window_of(24)
+    12
+    """
+    return max(2, WINDOW // every)
+
+
+def has_converged(losses: Sequence[float], *, window: int, threshold: float = THRESHOLD) -> bool:
     """True when var(last `window`) / var(all) < `threshold`.
 
     losses: of the fixed batch, oldest first. False until the window has filled, and for a loss that never moved.

@@ -11,7 +11,7 @@ from pipeline.records import Concept, Source
 from pipeline.settings import InversionSettings
 
 # Raised whenever the same inputs would give another word: markers of older versions then no longer count.
-ALGORITHM = 1
+ALGORITHM = 2
 
 
 def fingerprint(

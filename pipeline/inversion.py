@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.admission import Beside, Slot, new_slot
 from pipeline.backbones import Backbone, Tokens
 from pipeline.checkpoints import Checkpoint
-from pipeline.early_stopping import EVERY, has_converged
+from pipeline.early_stopping import VALIDATION_IMAGES, has_converged, look_every, window_of
 from pipeline.randomness import torch_generator
 from pipeline.records import Word
 from pipeline.schedules import rate_at
@@ -25,8 +25,6 @@ __all__ = [
     "Beside", "DivergedError", "Draws", "InversionError", "Slot", "draw", "end_of", "finished", "losses", "new_slot",
     "restore", "snapshot", "train_step", "validate",
 ]  # fmt: skip
-
-VALIDATION_IMAGES = 8
 
 
 class InversionError(Exception):
@@ -165,7 +163,19 @@ def _penalties(slots: list[Slot]) -> list[Tensor]:
 
 def _is_due(slot: Slot) -> bool:
     # The last step is always looked at: a word is not committed unless its loss is finite.
-    return slot.step >= slot.settings.steps or (slot.settings.early_stop == "dvar" and slot.step % EVERY == 0)
+    return slot.step >= slot.settings.steps or (
+        _is_watched(slot) and slot.step % look_every(slot.settings.batch_size) == 0
+    )
+
+
+def _is_watched(slot: Slot) -> bool:
+    return slot.settings.early_stop == "dvar"
+
+
+def _has_converged(slot: Slot) -> bool:
+    whole = slot.step >= slot.stages[-1][0]
+    window = window_of(look_every(slot.settings.batch_size))
+    return _is_watched(slot) and whole and _is_due(slot) and has_converged(slot.losses, window=window)
 
 
 @torch.no_grad()
@@ -184,8 +194,7 @@ def end_of(slot: Slot) -> Word | InversionError | None:
         return DivergedError(f"the loss stopped being a number by step {slot.step}")
     if slot.step >= slot.settings.steps:
         return finished(slot, "steps")
-    whole = slot.step >= slot.stages[-1][0]
-    if slot.settings.early_stop == "dvar" and whole and _is_due(slot) and has_converged(slot.losses):
+    if _has_converged(slot):
         return finished(slot, "dvar")
     return None
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load
 
 from pipeline.backbones import Backbone, load_backbone
 from pipeline.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
-from pipeline.early_stopping import EVERY
+from pipeline.early_stopping import look_every
 from pipeline.inversion import Slot, end_of, new_slot, restore, snapshot, train_step
 from pipeline.records import Concept, Word
 from pipeline.run_folder import RunFolder
@@ -20,7 +20,8 @@ from pipeline.storage import Storage
 from tests.tiny_model import PIXELS
 
 CAT = Concept("my-cat", (), "<my-cat>", initializer="cat", vectors=2)
-SETTINGS = InversionSettings(steps=3 * EVERY, early_stop="dvar", batch_size=2)
+EVERY = look_every(8)
+SETTINGS = InversionSettings(steps=3 * EVERY, early_stop="dvar", batch_size=8)
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, PIXELS, PIXELS, 3), np.uint8)
 PRINT = "f" * 64
 

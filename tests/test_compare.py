@@ -17,7 +17,7 @@ from jobs.steps_curve import Recipe, checkpoints, measured, recipes_of
 from jobs.training_arguments import add_training
 from jobs.variants import BASE, TRAINED
 from pipeline.backbones import load_backbone
-from pipeline.early_stopping import EVERY
+from pipeline.early_stopping import look_every
 from pipeline.inversion import train_step
 from pipeline.manifest import read_manifest
 from pipeline.mini.recipe.art import Art
@@ -128,12 +128,13 @@ def test_a_word_at_a_checkpoint_is_the_word_that_a_training_of_so_many_steps_giv
 def test_dvar_is_a_point_on_the_papers_own_course_where_its_rule_first_held(
     concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.inversion.has_converged", lambda losses: len(losses) >= 2)
+    monkeypatch.setattr("pipeline.inversion.has_converged", lambda losses, window: len(losses) >= 2)
     monkeypatch.setattr(jobs.steps_curve, "PROTOCOL", replace(jobs.steps_curve.PROTOCOL, steps=2, plain_images=2))
-    recipe = Recipe("paper", InversionSettings(steps=3 * EVERY, learning_rate=1e-3), (0, 3 * EVERY), dvar=True)
+    every = look_every(4)
+    recipe = Recipe("paper", InversionSettings(steps=3 * every, learning_rate=1e-3), (0, 3 * every), dvar=True)
     rows = measured(load_backbone(str(epsilon_model)), "mini", recipe, concepts[:1])
     assert [(row.recipe, row.step, row.evaluations) for row in rows] == [
-        ("paper", 0, 0), ("paper", 3 * EVERY, 12 * EVERY), ("paper with DVAR", 1, 2 * EVERY * 4 + 16), ("paper with DVAR", 0, 0)
+        ("paper", 0, 0), ("paper", 3 * every, 12 * every), ("paper with DVAR", 1, 2 * every * 4 + 16), ("paper with DVAR", 0, 0)
     ]  # fmt: skip
     assert all(0 < abs(row.reconstruction) <= 1 for row in rows)
     assert rows[0].reconstruction == rows[3].reconstruction != rows[1].reconstruction

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.early_stopping import EVERY, WINDOW, has_converged
+from pipeline.early_stopping import VALIDATION_IMAGES, WINDOW, has_converged, look_every, window_of
 
 # The mean of all four is 5, their variance (25 + 25 + 1 + 1) / 4 = 13; that of the last two is 1.
 LOSSES = (10.0, 0.0, 4.0, 6.0)
@@ -33,7 +35,13 @@ def test_a_loss_that_is_no_number_has_not_converged() -> None:
 
 
 def test_the_published_window_is_counted_in_steps() -> None:
-    """Catches a stop ten times too late, were the window of 310 steps taken for 310 looks at every tenth step."""
-    falling = [1.0] * (WINDOW // EVERY)
-    assert not has_converged([3.0, *falling[1:]])
-    assert has_converged([3.0, *falling])
+    """Catches a stop many times too late, were the window of 310 steps taken for 310 looks."""
+    for batch_size in (1, 4, 8, 1024):
+        every = look_every(batch_size)
+        assert abs(window_of(every) * every - WINDOW) < max(every, 2)
+
+
+@given(st.integers(1, 1024))
+def test_looking_takes_less_than_a_twentieth_of_the_time(batch_size: int) -> None:
+    """Catches a fixed interval: at a batch of one, eight pictures every ten steps were a third of the time."""
+    assert VALIDATION_IMAGES / (2 * batch_size * look_every(batch_size)) < 0.05

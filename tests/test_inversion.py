@@ -13,13 +13,14 @@ import torch
 
 import pipeline.inversion as inversion
 from pipeline.backbones import Backbone, load_backbone
-from pipeline.early_stopping import EVERY
+from pipeline.early_stopping import look_every
 from pipeline.inversion import Draws, InversionError, Slot, draw, losses, new_slot, train_step
 from pipeline.records import Concept, Word
 from pipeline.settings import InversionSettings
 from tests.tiny_model import PIXELS, load_pipeline
 
 ENCODER = "text_encoder"
+EVERY = look_every(2)
 SHORT = InversionSettings(steps=6, early_stop="off", batch_size=2, learning_rate=5e-3)
 
 
@@ -206,7 +207,7 @@ def test_an_infinite_word_is_never_handed_on(backbone: Backbone) -> None:
 
 
 def test_a_converged_word_stops_early_and_says_so(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inversion, "has_converged", lambda seen: len(seen) == 2)
+    monkeypatch.setattr(inversion, "has_converged", lambda seen, window: len(seen) == 2)
     word = learned(backbone, CAT, replace(SHORT, steps=100, early_stop="dvar"))
     assert (word.stopped_by, word.steps) == ("dvar", 2 * EVERY)
     assert learned(backbone, CAT, replace(SHORT, steps=2 * EVERY + 1)).stopped_by == "steps"
@@ -218,7 +219,7 @@ def test_the_loss_that_is_watched_is_always_of_the_same_draw(
     """Catches an early stop decided by the noise of a batch that changes at every look."""
     seen: list[list[float]] = []
 
-    def look(values: list[float]) -> bool:
+    def look(values: list[float], window: int) -> bool:
         seen.append(list(values))
         return False
 

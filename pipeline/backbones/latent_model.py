@@ -13,9 +13,9 @@ from diffusers import (
     EulerDiscreteScheduler,
     UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from pipeline.backbones.attention import AttentionByKeys
 from pipeline.backbones.base import Backbone, Conditioning, Posterior, PromptError, Tokens
 from pipeline.backbones.first_stage import FirstStage
 from pipeline.backbones.text_encoder import TextEncoder, TextPart
@@ -58,8 +58,7 @@ class LatentModel(Backbone):
         for encoder in self.text.values():
             encoder.learn_words_from(self.vocabulary)
         if device.type == "cpu":
-            # torch's fused attention is slower on a CPU than plain matrix products, forwards and much more so backwards.
-            self.unet.set_attn_processor(AttnProcessor())
+            self.unet.set_attn_processor(AttentionByKeys())
             for encoder in self.text.values():
                 encoder.module.set_attn_implementation("eager")
         self.resolution = self.unet.config.sample_size * self.first_stage.downsampling
