@@ -7,13 +7,13 @@ To train the shipped U-Net further instead: --stage art --stage scenes --stage a
 """
 
 import argparse
+import functools
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,8 @@ from pipeline.mini.recipe.loop import Schedule
 
 SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
-UNET = Schedule(14_200, 1.2e-3)
+# The generator reads prompts with the CLIP's text tower as it is after READER's steps; the CLIP goes on, to judge.
+READER, JUDGE, UNET = Schedule(2_000, 1.5e-3), Schedule(5_500, 1.5e-3), Schedule(18_800, 1.2e-3)
 SCENES, CLIP_SCENES, LATENTS = 80_000, 40_000, 60_000
 
 
@@ -83,8 +84,10 @@ def make_clip(work: Path) -> None:
     pictures = np.concatenate([pool[0] for pool in pools])
     captions = [said for pool in pools for said in pool[1]]
     names = [mentioned for pool in pools for mentioned in pool[2]]
-    trained = clip.train_clip(pictures, captions, names, words, Schedule(2_000, 1.5e-3), work / "clip.safetensors")
-    clip.save_clip(trained, words, work / "clip")
+    train = functools.partial(clip.train_clip, pictures, captions, names, words, checkpoint=work / "clip.safetensors")
+    if not (work / "text_encoder").exists():
+        unet.text_encoder_of(train(READER), words).save_pretrained(work / "text_encoder")
+    clip.save_clip(train(JUDGE), words, work / "clip")
 
 
 def make_latents(work: Path) -> None:
@@ -96,9 +99,7 @@ def make_latents(work: Path) -> None:
 
 def make_unet(work: Path) -> None:
     words = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    scorer, _ = open_clip.create_model_from_pretrained(f"local-dir:{work / 'clip'}", precision="fp32")
-    text_encoder = unet.text_encoder_of(scorer, words)
-    text_encoder.save_pretrained(work / "text_encoder")
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder").eval().requires_grad_(False)
     latents = load_file(work / "latents.safetensors")["latents"]
     captions = read_pool(work, "train")[1][:LATENTS]
     start = work / "start" if (work / "start").exists() else None
@@ -109,8 +110,9 @@ def make_unet(work: Path) -> None:
 def adopt(work: Path) -> None:
     """Takes the shipped parts as this work's own, so that the U-Net's training goes on from what it is."""
     model = SHIPPED / "model"
-    for source, name in ((model / "tokenizer", "tokenizer"), (model / "vae", "vae"), (SHIPPED / "clip", "clip")):
-        shutil.copytree(source, work / name, dirs_exist_ok=True)
+    for name in ("tokenizer", "vae", "text_encoder"):
+        shutil.copytree(model / name, work / name, dirs_exist_ok=True)
+    shutil.copytree(SHIPPED / "clip", work / "clip", dirs_exist_ok=True)
     shutil.copytree(model / "unet", work / "start", dirs_exist_ok=True)
 
 

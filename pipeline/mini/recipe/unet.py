@@ -41,7 +41,7 @@ LAYER_NAMES = {  # open_clip -> transformers
 
 
 def text_encoder_of(clip: nn.Module, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text tower of the scoring CLIP as transformers' CLIPTextModel: its states are what the U-Net attends to.
+    """The text tower of an open_clip model as transformers' CLIPTextModel: its states are what the U-Net attends to.
 
     As in Stable Diffusion the U-Net starts from a text encoder that already tells things apart, and leaves it frozen.
     Trained jointly from nothing, the two need several times as many pictures before a prompt's noun has any effect.
