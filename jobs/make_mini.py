@@ -3,11 +3,11 @@
 Stages, in order: art, scenes, tokenizer, vae, clip, latents, unet, publish. Each goes on from its last checkpoint when
 run again; vae and clip need nothing of each other and may run side by side.
 
-To train the shipped U-Net further instead: --stage art --stage scenes --stage adopt --stage latents --stage unet --stage publish
+To train the shipped U-Net and CLIP further instead: --stage art --stage scenes --stage adopt --stage clip --stage latents
+--stage unet --stage publish
 """
 
 import argparse
-import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -19,14 +19,17 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pipeline.mini.recipe import art, clip, scenes, things, tokenizer, unet, vae
+from pipeline.mini.recipe import art, clip, scenes, strangers, things, tokenizer, unet, vae
 from pipeline.mini.recipe.loop import Schedule
+from pipeline.mini.recipe.pools import Pool, load_pool, save_pool
+from pipeline.mini.recipe.words_of_drawings import SYMBOL, small_drawings
 
 SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
 # The generator reads prompts with the CLIP's text tower as it is after READER's steps; the CLIP goes on, to judge.
-READER, JUDGE, UNET = Schedule(2_000, 1.5e-3), Schedule(5_500, 1.5e-3), Schedule(18_800, 1.2e-3)
-SCENES, CLIP_SCENES, LATENTS = 80_000, 40_000, 60_000
+READER, JUDGE, UNET = Schedule(2_000, 1.5e-3), Schedule(6_000, 1.5e-3), Schedule(20_000, 1.2e-3)
+JUDGE_FURTHER, UNET_FURTHER = Schedule(4_000, 1e-3), Schedule(6_000, 1.2e-3)  # from the shipped weights on
+SCENES, CLIP_SCENES, STRANGERS = 50_000, 50_000, 50_000
 
 
 def main() -> None:
@@ -50,70 +53,76 @@ def make_art(work: Path) -> None:
 
 def make_scenes(work: Path) -> None:
     """Training scenes for the generator (no held-out thing in any), and more scenes of every thing for the CLIP."""
-    sprites = art.load_art(work / "art").scaled(SPRITE_PIXELS)
+    drawings = art.load_art(work / "art")
+    unnamed, sprites = strangers.load_strangers(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
     for pool, count, names, seed in (
         ("train", SCENES, things.training_things(), 1),
         ("clip", CLIP_SCENES, sprites.names, 2),
-        ("test", 500, sprites.names, 3),
     ):
-        pictures, plans, captions = scenes.sample_scenes(count, sprites, names, seed)
-        np.save(work / f"{pool}.npy", pictures)
-        lines = ("\t".join([said, *plan.things]) for said, plan in zip(captions, plans, strict=True))
-        (work / f"{pool}.tsv").write_text("\n".join(lines), encoding="utf-8")
-
-
-def read_pool(work: Path, pool: str) -> tuple[np.ndarray, list[str], list[tuple[str, ...]]]:
-    """Pictures (memory-mapped), captions, and the things each mentions."""
-    rows = [line.split("\t") for line in (work / f"{pool}.tsv").read_text(encoding="utf-8").split("\n")]
-    return np.load(work / f"{pool}.npy", mmap_mode="r"), [row[0] for row in rows], [tuple(row[1:]) for row in rows]
+        save_pool(work, pool, Pool(*scenes.sample_scenes(count, sprites, names, seed)))
+    save_pool(work, "strangers", Pool(*scenes.sample_strangers(STRANGERS, unnamed, SYMBOL, 3)))
 
 
 def make_tokenizer(work: Path) -> None:
-    captions = read_pool(work, "train")[1] + read_pool(work, "clip")[1]
+    captions = [said for pool in ("train", "clip") for said in load_pool(work, pool).captions]
     tokenizer.train_tokenizer(captions, merges=1000, folder=work / "tokenizer")
 
 
 def make_vae(work: Path) -> None:
-    trained = vae.train_vae(read_pool(work, "train")[0], Schedule(14_000, 2e-3), work / "vae.safetensors")
+    trained = vae.train_vae(load_pool(work, "train").pictures, Schedule(14_000, 2e-3), work / "vae.safetensors")
     trained.save_pretrained(work / "vae")
 
 
 def make_clip(work: Path) -> None:
     words = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    pools = [read_pool(work, pool) for pool in ("train", "clip")]
-    pictures = np.concatenate([pool[0] for pool in pools])
-    captions = [said for pool in pools for said in pool[1]]
-    names = [mentioned for pool in pools for mentioned in pool[2]]
-    train = functools.partial(clip.train_clip, pictures, captions, names, words, checkpoint=work / "clip.safetensors")
-    if not (work / "text_encoder").exists():
-        unet.text_encoder_of(train(READER), words).save_pretrained(work / "text_encoder")
-    clip.save_clip(train(JUDGE), words, work / "clip")
+    train, every = load_pool(work, "train"), load_pool(work, "clip")
+    pool = Pool(
+        np.concatenate([train.pictures, every.pictures]), train.scenes + every.scenes, train.captions + every.captions
+    )
+    if (work / "start").exists():
+        start = work / "start" / "clip.safetensors"
+        trained = clip.train_clip(pool, words, JUDGE_FURTHER, work / "clip.safetensors", start)
+    else:
+        reader = clip.train_clip(pool, words, READER, work / "reader.safetensors")
+        unet.text_encoder_of(reader, words).save_pretrained(work / "text_encoder")
+        trained = clip.train_clip(pool, words, JUDGE, work / "clip.safetensors")
+    clip.save_clip(trained, words, work / "clip")
 
 
 def make_latents(work: Path) -> None:
     trained = AutoencoderKL.from_pretrained(work / "vae")
-    save_file(
-        {"latents": vae.encode_latents(trained, read_pool(work, "train")[0][:LATENTS])}, work / "latents.safetensors"
-    )
+    latents = {pool: vae.encode_latents(trained, load_pool(work, pool).pictures) for pool in ("train", "strangers")}
+    save_file(latents, work / "latents.safetensors")
 
 
 def make_unet(work: Path) -> None:
     words = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder").eval().requires_grad_(False)
-    latents = load_file(work / "latents.safetensors")["latents"]
-    captions = read_pool(work, "train")[1][:LATENTS]
-    start = work / "start" if (work / "start").exists() else None
-    trained = unet.train_unet(latents, captions, words, text_encoder, UNET, work / "unet.safetensors", start)
+    latents = load_file(work / "latents.safetensors")
+    drawings = art.load_art(work / "art")
+    unnamed, sprites = strangers.load_strangers(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
+    named = sprites.only(things.training_things())
+    further = (work / "start").exists()
+    trained = unet.train_unet(
+        unet.lesson_of(load_pool(work, "train"), latents["train"], named, words),
+        unet.lesson_of(load_pool(work, "strangers"), latents["strangers"], unnamed, words),
+        (small_drawings(named), small_drawings(unnamed)),
+        words,
+        text_encoder,
+        UNET_FURTHER if further else UNET,
+        work / "unet.safetensors",
+        work / "start" if further else None,
+    )
     trained.save_pretrained(work / "unet")
 
 
 def adopt(work: Path) -> None:
-    """Takes the shipped parts as this work's own, so that the U-Net's training goes on from what it is."""
+    """Takes the shipped parts as this work's own, so that U-Net and CLIP go on from what they are."""
     model = SHIPPED / "model"
     for name in ("tokenizer", "vae", "text_encoder"):
         shutil.copytree(model / name, work / name, dirs_exist_ok=True)
-    shutil.copytree(SHIPPED / "clip", work / "clip", dirs_exist_ok=True)
     shutil.copytree(model / "unet", work / "start", dirs_exist_ok=True)
+    shutil.copy(SHIPPED / "clip" / "open_clip_model.safetensors", work / "start" / "clip.safetensors")
 
 
 def publish(work: Path) -> None:

@@ -1,7 +1,11 @@
-"""When a word has converged: DVAR (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, section 3.3).
+"""When a word has converged.
 
 The loss of a training step says nothing, as its noise and timesteps differ each time. On a fixed batch it falls and
-then levels off; training stops when the variance of its last values is small beside the variance of all of them.
+then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, section 3.3). Two rules say when:
+
+    dvar      theirs: the variance of the last values, over a window of 310 steps, is small beside the variance of all
+    settled   ours: the last third of the training has brought next to nothing of the whole fall. It has no window of its
+              own, so that a word which is learned in a hundred steps does not wait for three hundred more
 """
 
 import math
@@ -12,6 +16,7 @@ import numpy as np
 WINDOW = 310  # steps
 THRESHOLD = 0.15
 VALIDATION_IMAGES = 8
+LAST, TOLERANCE, FEWEST_LOOKS = 1 / 3, 0.05, 3
 
 
 def look_every(batch_size: int) -> int:
@@ -47,3 +52,19 @@ def has_converged(losses: Sequence[float], *, window: int, threshold: float = TH
         return False
     # Equal losses have a variance of exactly 0 only when their mean is free of rounding.
     return float(np.ptp(losses)) > 0 and float(np.var(losses[-window:]) / np.var(losses)) < threshold
+
+
+def has_settled(losses: Sequence[float], *, tolerance: float = TOLERANCE) -> bool:
+    """True when the lowest loss of the last third is lower than that of all before by at most `tolerance` of the whole fall.
+
+    losses: of the fixed batch, oldest first, the first one before any training. False for fewer than three looks after
+    that one, for a loss that never fell, and for one that is no number.
+
+    >>> has_settled([1.0, 0.6, 0.4, 0.3]), has_settled([1.0, 0.4, 0.31, 0.31, 0.3, 0.3])
+    (False, True)
+    """
+    if len(losses) <= FEWEST_LOOKS or not np.isfinite(losses).all():
+        return False
+    before = min(losses[: len(losses) - math.ceil(LAST * (len(losses) - 1))])
+    fall = losses[0] - min(losses)
+    return fall > 0 and before - min(losses) <= tolerance * fall

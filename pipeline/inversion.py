@@ -15,9 +15,9 @@ from torch import Tensor
 from pipeline.admission import Beside, Slot, new_slot
 from pipeline.backbones import Backbone, Tokens
 from pipeline.checkpoints import Checkpoint
-from pipeline.early_stopping import VALIDATION_IMAGES, has_converged, look_every, window_of
+from pipeline.early_stopping import VALIDATION_IMAGES, has_converged, has_settled, look_every, window_of
 from pipeline.randomness import torch_generator
-from pipeline.records import Word
+from pipeline.records import StoppedBy, Word
 from pipeline.schedules import rate_at
 from pipeline.weighting import distance, min_snr_weights
 
@@ -96,7 +96,7 @@ def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) ->
     choices, training = slot.sentences.choices, purpose == "step"
     rows = torch.randint(len(mean), (count,), generator=chance)
     places = torch.randint(choices.shape[2], (count,), generator=chance)
-    timesteps = torch.randint(backbone.timesteps, (count,), generator=chance)
+    timesteps = _spread(backbone.timesteps, count, chance)
     noise = torch.randn(2, count, *mean.shape[1:], generator=chance).to(backbone.device, non_blocking=True)
     own = None
     if training and slot.settings.per_image:
@@ -109,6 +109,16 @@ def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) ->
     # The second half of the rows are the first half's pictures, mirrored.
     tokens = slot.sentences.drawn(rows % choices.shape[1], places, own)
     return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
+
+
+def _spread(timesteps: int, count: int, chance: torch.Generator) -> Tensor:
+    """int64 (count,), one from each of as many equal parts of 0 .. timesteps - 1, in random order.
+
+    Each is uniform by itself, but what noisy and what nearly clean pictures teach varies less from step to step (Kingma et
+    al. 2021, "Variational Diffusion Models", section 4: the low-discrepancy sampler).
+    """
+    places = torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
+    return (places * (timesteps / count)).long().clamp_(max=timesteps - 1)
 
 
 def losses(backbone: Backbone, slots: list[Slot], draws: list[Draws]) -> list[Tensor]:
@@ -137,6 +147,8 @@ def _weights_of(drawn: Draws) -> Tensor:
 
 def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word | InversionError]]:
     """One optimiser step of every slot; returns those that came to their end with it."""
+    # The whole fall of a loss begins before the first step.
+    validate(backbone, [slot for slot in slots if _is_watched(slot) and not slot.losses])
     draws = [draw(slot, backbone, "step", slot.step, slot.settings.batch_size) for slot in slots]
     torch.stack(losses(backbone, slots, draws) + _penalties(slots)).sum().backward()
     for slot in slots:
@@ -169,13 +181,15 @@ def _is_due(slot: Slot) -> bool:
 
 
 def _is_watched(slot: Slot) -> bool:
-    return slot.settings.early_stop == "dvar"
+    return slot.settings.early_stop != "off"
 
 
 def _has_converged(slot: Slot) -> bool:
-    whole = slot.step >= slot.stages[-1][0]
-    window = window_of(look_every(slot.settings.batch_size))
-    return _is_watched(slot) and whole and _is_due(slot) and has_converged(slot.losses, window=window)
+    if slot.step < slot.stages[-1][0] or not _is_due(slot):
+        return False
+    if slot.settings.early_stop == "settled":
+        return has_settled(slot.losses)
+    return has_converged(slot.losses, window=window_of(look_every(slot.settings.batch_size)))
 
 
 @torch.no_grad()
@@ -194,12 +208,12 @@ def end_of(slot: Slot) -> Word | InversionError | None:
         return DivergedError(f"the loss stopped being a number by step {slot.step}")
     if slot.step >= slot.settings.steps:
         return finished(slot, "steps")
-    if _has_converged(slot):
-        return finished(slot, "dvar")
+    if _is_watched(slot) and _has_converged(slot):
+        return finished(slot, slot.settings.early_stop)
     return None
 
 
-def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
+def finished(slot: Slot, stopped_by: StoppedBy) -> Word | InversionError:
     vectors = {name: _copied(value)[: slot.concept.vectors] for name, value in slot.words.items()}
     if not all(np.isfinite(value).all() for value in vectors.values()):
         return DivergedError(f"the word stopped being finite by step {slot.step}")
@@ -210,7 +224,7 @@ def finished(slot: Slot, stopped_by: str) -> Word | InversionError:
         initial=slot.initial,
         initializer=slot.concept.initializer or "",
         steps=slot.step,
-        stopped_by="dvar" if stopped_by == "dvar" else "steps",
+        stopped_by=stopped_by,
         learning_rate=slot.settings.learning_rate,
         loss=slot.losses[-1],
         seconds=slot.seconds,

@@ -98,6 +98,9 @@ class ImageSet:
     masks: np.ndarray | None = None
 
 
+StoppedBy = Literal["steps", "settled", "dvar", "imported"]
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A learned word.
@@ -105,7 +108,7 @@ class Word:
     vectors: text encoder ("text_encoder", in SDXL also "text_encoder_2", in the paper's model "bert") -> float32 (V, D).
     initial: the vectors it started from, same shapes.
     learning_rate: the effective one, as the optimiser saw it.
-    stopped_by: "steps" (the budget ran out), "dvar" (the early-stopping criterion), or "imported": not learned here at all.
+    stopped_by: "steps" (the budget ran out), "settled" or "dvar" (early_stopping.py), or "imported": not learned here at all.
     loss: the validation loss at the end. seconds: from admission to the last step.
     """
 
@@ -115,7 +118,7 @@ class Word:
     initial: Mapping[str, np.ndarray]
     initializer: str
     steps: int
-    stopped_by: Literal["steps", "dvar", "imported"]
+    stopped_by: StoppedBy
     learning_rate: float
     loss: float
     seconds: float

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 CropMode = Literal["centre", "pad", "squash"]
-EarlyStop = Literal["dvar", "off"]
+EarlyStop = Literal["settled", "dvar", "off"]
 Schedule = Literal["constant", "linear", "cosine"]
 Start = Literal["words", "statistics", "nearest"]
 Masks = Literal["off", "alpha", "sidecar"]
@@ -62,7 +62,7 @@ class InversionSettings:
     learning_rate: as AdamW sees it; nothing rescales it. weight_decay: 0, because decay shrinks the word itself.
     schedule, warmup_steps: how the rate changes over the budget (schedules.py).
     resolution: side of the training pictures in pixels; None is the model's own.
-    early_stop: "dvar" is the criterion of Voronov et al. 2023 (early_stopping.py).
+    early_stop: by our criterion, "settled", by that of Voronov et al. 2023, "dvar", or not at all (early_stopping.py).
     seed: of every draw, together with the concept's name, the purpose and the step.
 
     start: from which vectors (starting.py); start_clip: the CLIP that looks for the "nearest" words.
@@ -88,7 +88,7 @@ class InversionSettings:
     resolution: int | None = None
     crop: CropMode = "centre"
     flip: bool = True
-    early_stop: EarlyStop = "dvar"
+    early_stop: EarlyStop = "settled"
     seed: int = 0
     minimum_images: int = 1
     schedule: Schedule = "constant"

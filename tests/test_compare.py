@@ -128,7 +128,7 @@ def test_a_word_at_a_checkpoint_is_the_word_that_a_training_of_so_many_steps_giv
 def test_dvar_is_a_point_on_the_papers_own_course_where_its_rule_first_held(
     concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.inversion.has_converged", lambda losses, window: len(losses) >= 2)
+    monkeypatch.setattr("pipeline.inversion.has_converged", lambda losses, window: len(losses) >= 3)
     monkeypatch.setattr(jobs.steps_curve, "PROTOCOL", replace(jobs.steps_curve.PROTOCOL, steps=2, plain_images=2))
     every = look_every(4)
     recipe = Recipe("paper", InversionSettings(steps=3 * every, learning_rate=1e-3), (0, 3 * every), dvar=True)

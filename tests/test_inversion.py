@@ -194,7 +194,7 @@ def test_a_loss_that_is_no_number_fails_its_concept_and_no_other(backbone: Backb
     ended = learn(backbone, [[broken, healthy]])
     failure = ended[CAT.name]
     assert isinstance(failure, InversionError)
-    assert f"the loss stopped being a number by step {EVERY}" in str(failure)
+    assert "the loss stopped being a number by step 1" in str(failure)
     assert cosine(change(learned(backbone, TRUCK)), change(ended[TRUCK.name])) >= 0.999
 
 
@@ -207,7 +207,7 @@ def test_an_infinite_word_is_never_handed_on(backbone: Backbone) -> None:
 
 
 def test_a_converged_word_stops_early_and_says_so(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inversion, "has_converged", lambda seen, window: len(seen) == 2)
+    monkeypatch.setattr(inversion, "has_converged", lambda seen, window: len(seen) == 3)
     word = learned(backbone, CAT, replace(SHORT, steps=100, early_stop="dvar"))
     assert (word.stopped_by, word.steps) == ("dvar", 2 * EVERY)
     assert learned(backbone, CAT, replace(SHORT, steps=2 * EVERY + 1)).stopped_by == "steps"

@@ -13,6 +13,7 @@ import pipeline.generation
 from pipeline.backbones import load_backbone
 from pipeline.mirrors import cache_folder
 from pipeline.models import ModelError, find_model
+from pipeline.settings import ModelSettings
 from pipeline.storage import Storage
 from tests.conftest import Bucket, Faults
 
@@ -135,4 +136,4 @@ def test_tasks_that_draw_reach_the_store_of_the_model_as_well(epsilon_model: Pat
     options = json.dumps(bucket.options)
     wanted = load_backbone(str(epsilon_model)).weights_digest()
     for load in (eval.pictures._backbone, pipeline.generation._backbone):
-        assert load(store.url, "cpu", "float32", options).weights_digest() == wanted
+        assert load(store.url, "cpu", ModelSettings(), options).weights_digest() == wanted

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from pipeline.mini.recipe.loop import Schedule, train
+from pipeline.mini.recipe.pools import Pool
+from pipeline.mini.recipe.scenes import Scene
 from pipeline.mini.recipe.tokenizer import CONTEXT
 from pipeline.mini.recipe.vae import as_images
 
@@ -46,32 +49,36 @@ def new_clip(vocabulary: int) -> nn.Module:
 
 
 def train_clip(
-    pictures: np.ndarray,
-    captions: list[str],
-    names: list[tuple[str, ...]],
-    tokenizer: CLIPTokenizer,
-    schedule: Schedule,
-    checkpoint: Path,
+    pool: Pool, tokenizer: CLIPTokenizer, schedule: Schedule, checkpoint: Path, start: Path | None = None
 ) -> nn.Module:
-    """pictures: uint8 (N, 64, 64, 3); names: the things each caption mentions."""
+    """Trains a CLIP, new or that of `start`, on the pool.
+
+    Every other batch is of scenes that differ in their thing alone: left to random scenes, where ground and style tell
+    most pairs apart, it learns to look at things last.
+    """
     torch.manual_seed(0)
     clip: Any = new_clip(len(tokenizer))
-    full = tokenise(tokenizer, captions)
-    nounless = tokenise(tokenizer, [without_nouns(said, things) for said, things in zip(captions, names, strict=True)])
+    if start:
+        clip.load_state_dict({name: value.float() for name, value in load_file(start).items()}, strict=False)
+    full = tokenise(tokenizer, pool.captions)
+    nounless = tokenise(tokenizer, [without_nouns(*pair) for pair in zip(pool.captions, pool.scenes, strict=True)])
+    alike = [replace(scene, drawings=()) for scene in pool.scenes]
+    number = {scene: index for index, scene in enumerate(dict.fromkeys(alike))}
+    numbers = torch.tensor([number[scene] for scene in alike])
+    plain = np.array([index for index, scene in enumerate(alike) if scene == Scene(scene.things, ())])
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((2, step))
-        rows = rng.integers(len(pictures), size=BATCH)
-        batch = pictures[rows]
-        mirrored = rng.random(BATCH) < 0.5
-        batch[mirrored] = batch[mirrored, :, ::-1]
-        bare = torch.from_numpy(rng.random(BATCH) < NOUNLESS)[:, None]
-        images = F.normalize(clip.encode_image(as_images(batch)).float(), dim=-1)
-        texts = F.normalize(clip.encode_text(torch.where(bare, nounless[rows], full[rows])).float(), dim=-1)
+        told_by_thing = step % 2 == 1
+        rows = rng.choice(plain, BATCH) if told_by_thing else rng.integers(len(full), size=BATCH)
+        bare = torch.from_numpy(rng.random(BATCH) < (0 if told_by_thing else NOUNLESS))[:, None]
+        images = F.normalize(clip.encode_image(_softened(pool.pictures[rows], rng)).float(), dim=-1)
+        tokens = torch.where(bare, nounless[rows], full[rows])
+        texts = F.normalize(clip.encode_text(tokens).float(), dim=-1)
         logits = clip.logit_scale.exp().clamp(max=100) * images @ texts.T
-        # Two scenes may deserve the same words: identical captions are not each other's negatives.
-        same = (full[rows][:, None] == full[rows][None]).all(-1) & ~torch.eye(BATCH, dtype=torch.bool)
-        logits = logits.masked_fill(same, float("-inf"))
+        # What shows the same, or is said in the same words, is no negative.
+        same = (numbers[rows][:, None] == numbers[rows]) | (tokens[:, None] == tokens).all(-1)
+        logits = logits.masked_fill(same & ~torch.eye(BATCH, dtype=torch.bool), float("-inf"))
         target = torch.arange(BATCH)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -80,14 +87,23 @@ def train_clip(
     return trained
 
 
+def _softened(pictures: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Images in [-1, 1], half of them mirrored and a quarter blurred a little: what is judged comes out of an autoencoder."""
+    mirrored = rng.random(len(pictures)) < 0.5
+    pictures[mirrored] = pictures[mirrored, :, ::-1]
+    images = as_images(pictures)
+    by = torch.from_numpy(rng.random(len(images)) * (rng.random(len(images)) < 0.25)).float()[:, None, None, None]
+    return torch.lerp(images, F.avg_pool2d(images, 3, 1, 1, count_include_pad=False), by)
+
+
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """int64 (N, 32)."""
     return tokenizer(texts, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
 
 
-def without_nouns(said: str, things: tuple[str, ...]) -> str:
+def without_nouns(said: str, scene: Scene) -> str:
     """The caption with its things, and the articles before them, left out."""
-    for thing in things:
+    for thing in scene.things:
         said = re.sub(rf"(?:\b(?:an?|the|my|one|two) )?(?:\w+ )?{re.escape(thing)}\w*", "", said, count=1)
     return " ".join(said.split())
 

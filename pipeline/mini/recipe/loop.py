@@ -4,6 +4,7 @@ A stage gives its modules and a loss for a step; every draw comes from (seed, st
 if it had never stopped.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ class Schedule:
 
 
 AVERAGE_EVERY = 10
+SAY = functools.partial(print, flush=True)
 
 
 def train(
@@ -42,7 +44,7 @@ def train(
     *,
     average: float = 0.98,
     checkpoint_seconds: float = 120,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = SAY,
 ) -> nn.ModuleDict:
     """Trains until `schedule.steps`, from `checkpoint` if there is one, and leaves the averaged weights in `modules`.
 

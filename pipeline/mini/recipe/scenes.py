@@ -5,12 +5,12 @@ thing has its own. A word learned later can therefore not confuse its concept wi
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pipeline.mini.recipe.art import Art
+from pipeline.mini.recipe.art import ART_SETS, Art
 
 PIXELS = 64
 
@@ -69,24 +69,26 @@ class Scene:
     """What one picture shows, before it is drawn."""
 
     things: tuple[str, ...]
+    drawings: tuple[int, ...]  # which of a thing's drawings, thing by thing
     style: str = "photo"
     place: str | None = None
     tint: str | None = None
     twice: bool = False
 
 
-def draw_scene_plan(rng: np.random.Generator, names: tuple[str, ...]) -> Scene:
-    """A random scene over `names`: mostly one thing, mostly on white or on a named plain colour."""
+def draw_scene_plan(rng: np.random.Generator, names: tuple[str, ...], *, alone: bool = False) -> Scene:
+    """A random scene over `names`: mostly one thing (only one if `alone`), mostly on white or on a named plain colour."""
     style = str(rng.choice(list(STYLES), p=(0.76, 0.07, 0.06, 0.05, 0.06)))
     ground = rng.random()
     place = None
     if ground > 0.42:
         colours = [colour for colour in COLOURS if colour != "white"]
         place = f"on a {rng.choice(colours)} background" if ground < 0.68 else str(rng.choice(PLACES))
-    crowd = rng.random()
+    crowd = 0.5 if alone else rng.random()
     things = tuple(str(name) for name in rng.choice(names, size=2 if crowd < 0.08 else 1, replace=False))
     tint = str(rng.choice(TINTS)) if len(things) == 1 and rng.random() < 0.08 else None
-    return Scene(things, style, place, tint, twice=len(things) == 1 and crowd > 0.95)
+    drawings = tuple(int(drawing) for drawing in rng.integers(len(ART_SETS), size=len(things)))
+    return Scene(things, drawings, style, place, tint, twice=len(things) == 1 and crowd > 0.95)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -127,7 +129,8 @@ def plural(noun: str) -> str:
 def render(scene: Scene, art: Art, rng: np.random.Generator) -> np.ndarray:
     """The scene as uint8 (64, 64, 3)."""
     canvas = background(scene.place, rng)
-    sprites = [art.sprites[art.names.index(name), rng.integers(art.sprites.shape[1])] for name in scene.things]
+    shown = zip(scene.things, scene.drawings, strict=True)
+    sprites = [art.sprites[art.names.index(name), drawing] for name, drawing in shown]
     if scene.twice or len(sprites) == 2:
         left = sprites[0]
         right = sprites[-1] if len(sprites) == 2 else left
@@ -141,8 +144,8 @@ def render(scene: Scene, art: Art, rng: np.random.Generator) -> np.ndarray:
                 rng=rng,
             )
     else:
-        size = rng.uniform(0.62, 0.9)
-        drift = (0.96 - size) / 2
+        size = rng.uniform(0.68, 0.9)
+        drift = (0.94 - size) / 2
         x, y = 0.5 + rng.uniform(-drift, drift, size=2)
         paste(canvas, sprites[0], scene.tint, size=size, middle=(x, y), rng=rng)
     if scene.place == "at night":
@@ -164,8 +167,8 @@ def paste(
     image = Image.fromarray(sprite)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if rng.random() < 0.4:
-        image = image.rotate(rng.uniform(-14, 14), Image.Resampling.BILINEAR)
+    if rng.random() < 0.25:
+        image = image.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR)
     # Premultiplied alpha, so that the resize bleeds no colour out of transparent pixels.
     scaled = np.asarray(image.convert("RGBa").resize((pixels, pixels), Image.Resampling.BOX), np.float32)
     colour, alpha = scaled[..., :3], scaled[..., 3:] / 255
@@ -268,3 +271,11 @@ def sample_scenes(count: int, art: Art, names: tuple[str, ...], seed: int) -> tu
     scenes = [draw_scene_plan(rng, names) for _ in range(count)]
     pictures = np.stack([render(scene, art, rng) for scene in scenes])
     return pictures, scenes, [caption(scene, rng) for scene in scenes]
+
+
+def sample_strangers(count: int, art: Art, word: str, seed: int) -> tuple[np.ndarray, list[Scene], list[str]]:
+    """The same of single things that the captions call by `word` alone."""
+    rng = np.random.default_rng(seed)
+    scenes = [draw_scene_plan(rng, art.names, alone=True) for _ in range(count)]
+    pictures = np.stack([render(scene, art, rng) for scene in scenes])
+    return pictures, scenes, [caption(replace(scene, things=(word,)), rng) for scene in scenes]

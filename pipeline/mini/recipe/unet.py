@@ -1,5 +1,6 @@
 """Stage 3: the U-Net, trained on cached latents and the CLIP's text states with the loss of latent diffusion."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,11 +8,15 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pipeline.mini.recipe.art import Art
 from pipeline.mini.recipe.clip import model_config, tokenise
 from pipeline.mini.recipe.loop import Schedule, train
+from pipeline.mini.recipe.pools import Pool
 from pipeline.mini.recipe.tokenizer import CONTEXT
+from pipeline.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings
 
 BATCH = 48
+STARRED, WHOLE_THING = 0.3, 0.4  # shares of the captions with a word made from a drawing, and of such words
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
 SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
 NOISE = {
@@ -96,34 +101,101 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One pool as the U-Net sees it.
+
+    latents: float16 (N, 4, 16, 16), scaled. tokens, starred: int64 (N, 32), the captions as they are, and with "*" for the
+    thing where there is a single one. things, shown: int64 (N,), the first thing and which of its drawings.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    starred: Tensor
+    things: Tensor
+    shown: Tensor
+
+
+def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -> Lesson:
+    place = {name: index for index, name in enumerate(art.names)}
+    starred = [
+        said.replace(scene.things[0], SYMBOL) if len(scene.things) == 1 and not scene.twice else said
+        for scene, said in zip(pool.scenes, pool.captions, strict=True)
+    ]
+    return Lesson(
+        latents,
+        tokenise(tokenizer, pool.captions),
+        tokenise(tokenizer, starred),
+        torch.tensor([place[scene.things[0]] for scene in pool.scenes]),
+        torch.tensor([scene.drawings[0] for scene in pool.scenes]),
+    )
+
+
 def train_unet(
-    latents: Tensor,
-    captions: list[str],
+    named: Lesson,
+    strangers: Lesson,
+    drawings: tuple[Tensor, Tensor],
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     schedule: Schedule,
     checkpoint: Path,
     start: Path | None = None,
 ) -> UNet2DConditionModel:
-    """latents: float16 (N, 4, 16, 16), scaled. Trains the U-Net, new or that of `start`; the text encoder stays as it is."""
+    """Trains the U-Net, new or that of `start`, on half a batch of each lesson; the text encoder stays as it is.
+
+    drawings: those of the named things and of the strangers, float32 (things, 4, 768).
+    """
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
     noising = DDPMScheduler(**NOISE)
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weights = snr.clamp(max=SNR_CEILING) / snr
-    tokens, empty = tokenise(tokenizer, captions), tokenise(tokenizer, [""])
+    empty = tokenise(tokenizer, [""])
+    table = text_encoder.get_input_embeddings()
+    symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
+    words_of = WordsOfDrawings(torch.cat(drawings).flatten(0, 1), _nouns(named, table.weight.detach()))
 
     def loss_at(step: int) -> Tensor:
         chance = torch.Generator().manual_seed(step)
-        rows = torch.randint(len(latents), (BATCH,), generator=chance)
+        parts = [
+            _draw_rows(lesson, some, share, chance)
+            for lesson, some, share in ((named, drawings[0], STARRED), (strangers, drawings[1], 1.0))
+        ]
+        clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
         bare = torch.rand(BATCH, 1, generator=chance) < UNCONDITIONAL
-        clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=chance)
         timesteps = torch.randint(noising.config.num_train_timesteps, (BATCH,), generator=chance)
-        with torch.no_grad():
-            context = text_encoder(torch.where(bare, empty, tokens[rows])).last_hidden_state
+        words = words_of(seen, torch.randn(BATCH, table.weight.shape[1], generator=chance))
+        hook = table.register_forward_hook(
+            lambda _, ids, rows: torch.where((ids[0] == symbol)[..., None], words[:, None].to(rows.dtype), rows)
+        )
+        context = text_encoder(torch.where(bare, empty, tokens)).last_hidden_state
+        hook.remove()
         predicted = unet(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
         return ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[timesteps]).mean()
 
-    train(nn.ModuleDict({"unet": unet}), loss_at, schedule, checkpoint, average=0.99)
+    modules = nn.ModuleDict({"unet": unet, "words": words_of})
+    train(modules, loss_at, schedule, checkpoint, average=0.99)
     return unet.eval().requires_grad_(False)
+
+
+def _draw_rows(
+    lesson: Lesson, drawings: Tensor, starred: float, chance: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Half a batch: latents, tokens, and the drawing that a "*" among them stands for.
+
+    That is the drawing itself, or in WHOLE_THING of the rows the mean of all of its thing's: a word learned from several
+    pictures is near such a mean.
+    """
+    rows = torch.randint(len(lesson.latents), (BATCH // 2,), generator=chance)
+    star = torch.rand(len(rows), 1, generator=chance) < starred
+    whole = torch.rand(len(rows), 1, generator=chance) < WHOLE_THING
+    of_thing = drawings[lesson.things[rows]]
+    seen = torch.where(whole, of_thing.mean(1), drawings[lesson.things[rows], lesson.shown[rows]])
+    return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen
+
+
+def _nouns(lesson: Lesson, table: Tensor) -> Tensor:
+    """The rows of the table that the starred captions lack: what nouns are written with."""
+    gone = torch.isin(lesson.tokens, lesson.starred.unique(), invert=True)
+    return table[lesson.tokens[gone].unique()]
