@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pipeline.mini.recipe import art, clip, scenes, strangers, things, tokenizer, unet, vae
 from pipeline.mini.recipe.loop import Schedule
 from pipeline.mini.recipe.pools import Pool, load_pool, save_pool
-from pipeline.mini.recipe.words_of_drawings import SYMBOL, small_drawings
+from pipeline.mini.recipe.words_of_drawings import SYMBOL
 
 SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
@@ -106,7 +106,7 @@ def make_unet(work: Path) -> None:
     trained = unet.train_unet(
         unet.lesson_of(load_pool(work, "train"), latents["train"], named, words),
         unet.lesson_of(load_pool(work, "strangers"), latents["strangers"], unnamed, words),
-        (small_drawings(named), small_drawings(unnamed)),
+        named.names,
         words,
         text_encoder,
         UNET_FURTHER if further else UNET,

@@ -13,7 +13,7 @@ from pipeline.mini.recipe.clip import model_config, tokenise
 from pipeline.mini.recipe.loop import Schedule, train
 from pipeline.mini.recipe.pools import Pool
 from pipeline.mini.recipe.tokenizer import CONTEXT
-from pipeline.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings
+from pipeline.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, small_drawings
 
 BATCH = 48
 STARRED, WHOLE_THING = 0.3, 0.4  # shares of the captions with a word made from a drawing, and of such words
@@ -107,6 +107,7 @@ class Lesson:
 
     latents: float16 (N, 4, 16, 16), scaled. tokens, starred: int64 (N, 32), the captions as they are, and with "*" for the
     thing where there is a single one. things, shown: int64 (N,), the first thing and which of its drawings.
+    drawings: float32 (things, 4, 768).
     """
 
     latents: Tensor
@@ -114,6 +115,7 @@ class Lesson:
     starred: Tensor
     things: Tensor
     shown: Tensor
+    drawings: Tensor
 
 
 def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -> Lesson:
@@ -128,13 +130,14 @@ def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -
         tokenise(tokenizer, starred),
         torch.tensor([place[scene.things[0]] for scene in pool.scenes]),
         torch.tensor([scene.drawings[0] for scene in pool.scenes]),
+        small_drawings(art),
     )
 
 
 def train_unet(
     named: Lesson,
     strangers: Lesson,
-    drawings: tuple[Tensor, Tensor],
+    nouns: tuple[str, ...],
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     schedule: Schedule,
@@ -143,7 +146,7 @@ def train_unet(
 ) -> UNet2DConditionModel:
     """Trains the U-Net, new or that of `start`, on half a batch of each lesson; the text encoder stays as it is.
 
-    drawings: those of the named things and of the strangers, float32 (things, 4, 768).
+    nouns: as which the words made from drawings shall be distributed.
     """
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
@@ -153,14 +156,14 @@ def train_unet(
     empty = tokenise(tokenizer, [""])
     table = text_encoder.get_input_embeddings()
     symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
-    words_of = WordsOfDrawings(torch.cat(drawings).flatten(0, 1), _nouns(named, table.weight.detach()))
+    rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
+    words_of = WordsOfDrawings(
+        torch.cat([named.drawings, strangers.drawings]).flatten(0, 1), table.weight.detach()[rows]
+    )
 
     def loss_at(step: int) -> Tensor:
         chance = torch.Generator().manual_seed(step)
-        parts = [
-            _draw_rows(lesson, some, share, chance)
-            for lesson, some, share in ((named, drawings[0], STARRED), (strangers, drawings[1], 1.0))
-        ]
+        parts = [_draw_rows(lesson, share, chance) for lesson, share in ((named, STARRED), (strangers, 1.0))]
         clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
         bare = torch.rand(BATCH, 1, generator=chance) < UNCONDITIONAL
         noise = torch.randn(clean.shape, generator=chance)
@@ -179,9 +182,7 @@ def train_unet(
     return unet.eval().requires_grad_(False)
 
 
-def _draw_rows(
-    lesson: Lesson, drawings: Tensor, starred: float, chance: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_rows(lesson: Lesson, starred: float, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Half a batch: latents, tokens, and the drawing that a "*" among them stands for.
 
     That is the drawing itself, or in WHOLE_THING of the rows the mean of all of its thing's: a word learned from several
@@ -190,12 +191,6 @@ def _draw_rows(
     rows = torch.randint(len(lesson.latents), (BATCH // 2,), generator=chance)
     star = torch.rand(len(rows), 1, generator=chance) < starred
     whole = torch.rand(len(rows), 1, generator=chance) < WHOLE_THING
-    of_thing = drawings[lesson.things[rows]]
-    seen = torch.where(whole, of_thing.mean(1), drawings[lesson.things[rows], lesson.shown[rows]])
+    of_thing = lesson.drawings[lesson.things[rows]]
+    seen = torch.where(whole, of_thing.mean(1), lesson.drawings[lesson.things[rows], lesson.shown[rows]])
     return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen
-
-
-def _nouns(lesson: Lesson, table: Tensor) -> Tensor:
-    """The rows of the table that the starred captions lack: what nouns are written with."""
-    gone = torch.isin(lesson.tokens, lesson.starred.unique(), invert=True)
-    return table[lesson.tokens[gone].unique()]
