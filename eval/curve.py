@@ -35,7 +35,8 @@ class Measured:
 class Course:
     """A recipe over its checkpoints, C concepts by T of them.
 
-    evaluations: (T,), a mean over concepts where they differ. reconstruction, editability: (C, T).
+    evaluations: (T,), a mean over concepts where they differ. reconstruction, editability: (C, T). One with an early stop
+    has a single checkpoint, where each word came to its end.
     """
 
     recipe: str
@@ -182,6 +183,7 @@ def courses_svg(courses: Sequence[Course], rng: np.random.Generator) -> str:
         edge = [at(course.evaluations[k], high[k]) for k in places]
         edge += [at(course.evaluations[k], low[k]) for k in reversed(places)]
         middle = [at(course.evaluations[k], course.reconstruction[:, k].mean()) for k in places]
+        drawn_ += [f'<circle fill="{colour}" r="4" cx="{x}" cy="{y}"/>' for x, y in (spot.split() for spot in middle)]
         drawn_.append(f'<path fill="{colour}" fill-opacity="0.13" d="M{"L".join(edge)}Z"/>')
         drawn_.append(f'<path fill="none" stroke="{colour}" stroke-width="2" d="M{"L".join(middle)}"/>')
         drawn_.append(

@@ -5,8 +5,11 @@ job_over_process_loop     seconds a concept of the whole job (Ray, scores, repor
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
 step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch;
                           ..._and_text_encoder: over one that goes through the text encoder too, which no step can do without
-step_time_over_plain_trainer   seconds a training picture of ours, one concept, over those of bench_trainers.py's, batch of 4;
-                          slot_step_... with as many concepts at once as serve it best; ..._bfloat16 with eight
+step_seconds_over_naive   seconds a training picture of ours, one concept, over those of bench_trainers.py's trainer, batch of 4;
+                          slot_... with as many concepts at once as serve it best; ..._bfloat16 with eight
+
+unet_evaluations_over_paper   pictures through the U-Net until a word has 95 % of the image similarity that the paper's recipe
+                          converges to, over those of that recipe; text_similarity_...: what ours has there beside it
 
 and what bench_scheduling.py measures: the driver's overhead, the scan of a large run, the occupancy of slots.
 """
@@ -25,9 +28,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
-from jobs import invert_all
+from eval.curve import Measured, costs_of, courses_of
+from jobs import compare, invert_all
 from jobs.bench_scheduling import driver_overhead, occupancy, resume_scan
 from jobs.bench_trainers import PlainTrainer
 from pipeline.backbones import Backbone, Conditioning, load_backbone
@@ -44,6 +49,7 @@ from pipeline.words import encode_word
 
 DEMO = "jobs/demo/manifest.csv"
 SLOTS = (1, 2, 4, 8)
+CURVE = Path("runs/compare")
 WARM_UP, COUNTED = 3, 12
 
 
@@ -167,9 +173,9 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         **{f"slots_rate_{count}_over_1": round(rates[count] / rates[1], 2) for count in SLOTS[1:]},
         "step_rate_over_bare_unet": round(rates[1] / bare, 3),
         "step_rate_over_bare_unet_and_text_encoder": round(rates[1] / whole, 3),
-        "step_time_over_plain_trainer": round(plain / rates[1], 3),
-        "slot_step_time_over_plain_trainer": round(plain / max(rates.values()), 3),
-        "slot_step_time_over_plain_trainer_bfloat16": round(plain / in_half, 3),
+        "step_seconds_over_naive": round(plain / rates[1], 3),
+        "slot_step_seconds_over_naive": round(plain / max(rates.values()), 3),
+        "slot_step_seconds_over_naive_bfloat16": round(plain / in_half, 3),
         **{f"images_per_second_{count}_slots": round(rate, 1) for count, rate in rates.items()},
     }
 
@@ -183,6 +189,17 @@ def seconds_each(call: object) -> float:
         call()
         times.append(time.perf_counter() - began)
     return float(np.median(times[WARM_UP:]))
+
+
+def unet_evaluations() -> dict[str, float]:
+    """What a word costs until it is as good as the paper's recipe makes it, as compare.py measures it."""
+    if compare.main(["--steps-curve", "--output", str(CURVE)]):
+        raise RuntimeError("the curve of quality against cost could not be measured")
+    rows = [Measured(**row) for row in pq.read_table(CURVE / "curve.parquet").to_pylist()]
+    costs = {each.recipe: each for each in costs_of(courses_of(rows), "paper", np.random.default_rng(0))}
+    ours = costs["wordmint"]
+    figures = {"unet_evaluations_over_paper": ours.ratio, "text_similarity_there_less_papers": ours.text}
+    return {name: round(value, 3) for name, value in figures.items() if np.isfinite(value)}
 
 
 def occupied_slots(settings: InversionSettings) -> dict[str, float]:
@@ -203,6 +220,7 @@ PARTS: dict[str, Callable[[InversionSettings], dict[str, float]]] = {
     "occupancy": occupied_slots,
     "driver": lambda _: driver_overhead(),
     "scan": lambda _: resume_scan(),
+    "curve": lambda _: unet_evaluations(),
 }
 
 

@@ -2,8 +2,8 @@
 
     concepts, a few a Ray task -> one training a recipe, its words kept at checkpoints -> pictures -> scores -> Parquet
 
-One training of the paper's recipe serves DVAR's early stopping as well: looking at the loss changes no word, so that where
-DVAR would have stopped is a step of it.
+One training of a recipe serves its early stopping as well: looking at the loss changes no word, so that where a rule would
+have stopped is a step of it.
 """
 
 import hashlib
@@ -31,10 +31,9 @@ from pipeline.models import Model
 from pipeline.prompting import requests_for
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, Sample
-from pipeline.settings import InversionSettings
+from pipeline.settings import EarlyStop, InversionSettings
 from pipeline.storage import Storage, StorageNotFoundError
 
-DVAR = "DVAR"
 TOGETHER = 4  # concepts in one batch, and in one task
 # Eight plain pictures and eight edited ones a checkpoint; floors are the comparison's business.
 PROTOCOL = replace(QUICK, name="curve", edit_images=2, untrained_images=0)
@@ -42,27 +41,31 @@ PROTOCOL = replace(QUICK, name="curve", edit_images=2, untrained_images=0)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """checkpoints: the steps after which words are scored; the last is the budget. dvar: also where DVAR would stop."""
+    """checkpoints: the steps after which words are scored; the last is the budget, whatever the settings' rule for an early
+    stop. stopped: what the recipe is called that obeys this rule; it is scored too, unless the rule is "off".
+    """
 
     name: str
     settings: InversionSettings
     checkpoints: tuple[int, ...]
-    dvar: bool = False
+    stopped: str = ""
 
 
 def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
     """settings: ours. most: steps that the published recipes are followed for, at most their own 5,000 and 3,000."""
 
-    def published(steps: int, rate: float) -> tuple[InversionSettings, tuple[int, ...]]:
+    def published(steps: int, rate: float, early_stop: EarlyStop) -> tuple[InversionSettings, tuple[int, ...]]:
         budget = min(steps, most)
-        return InversionSettings(steps=budget, batch_size=4, learning_rate=rate), checkpoints(budget)
+        return InversionSettings(steps=budget, batch_size=4, learning_rate=rate, early_stop=early_stop), checkpoints(
+            budget
+        )
 
-    ours = min(most, 2 * settings.steps)
+    ours = replace(settings, steps=min(most, settings.steps))
     return (
         # 0.005 is scaled by two GPUs and a batch of four; with DVAR's default window as Voronov et al. give it.
-        Recipe("paper", *published(5000, 0.04), dvar=True),
-        Recipe("diffusers README", *published(3000, 2e-3)),
-        Recipe("wordmint", replace(settings, steps=ours, early_stop="off"), checkpoints(ours)),
+        Recipe("paper", *published(5000, 0.04, "dvar"), "paper with DVAR"),
+        Recipe("diffusers README", *published(3000, 2e-3, "off")),
+        Recipe("wordmint without its early stop", ours, checkpoints(ours.steps), "wordmint"),
     )
 
 
@@ -106,8 +109,8 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
     torch.set_num_threads(1)
     side = recipe.settings.resolution or backbone.resolution
     pixels = {each.name: load_images(find_sources(each, {}), side, recipe.settings.crop).pixels for each in concepts}
-    # Where DVAR would stop is to be seen, and not to be obeyed: its loss is looked at, and the word goes on.
-    settings = replace(recipe.settings, early_stop="dvar" if recipe.dvar else "off")
+    # Where the rule would stop is to be seen, and not to be obeyed: the loss is looked at, and the word goes on.
+    settings = recipe.settings
     slots = [new_slot(each, pixels[each.name], backbone, settings) for each in concepts]
     kept: dict[tuple[str, int], dict[str, dict[str, np.ndarray]]] = {}
     stopped: dict[str, tuple[int, Mapping[str, np.ndarray]]] = {}
@@ -123,13 +126,11 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
         for (name, step), words in kept.items()
         for concept, vectors in words.items()
     ]
-    if recipe.dvar:
-        looked = VALIDATION_IMAGES / look_every(settings.batch_size)  # pictures a step that only DVAR's own loss takes
+    if settings.early_stop != "off":
+        every = look_every(settings.batch_size)
         for concept, (step, vectors) in stopped.items():
-            evaluations = round(step * (settings.batch_size + looked))
-            rows.append(Measured(f"{recipe.name} with {DVAR}", concept, 1, evaluations, *scorer(concept, vectors)))
-            first = next(row for row in rows if row.concept == concept and row.step == 0)
-            rows.append(replace(first, recipe=f"{recipe.name} with {DVAR}"))
+            evaluations = step * settings.batch_size + (1 + step // every) * VALIDATION_IMAGES
+            rows.append(Measured(recipe.stopped, concept, 0, evaluations, *scorer(concept, vectors)))
     return rows
 
 
