@@ -103,7 +103,7 @@ def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) 
     named = [str(name) for name in rng.choice(known, NAMED_THINGS, replace=False)]
     prompts = [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in named for _ in range(PER_NAME)]
     pictures = draw(prompts, range(1000, 1000 + len(prompts)))
-    scenes_of = [scenes.Scene((name,)) for name in named for _ in range(PER_NAME)]
+    scenes_of = [scenes.Scene((name,), (drawing,)) for name in named for drawing in range(PER_NAME)]
     reals = [scenes.render(scene, sprites, rng) for scene in scenes_of]
     names = clip.encode_texts([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in sprites.names])
     answers = np.array([sprites.names.index(name) for name in named for _ in range(PER_NAME)])

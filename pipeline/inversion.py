@@ -208,9 +208,8 @@ def end_of(slot: Slot) -> Word | InversionError | None:
         return DivergedError(f"the loss stopped being a number by step {slot.step}")
     if slot.step >= slot.settings.steps:
         return finished(slot, "steps")
-    if _is_watched(slot) and _has_converged(slot):
-        return finished(slot, slot.settings.early_stop)
-    return None
+    rule = slot.settings.early_stop
+    return finished(slot, rule) if rule != "off" and _has_converged(slot) else None
 
 
 def finished(slot: Slot, stopped_by: StoppedBy) -> Word | InversionError:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -154,7 +155,7 @@ def train_unet(
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weights = snr.clamp(max=SNR_CEILING) / snr
     empty = tokenise(tokenizer, [""])
-    table = text_encoder.get_input_embeddings()
+    table: Any = text_encoder.get_input_embeddings()
     symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
     rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
     words_of = WordsOfDrawings(

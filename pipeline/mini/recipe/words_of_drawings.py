@@ -23,6 +23,9 @@ class WordsOfDrawings(nn.Module):
     Starts from the drawings' principal components, the later ones dampened, and is trained with the U-Net.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, drawings: Tensor, nouns: Tensor) -> None:
         super().__init__()
         middle = drawings.mean(0)
