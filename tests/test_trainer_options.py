@@ -181,7 +181,7 @@ def test_a_word_does_not_converge_before_its_last_vector_has_joined(
         slot_of(backbone, replace(SHORT, steps=10 * EVERY, batch_size=8, early_stop="dvar", progressive=0.2), THREE),
         backbone,
     )
-    assert (word.steps, word.stopped_by, set(seen)) == (4 * EVERY, "dvar", {2})
+    assert (word.steps, word.stopped_by, set(seen)) == (4 * EVERY, "dvar", {1})
 
 
 @pytest.mark.parametrize(("vectors", "share"), [(2, 0.99), (3, 0.4), (1, 0.9)])
@@ -309,12 +309,13 @@ def test_with_weights_and_own_words_the_gradient_still_is_the_slope_of_the_loss(
         assert gradient[3:].abs().max() > 0, "a picture's own word has one too"
         direction = torch.randn(word.shape, generator=torch.Generator().manual_seed(0))
         start, values = word.detach().clone(), []
-        for move in (3e-5, -3e-5, 0):
+        # At smaller moves the words' own float32 rounds them away, at larger ones the loss is no straight line.
+        for move in (1e-5, -1e-5, 0):
             with torch.no_grad():
                 word.copy_(start + move * direction)
                 values.append(losses(exact, [slot], [drawn])[0].item())
         tolerance = 1e-4 * (gradient.norm() * direction.norm()).item()
-        assert (values[0] - values[1]) / 6e-5 == pytest.approx((gradient * direction).sum().item(), abs=tolerance)
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx((gradient * direction).sum().item(), abs=tolerance)
 
 
 def test_all_options_at_once_on_every_family(any_model: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.mini.recipe.tokenizer import CONTEXT
 from pipeline.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, small_drawings
 
 BATCH = 48
-STARRED, WHOLE_THING = 0.3, 0.4  # shares of the captions with a word made from a drawing, and of such words
+STARRED, WHOLE_THING = 0.6, 0.25  # shares of the captions with a word made from a drawing, and of such words
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
 SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
 NOISE = {
