@@ -27,7 +27,7 @@ NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
 CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--schedule", "schedule", Schedule, "the rate after the warm-up: linear and cosine fall to 0 at the budget's end"),
     ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
-    ("--early-stop", "early_stop", EarlyStop, "stop when the word has converged: by our rule, by that of Voronov et al. 2023, or never"),
+    ("--early-stop", "early_stop", EarlyStop, "when a word has converged: our rule, that of Voronov et al. 2023, or none"),
     ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
      "deviation, or the words that --clip finds nearest to the pictures")),
     ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
