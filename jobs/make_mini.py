@@ -28,7 +28,7 @@ SPRITE_PIXELS = 96
 SHIPPED = Path(art.__file__).parent.parent
 # The generator reads prompts with the CLIP's text tower as it is after READER's steps; the CLIP goes on, to judge.
 READER, JUDGE, UNET = Schedule(2_000, 1.5e-3), Schedule(6_000, 1.5e-3), Schedule(20_000, 1.2e-3)
-JUDGE_FURTHER, UNET_FURTHER = Schedule(1_600, 1e-3), Schedule(5_600, 1.2e-3)  # from the shipped weights on
+JUDGE_FURTHER, UNET_FURTHER = Schedule(1_600, 1e-3), Schedule(4_600, 1.2e-3)  # from the shipped weights on
 SCENES, CLIP_SCENES, STRANGERS = 50_000, 50_000, 50_000
 
 
