@@ -85,7 +85,8 @@ def test_the_gradient_is_that_of_diffusers_own_modules(concept: Concept, any_mod
         assert gradients[name].abs().max() > 0
         assert gradients[name].shape == (concept.vectors, ours.encoders[name])
         wanted = theirs_of[-concept.vectors :].float()
-        torch.testing.assert_close(gradients[name], wanted, rtol=1e-4, atol=1e-6 * wanted.abs().max().item())
+        # Our text encoders take their softmax in float32, theirs do not: some millionths of the largest slope.
+        torch.testing.assert_close(gradients[name], wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_the_gradient_is_the_slope_of_the_loss(any_model: Path) -> None:
