@@ -5,7 +5,8 @@ then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, sect
 
     dvar      theirs: the variance of the last values, over a window of 310 steps, is small beside the variance of all
     settled   ours: the last third of the training has brought next to nothing of the whole fall. It has no window of its
-              own, so that a word which is learned in a hundred steps does not wait for three hundred more
+              own, so that a word which is learned in a hundred steps does not wait for three hundred more; but it waits
+              for a quarter of the budget, as a loss that has not begun to fall looks like one that has ended
 """
 
 import math
@@ -16,7 +17,7 @@ import numpy as np
 WINDOW = 310  # steps
 THRESHOLD = 0.15
 VALIDATION_IMAGES = 8
-LAST, TOLERANCE, FEWEST_LOOKS = 1 / 3, 0.05, 3
+LAST, TOLERANCE, FEWEST_LOOKS, EARLIEST = 1 / 3, 0.05, 3, 1 / 4
 
 
 def look_every(batch_size: int) -> int:

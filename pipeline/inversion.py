@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.admission import Beside, Slot, new_slot
 from pipeline.backbones import Backbone, Tokens
 from pipeline.checkpoints import Checkpoint
-from pipeline.early_stopping import VALIDATION_IMAGES, has_converged, has_settled, look_every, window_of
+from pipeline.early_stopping import EARLIEST, VALIDATION_IMAGES, has_converged, has_settled, look_every, window_of
 from pipeline.randomness import torch_generator
 from pipeline.records import StoppedBy, Word
 from pipeline.schedules import rate_at
@@ -188,7 +188,7 @@ def _has_converged(slot: Slot) -> bool:
     if slot.step < slot.stages[-1][0] or not _is_due(slot):
         return False
     if slot.settings.early_stop == "settled":
-        return has_settled(slot.losses)
+        return slot.step >= EARLIEST * slot.settings.steps and has_settled(slot.losses)
     return has_converged(slot.losses, window=window_of(look_every(slot.settings.batch_size)))
 
 

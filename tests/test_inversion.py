@@ -213,6 +213,15 @@ def test_a_converged_word_stops_early_and_says_so(backbone: Backbone, monkeypatc
     assert learned(backbone, CAT, replace(SHORT, steps=2 * EVERY + 1)).stopped_by == "steps"
 
 
+def test_a_word_does_not_settle_before_a_quarter_of_its_budget(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a word of a large model that is given up while its loss has not begun to fall."""
+    monkeypatch.setattr(inversion, "has_settled", lambda seen: True)
+    word = learned(backbone, CAT, replace(SHORT, steps=8 * EVERY, early_stop="settled"))
+    assert (word.stopped_by, word.steps) == ("settled", 2 * EVERY)
+
+
 def test_the_loss_that_is_watched_is_always_of_the_same_draw(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

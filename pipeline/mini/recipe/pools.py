@@ -17,9 +17,6 @@ class Pool:
     scenes: list[Scene]
     captions: list[str]
 
-    def first(self, count: int) -> "Pool":
-        return Pool(self.pictures[:count], self.scenes[:count], self.captions[:count])
-
 
 def save_pool(folder: Path, name: str, pool: Pool) -> None:
     np.save(folder / f"{name}.npy", pool.pictures)
