@@ -8,6 +8,7 @@ To train the shipped U-Net and CLIP further instead: --stage art --stage scenes 
 """
 
 import argparse
+import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -79,14 +80,14 @@ def make_clip(work: Path) -> None:
     pool = Pool(
         np.concatenate([train.pictures, every.pictures]), train.scenes + every.scenes, train.captions + every.captions
     )
-    if (work / "start").exists():
-        start = work / "start" / "clip.safetensors"
-        trained = clip.train_clip(pool, words, JUDGE_FURTHER, work / "clip.safetensors", start)
-    else:
-        reader = clip.train_clip(pool, words, READER, work / "reader.safetensors")
-        unet.text_encoder_of(reader, words).save_pretrained(work / "text_encoder")
-        trained = clip.train_clip(pool, words, JUDGE, work / "clip.safetensors")
-    clip.save_clip(trained, words, work / "clip")
+    start = work / "start" / "clip.safetensors"
+    further = start.exists()
+    train_on = functools.partial(
+        clip.train_clip, pool, words, checkpoint=work / "clip.safetensors", start=start if further else None
+    )
+    if not (work / "text_encoder").exists():
+        unet.text_encoder_of(train_on(READER), words).save_pretrained(work / "text_encoder")
+    clip.save_clip(train_on(JUDGE_FURTHER if further else JUDGE), words, work / "clip")
 
 
 def make_latents(work: Path) -> None:

@@ -56,9 +56,8 @@ def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
 
     def published(steps: int, rate: float, early_stop: EarlyStop) -> tuple[InversionSettings, tuple[int, ...]]:
         budget = min(steps, most)
-        return InversionSettings(steps=budget, batch_size=4, learning_rate=rate, early_stop=early_stop), checkpoints(
-            budget
-        )
+        followed = InversionSettings(steps=budget, batch_size=4, learning_rate=rate, early_stop=early_stop)
+        return followed, checkpoints(budget)
 
     ours = replace(settings, steps=min(most, settings.steps))
     return (

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from pipeline.mini.recipe import scenes, strangers, things
@@ -94,7 +95,7 @@ def test_a_stranger_that_looks_like_a_held_out_thing_is_noticed() -> None:
     sprites = RNG(0).integers(0, 256, (3, 2, 96, 96, 4), np.uint8)
     sprites = sprites[:, :, ::6, ::6].repeat(6, 2).repeat(6, 3)
     other = RNG(1).integers(0, 256, (1, 2, 16, 16, 4), np.uint8).repeat(6, 2).repeat(6, 3)
-    alike = strangers._likeness(np.concatenate([sprites[1:2], other]), sprites)
+    alike = strangers._likeness(Art(("same", "other"), np.concatenate([sprites[1:2], other])), Art(NAMES[:3], sprites))
     assert alike[0] > 0.999
     assert alike[1] < strangers.TOO_ALIKE
 
@@ -119,8 +120,6 @@ def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
     halves, whole = trained(2, "halves"), trained(2, "whole")
     assert all(torch.equal(halves[name], whole[name]) for name in whole)
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-    from safetensors.torch import load_file
-
     kept = load_file(tmp_path / "whole")
     assert kept["first/words.linear.weight"].abs().sum() > 0
 
@@ -130,8 +129,6 @@ def test_the_clip_goes_on_from_given_weights(named: Pool, tokenizer: CLIPTokeniz
     alone = [index for index, scene in enumerate(named.scenes) if scene == scenes.Scene(scene.things, scene.drawings)]
     assert alone, "the pool has scenes that differ in their thing alone"
     start = tmp_path / "start.safetensors"
-    from safetensors.torch import save_file
-
     given = {name: value for name, value in new_clip(len(tokenizer)).state_dict().items() if value.is_floating_point()}
     save_file({name: value.half().contiguous() for name, value in given.items()}, start)
     schedule = Schedule(1, 1e-9, warmup=1)

@@ -119,6 +119,11 @@ def draw(folder: Path, art_set: ArtSet, code: str, pixels: int = SPRITE_PIXELS) 
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
+def draw_thing(folder: Path, code: str, pixels: int = SPRITE_PIXELS) -> np.ndarray:
+    """Every set's drawing of it, uint8 (drawings, S, S, 4). Raises KeyError when a set has none."""
+    return np.stack([np.asarray(draw(folder, art_set, code, pixels)) for art_set in ART_SETS])
+
+
 @functools.cache
 def _iconify(package: Path) -> tuple[dict, dict[str, str]]:
     icons = json.loads((package / "icons.json").read_text(encoding="utf-8"))
@@ -130,8 +135,6 @@ def load_art(folder: Path) -> Art:
     cached = folder / "sprites.npz"
     if not cached.exists():
         fetch_art(folder)
-        sprites = np.stack(
-            [np.stack([np.asarray(draw(folder, art_set, code)) for art_set in ART_SETS]) for code in things().values()]
-        )
+        sprites = np.stack([draw_thing(folder, code) for code in things().values()])
         np.savez(cached, sprites=sprites)
     return Art(tuple(things()), np.load(cached)["sprites"])

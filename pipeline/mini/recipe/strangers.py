@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.mini.recipe.art import ART_SETS, Art, draw, fetch_art
+from pipeline.mini.recipe.art import ART_SETS, Art, draw_thing, fetch_art
 from pipeline.mini.recipe.things import held_out_things, things
+from pipeline.mini.recipe.words_of_drawings import small_drawings
 
 PIXELS = 96
 TOO_ALIKE = 0.93  # correlation of two drawings at 16 x 16
@@ -25,23 +26,15 @@ def load_strangers(folder: Path, art: Art) -> Art:
     cached = folder / "strangers.npz"
     if not cached.exists():
         fetch_art(folder)
-        named = _unnamed(folder)
-        sprites = np.stack(
-            [
-                np.stack([np.asarray(draw(folder, art_set, code, PIXELS)) for art_set in ART_SETS])
-                for code in named.values()
-            ]
-        )
-        held_out = art.only(held_out_things()).scaled(PIXELS).sprites
-        apart = _likeness(sprites, held_out) <= TOO_ALIKE
-        names = np.array(list(named))[apart]
-        np.savez(cached, names=names, sprites=sprites[apart])
+        unnamed = _unnamed(folder)
+        apart = _likeness(unnamed, art.only(held_out_things()).scaled(PIXELS)) <= TOO_ALIKE
+        np.savez(cached, names=np.array(unnamed.names)[apart], sprites=unnamed.sprites[apart])
     loaded = np.load(cached)
     return Art(tuple(str(name) for name in loaded["names"]), loaded["sprites"])
 
 
-def _unnamed(folder: Path) -> dict[str, str]:
-    """Icon name -> code point."""
+def _unnamed(folder: Path) -> Art:
+    """Those of them that every art set draws, by their icons' names."""
     package = folder / "node_modules" / ART_SETS[0].package
     icons: dict[str, str] = json.loads((package / "chars.json").read_text(encoding="utf-8"))
     taken = {code.lower().removesuffix("-fe0f") for code in things().values()}
@@ -52,26 +45,21 @@ def _unnamed(folder: Path) -> dict[str, str]:
         if "-" in code or code in taken or given_away & set(name.split("-")):
             continue
         try:
-            for art_set in ART_SETS:
-                draw(folder, art_set, code, 8)
+            found[name] = draw_thing(folder, code, PIXELS)
         except KeyError:
             continue
-        found[name] = code
-    return found
+    return Art(tuple(found), np.stack(list(found.values())))
 
 
-def _likeness(sprites: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _likeness(art: Art, others: Art) -> np.ndarray:
     """The highest correlation of any of a thing's drawings with any of the others', float32 (things,)."""
-    left, right = (_standardised(some) for some in (sprites, others))
-    alike: np.ndarray = (left @ right.T).reshape(*sprites.shape[:2], -1).max((1, 2))
+    left, right = (_standardised(some) for some in (art, others))
+    alike: np.ndarray = (left @ right.T).reshape(*art.sprites.shape[:2], -1).max((1, 2))
     return alike
 
 
-def _standardised(sprites: np.ndarray) -> np.ndarray:
-    """uint8 (things, drawings, 96, 96, 4) -> float32 (things x drawings, 16 x 16 x 3), on white, of unit norm."""
-    flat = sprites.reshape(-1, *sprites.shape[2:]).astype(np.float32)
-    alpha = flat[..., 3:] / 255
-    page = flat[..., :3] * alpha + 255 * (1 - alpha)
-    small = page.reshape(len(flat), 16, 6, 16, 6, 3).mean((2, 4)).reshape(len(flat), -1)
-    small -= small.mean(1, keepdims=True)
+def _standardised(art: Art) -> np.ndarray:
+    """float32 (things x drawings, 768), of unit norm."""
+    small = small_drawings(art).flatten(0, 1).numpy()
+    small = small - small.mean(1, keepdims=True)
     return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
