@@ -7,12 +7,12 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
+from eval.axes import HEIGHT, MARGIN, WIDTH, axes, svg
 from eval.metrics import Floats
-from eval.plane import HEIGHT, MARGIN, WIDTH, axes, svg
 
 RESAMPLES = 1000
 CONVERGED = 0.95
-COLOURS = ("#c0392b", "#1f3b63", "#2e8b57", "#8e44ad")
+COLOURS = ("#c0392b", "#1f3b63", "#2e8b57", "#8e44ad", "#d68910")
 MEASURED = pa.schema([
     ("recipe", pa.string()), ("concept", pa.string()), ("step", pa.int64()), ("evaluations", pa.int64()),
     ("reconstruction", pa.float64()), ("editability", pa.float64()),
@@ -122,11 +122,15 @@ def _cost(recipe: str, reached: Floats, own: Floats) -> Cost:
 
     def interval(values: Floats) -> tuple[float, float]:
         known = values[~np.isnan(values)]
-        return tuple(np.quantile(known, (0.025, 0.975)).tolist()) if len(known) else (np.nan, np.nan)
+        # Between a share and an infinite one (the reference is there untrained, in some resamples) lies nothing.
+        ends = np.quantile(known, (0.025, 0.975), method="closest_observation") if len(known) else (np.nan, np.nan)
+        return float(ends[0]), float(ends[1])
 
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio, ratios = evaluations / own[0], spread[:, 0] / own[1:]
     return Cost(
-        recipe, float(evaluations), *interval(spread[:, 0]), float(evaluations / own[0]),
-        *interval(spread[:, 0] / own[1:]), float(np.mean(~np.isnan(spread[:, 0]))), float(text), *interval(spread[:, 1]),
+        recipe, float(evaluations), *interval(spread[:, 0]), float(ratio), *interval(ratios),
+        float(np.mean(~np.isnan(spread[:, 0]))), float(text), *interval(spread[:, 1]),
     )  # fmt: skip
 
 

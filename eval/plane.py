@@ -1,6 +1,6 @@
 """The reconstruction/editability plane (Gal et al. 2022, figure 10): ways of learning a word, each with its error bars.
 
-points of concepts -> marks with intervals -> an SVG, a table
+points of concepts -> marks with intervals -> an SVG, a table; comparison_page.py shows both
 """
 
 import math
@@ -11,15 +11,10 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
+from eval.axes import HEIGHT, MARGIN, WIDTH, axes, beside, svg
 from eval.metrics import Floats, bootstrap_interval
 from eval.tables import with_nan, without_nan
 
-WIDTH, HEIGHT, MARGIN = 760.0, 520.0, 64.0
-TICKS = 5
-STYLE = (
-    "svg{max-width:100%;height:auto;font:13px system-ui,sans-serif}.axis{stroke:#888}.bar{stroke:#4a6fa5;stroke-width:1.5}"
-    ".mark{fill:#1f3b63}.base{fill:#c0392b}.tick{fill:#666}.frontier{fill:none;stroke:#c0392b;stroke-dasharray:5 4}"
-)
 POINTS = pa.schema([
     ("variant", pa.string()), ("concept", pa.string()), ("reconstruction", pa.float64()), ("editability", pa.float64()),
     ("evaluations", pa.int64()), ("seconds", pa.float64()),
@@ -135,53 +130,20 @@ def plane_svg(marks: Sequence[Mark], base: str, ceiling: float) -> str:
             f'<path class="frontier" d="M{MARGIN} {y(ceiling)}H{WIDTH - MARGIN}"/>'
             f'<text class="tick" x="{MARGIN + 6}" y="{y(ceiling) - 5}">training pictures among themselves</text>'
         )
-    for mark in marks:
-        across, up = mark.editability, mark.reconstruction
+    places = [(x(mark.editability.value), y(mark.reconstruction.value)) for mark in marks]
+    labels = beside(places, [mark.variant for mark in marks])
+    for mark, (across, up), label in zip(marks, places, labels, strict=True):
         kind = "base" if mark.variant == base else "mark"
         drawn.append(
-            f'<path class="bar" d="M{x(across.low)} {y(up.value)}H{x(across.high)}M{x(across.value)} {y(up.low)}V{y(up.high)}"/>'
-            f'<circle class="{kind}" cx="{x(across.value)}" cy="{y(up.value)}" r="5"><title>{escape(mark.variant)}</title></circle>'
-            f'<text x="{x(across.value) + 8}" y="{y(up.value) - 7}">{escape(mark.variant)}</text>'
+            f'<path class="bar" d="M{x(mark.editability.low)} {up}H{x(mark.editability.high)}'
+            f'M{across} {y(mark.reconstruction.low)}V{y(mark.reconstruction.high)}"/>'
+            f'<circle class="{kind}" cx="{across}" cy="{up}" r="5"><title>{escape(mark.variant)}</title></circle>'
         )
+        drawn.append(label)
     return svg(drawn)
-
-
-def axes(across: tuple[float, float], up: tuple[float, float], below: str, beside: str) -> list[str]:
-    """The frame of a drawing, with ticks at even distances."""
-    end, floor = WIDTH - MARGIN, HEIGHT - MARGIN
-    drawn = [f'<path class="axis" fill="none" d="M{MARGIN} {MARGIN}V{floor}H{end}"/>']
-    for step in range(TICKS + 1):
-        share = step / TICKS
-        x, y = MARGIN + share * (end - MARGIN), floor - share * (floor - MARGIN)
-        horizontal, vertical = (low + share * (high - low) for low, high in (across, up))
-        drawn.append(f'<text class="tick" x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{_tick(horizontal)}</text>')
-        drawn.append(f'<text class="tick" x="{MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(vertical)}</text>')
-    drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{escape(below)}</text>')
-    drawn.append(f'<text x="{MARGIN - 40}" y="{MARGIN - 22}">{escape(beside)}</text>')
-    return drawn
-
-
-def svg(drawn: Sequence[str]) -> str:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}">{"".join(drawn)}</svg>'
-
-
-def page_of(title: str, drawings: Sequence[str], tables: Sequence[str]) -> str:
-    """One self-contained HTML page; the tables, Markdown, are shown as they are written."""
-    shown = "".join(f"<figure>{each}</figure>" for each in drawings)
-    said = "".join(f"<pre>{escape(each)}</pre>" for each in tables)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>body{{margin:2rem auto;max-width:60rem;padding:0 1rem;"
-        f"font:15px system-ui,sans-serif}}pre{{overflow-x:auto}}{STYLE}</style><h1>{escape(title)}</h1>{shown}{said}</html>\n"
-    )
 
 
 def _span(means: Sequence[Mean]) -> tuple[float, float]:
     ends = [end for mean in means for end in (mean.value, mean.low, mean.high) if not math.isnan(end)] or [0.0, 1.0]
     room = 0.12 * (max(ends) - min(ends)) or 0.05
     return min(ends) - room, max(ends) + room
-
-
-def _tick(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 
 from cluster.session import Session, ray_session
 from eval.clip import load_clip
+from eval.comparison_page import page_of
 from eval.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
-from eval.plane import Point, marks_of, page_of, plane_svg, point_rows, table_of
+from eval.plane import Point, marks_of, plane_svg, point_rows, table_of
 from eval.tables import without_nan
 from jobs import invert_all
 from jobs.arguments import add_storage_and_cluster
@@ -173,7 +174,8 @@ def steps_curve(
     costs = costs_table(costs_of(courses, reference, np.random.default_rng(0)), reference)
     everything = courses_table(courses, np.random.default_rng(0))
     compared = len(courses[0].reconstruction)
-    said = f"{compared} of {len(concepts)} concepts, the others having diverged under one recipe or another"
+    diverged = len(concepts) - compared
+    said = f"{compared} concepts" + (f"; {diverged} more diverged under one recipe or another" if diverged else "")
     table = f"{costs}\n{everything}\n{said}\n"
     page = page_of("wordmint: quality against cost", [courses_svg(courses, np.random.default_rng(0))], [table])
     found = pa.Table.from_pylist(

@@ -6,8 +6,10 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from eval.axes import MARGIN, WIDTH, beside, ticks
+from eval.comparison_page import page_of
 from eval.curve import Course, Measured, costs_of, costs_table, courses_of, courses_svg, courses_table
-from eval.plane import Point, marks_of, page_of, plane_svg, point_rows, points_of, table_of
+from eval.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of
 
 RNG_SEED = 0
 
@@ -55,6 +57,41 @@ def test_the_page_draws_every_mark_and_takes_names_for_text() -> None:
 def course(recipe: str, scale: float, last: float) -> Course:
     quality = np.array([[0.0, last / 2, last], [0.0, last / 2, last]])
     return Course(recipe, np.array([0.0, 100, 200]) * scale, quality, np.full((2, 3), 0.3) - 0.1 * quality)
+
+
+def test_labels_of_marks_that_lie_together_do_not_lie_on_each_other() -> None:
+    places = [(300.0 + step, 200.0 + step) for step in range(8)]
+    labels = [ET.fromstring(f"<g>{each}</g>").find("text") for each in beside(places, ["1 vector"] * 8)]
+    spots = [(float(text.get("x", "nan")), float(text.get("y", "nan"))) for text in labels if text is not None]
+    assert len(spots) == 8
+    for number, (x, y) in enumerate(spots):
+        assert MARGIN <= x <= WIDTH
+        assert all(abs(y - y_) >= 15 or abs(x - x_) >= 60 for x_, y_ in spots[:number]), "two labels share a place"
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.662, 0.683), (0, 872), (0.63, 0.82), (-0.1, 0.1), (0.5, 0.50001), (0, 60000)]
+)
+def test_ticks_differ_and_lie_on_their_axis(low: float, high: float) -> None:
+    said = ticks(low, high)
+    assert 2 <= len(said) == len(set(said)) <= 7
+    assert all(low - 1e-9 <= float(each) <= high + 1e-9 for each in said)
+    assert float(said[1]) - float(said[0]) == pytest.approx(float(said[-1]) - float(said[-2]))
+
+
+def test_the_page_shows_a_table_with_a_pipe_in_a_name_and_the_line_below_it() -> None:
+    page = page_of("t", [], ["| a | b |\n|---|---|\n| x \\| <i>y | 1 |\n\n3 concepts\n"])
+    assert "<tr><td>x | &lt;i&gt;y</td><td>1</td></tr></table>" in page
+    assert "<p>3 concepts</p>" in page
+
+
+def test_a_reference_that_is_there_untrained_makes_an_infinite_share_and_no_missing_one() -> None:
+    at_once = Course("at once", np.array([0.0, 100]), np.full((2, 2), 0.8), np.full((2, 2), 0.3))
+    later = Course("later", np.array([0.0, 100]), np.array([[0.1, 0.8]] * 2), np.full((2, 2), 0.3))
+    cost = costs_of([at_once, later], "at once", np.random.default_rng(RNG_SEED))[1]
+    assert cost.evaluations == pytest.approx(100 * (0.95 * 0.8 - 0.1) / 0.7)
+    assert cost.ratio == cost.ratio_high == math.inf
+    assert "nan" not in costs_table([cost], "at once")
 
 
 def test_the_cost_is_read_off_between_the_checkpoints_and_held_against_the_references_end() -> None:

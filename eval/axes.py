@@ -1,0 +1,73 @@
+"""The frame that the drawings of a comparison share, as SVG: axes with round ticks, and labels that leave each other legible."""
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+
+WIDTH, HEIGHT, MARGIN = 760.0, 520.0, 64.0
+TICKS = 6  # at most, on an axis
+LETTER, LINE = 7.5, 15.0  # pixels: the width of a letter and the height of a line, both on the large side
+
+
+def ticks(low: float, high: float) -> list[str]:
+    """At most six round numbers of [low, high], evenly spaced, with as many digits as tell them apart.
+
+    >>> ticks(0.662, 0.683), ticks(0, 872)
+    (['0.665', '0.670', '0.675', '0.680'], ['0', '200', '400', '600', '800'])
+    """
+    power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) < TICKS)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [f"{number * step:.{digits}f}" for number in range(first, last + 1)]
+
+
+def axes(across: tuple[float, float], up: tuple[float, float], below: str, beside: str) -> list[str]:
+    """The lines and their numbers. below, beside: what the axes are called."""
+    end, floor = WIDTH - MARGIN, HEIGHT - MARGIN
+    drawn = [f'<path class="axis" fill="none" d="M{MARGIN} {MARGIN}V{floor}H{end}"/>']
+    for said in ticks(*across):
+        x = MARGIN + (float(said) - across[0]) / (across[1] - across[0]) * (end - MARGIN)
+        drawn.append(f'<text class="tick" x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{said}</text>')
+    for said in ticks(*up):
+        y = floor - (float(said) - up[0]) / (up[1] - up[0]) * (floor - MARGIN)
+        drawn.append(f'<text class="tick" x="{MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>')
+    drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{escape(below)}</text>')
+    drawn.append(f'<text x="{MARGIN - 40}" y="{MARGIN - 22}">{escape(beside)}</text>')
+    return drawn
+
+
+def beside(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
+    """A label for each place, as near to it as the labels before it leave room for; a line leads to one that is far."""
+    taken: list[tuple[float, float, float]] = []
+    drawn = []
+    for (x, y), name in zip(places, names, strict=True):
+        width = LETTER * len(name)
+        # Where everything is taken, over another label is better than nowhere.
+        left, base = next(
+            (spot for spot in _spots(x, y, width) if not any(_meet((*spot, width), other) for other in taken)),
+            (x + 8, y - 7),
+        )
+        taken.append((left, base, width))
+        line = f'<path class="axis" d="M{x} {y}L{left if left > x else left + width:.1f} {base - 4:.1f}"/>'
+        text = f'<text x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>'
+        drawn.append(line + text if abs(base - y) > 2 * LINE else text)
+    return drawn
+
+
+def svg(drawn: Sequence[str]) -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}">{"".join(drawn)}</svg>'
+
+
+def _spots(x: float, y: float, width: float) -> Iterator[tuple[float, float]]:
+    """Left ends of base lines, the nearest first, all of them within the drawing."""
+    for line in range(12):
+        for base in (y - 7 - line * LINE, y + 17 + line * LINE):
+            for left in (x + 8, x - 8 - width):
+                if left >= MARGIN and left + width <= WIDTH and MARGIN <= base <= HEIGHT - MARGIN:
+                    yield left, base
+
+
+def _meet(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    (left, base, width), (left_, base_, width_) = one, other
+    return abs(base - base_) < LINE and left < left_ + width_ and left_ < left + width
