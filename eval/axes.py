@@ -6,6 +6,7 @@ from html import escape
 
 WIDTH, HEIGHT, MARGIN = 760.0, 520.0, 64.0
 TICKS = 6  # at most, on an axis
+DOT = 5.0  # pixels: the radius of a place
 LETTER, LINE = 7.5, 15.0  # pixels: the width of a letter and the height of a line, both on the large side
 
 
@@ -38,20 +39,19 @@ def axes(across: tuple[float, float], up: tuple[float, float], below: str, besid
 
 
 def beside(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
-    """A label for each place, as near to it as the labels before it leave room for; a line leads to one that is far."""
-    taken: list[tuple[float, float, float]] = []
+    """A label for each place, as near to it as dots and earlier labels leave room for; a line leads to one that had to give way."""
+    taken = [(x - DOT, y + DOT, 2 * DOT) for x, y in places]
     drawn = []
     for (x, y), name in zip(places, names, strict=True):
         width = LETTER * len(name)
-        # Where everything is taken, over another label is better than nowhere.
-        left, base = next(
-            (spot for spot in _spots(x, y, width) if not any(_meet((*spot, width), other) for other in taken)),
-            (x + 8, y - 7),
-        )
+        # Where everything is taken, over another label is better than nowhere; so is over the edge, where nothing is wide enough.
+        spots = [*_spots(x, y, width)] or [(x + 8, y - 7)]
+        free = (spot for spot in spots if not any(_meet((*spot, width), other) for other in taken))
+        left, base = spot = next(free, spots[0])
         taken.append((left, base, width))
         line = f'<path class="axis" d="M{x} {y}L{left if left > x else left + width:.1f} {base - 4:.1f}"/>'
-        text = f'<text x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>'
-        drawn.append(line + text if abs(base - y) > 2 * LINE else text)
+        text = f'<text class="label" x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>'
+        drawn.append(text if spot == spots[0] else line + text)
     return drawn
 
 

@@ -6,10 +6,11 @@ from html import escape
 
 STYLE = (
     "body{margin:2rem auto;max-width:76rem;padding:0 1rem;font:15px system-ui,sans-serif}"
-    "svg{max-width:100%;height:auto;font:13px system-ui,sans-serif}.axis{stroke:#888}.bar{stroke:#4a6fa5;stroke-width:1.5}"
+    "svg{max-width:100%;height:auto;font:13px system-ui,sans-serif}.axis{stroke:#888}.bar{stroke:#9db4d6;stroke-width:1.5}"
     ".mark{fill:#1f3b63}.base{fill:#c0392b}.tick{fill:#666}.frontier{fill:none;stroke:#c0392b;stroke-dasharray:5 4}"
+    ".label{paint-order:stroke;stroke:#fff;stroke-width:4;stroke-linejoin:round}"
     "figure{margin:0 auto;max-width:60rem}.wide{overflow-x:auto}table{border-collapse:collapse;margin:1.5rem 0;"
-    "font-variant-numeric:tabular-nums}th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #ddd}"
+    "font-size:14px;font-variant-numeric:tabular-nums}th,td{padding:.3rem .6rem;text-align:left;border-bottom:1px solid #ddd}"
 )
 CELL_END = re.compile(r"(?<!\\)\|")
 

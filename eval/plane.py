@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
-from eval.axes import HEIGHT, MARGIN, WIDTH, axes, beside, svg
+from eval.axes import DOT, HEIGHT, MARGIN, WIDTH, axes, beside, svg
 from eval.metrics import Floats, bootstrap_interval
 from eval.tables import with_nan, without_nan
 
@@ -131,15 +131,17 @@ def plane_svg(marks: Sequence[Mark], base: str, ceiling: float) -> str:
             f'<text class="tick" x="{MARGIN + 6}" y="{y(ceiling) - 5}">training pictures among themselves</text>'
         )
     places = [(x(mark.editability.value), y(mark.reconstruction.value)) for mark in marks]
-    labels = beside(places, [mark.variant for mark in marks])
-    for mark, (across, up), label in zip(marks, places, labels, strict=True):
-        kind = "base" if mark.variant == base else "mark"
+    for mark, (across, up) in zip(marks, places, strict=True):
         drawn.append(
             f'<path class="bar" d="M{x(mark.editability.low)} {up}H{x(mark.editability.high)}'
             f'M{across} {y(mark.reconstruction.low)}V{y(mark.reconstruction.high)}"/>'
-            f'<circle class="{kind}" cx="{across}" cy="{up}" r="5"><title>{escape(mark.variant)}</title></circle>'
         )
-        drawn.append(label)
+    for mark, (across, up) in zip(marks, places, strict=True):
+        kind = "base" if mark.variant == base else "mark"
+        drawn.append(
+            f'<circle class="{kind}" cx="{across}" cy="{up}" r="{DOT:g}"><title>{escape(mark.variant)}</title></circle>'
+        )
+    drawn += beside(places, [mark.variant for mark in marks])
     return svg(drawn)
 
 
