@@ -87,6 +87,7 @@ def _publish(
     _clear_attempts(run, done)
     for name in set(run.checkpointed()).intersection(done):
         run.forget_checkpoint(name)  # of a worker that died between its commit and this deed
+    run.storage.sweep()
     return tuple(sorted(lost))
 
 

@@ -48,6 +48,7 @@ S3_PROTOCOLS = frozenset({"s3", "s3a"})
 WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 PARTIAL = ".partial"
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.partial")  # what _through_partial writes, and nobody else
 
 T = TypeVar("T")
 
@@ -244,6 +245,16 @@ class Storage:
 
         return self._try("delete", path, remove)
 
+    def sweep(self) -> None:
+        """Removes what killed writers left unfinished below this folder. A living writer whose file is taken writes it anew.
+
+        An object store shows no unfinished files.
+        """
+        if self.is_local:
+            for at, _, names in os.walk(self.join("")):
+                for name in filter(UNFINISHED.fullmatch, names):
+                    Path(at, name).unlink(missing_ok=True)
+
     def _fs(self) -> Any:
         # fsspec keeps one file system for the same arguments, so asking again costs microseconds.
         protocol = protocol_of(self.url)
@@ -270,6 +281,9 @@ class Storage:
         try:
             partial.write_bytes(data)
             return put_in_place(partial, target)
+        except FileNotFoundError:
+            # Swept away, or its folder was removed: an error that passes, so that it is written anew.
+            raise OSError(errno.EBUSY, "the unfinished file was taken away") from None
         finally:
             partial.unlink(missing_ok=True)
 
@@ -319,10 +333,11 @@ def _link(partial: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
+        data = partial.read_bytes()  # before the name is claimed: it may have been swept away
         # Without hard links the name can still be claimed by one only, though a reader may see it unfinished.
         try:
             with target.open("xb") as file:
-                file.write(partial.read_bytes())
+                file.write(data)
         except FileExistsError:
             return False
     return True

@@ -194,6 +194,7 @@ def test_ten_kills_of_workers_nodes_and_drivers_leave_no_trace(
     same_tables(run, undisturbed)
     assert list((run / "_attempts").iterdir()) == []
     assert list((run / "_checkpoints").iterdir()) == []
+    assert list(run.rglob("*.partial")) == []
     assert len(list((run / "_committed").iterdir())) == CONCEPTS
     for folder in ("words", "grids"):
         assert {path.name: path.read_bytes() for path in (run / folder).iterdir()} == {

@@ -127,6 +127,44 @@ def test_partial_files_of_a_killed_process_are_not_listed(tmp_path: Path) -> Non
     assert Storage(str(tmp_path)).names() == [] == Storage(str(tmp_path)).find()
 
 
+def test_what_killed_writers_left_unfinished_is_swept_away_and_nothing_else_is(tmp_path: Path) -> None:
+    """Catches files that no run ever removes, and a file of somebody else's that is removed with them."""
+    for name in (
+        f".{'0a' * 16}.partial",
+        f"words/.{'1b' * 16}.partial",
+        "words/owl.safetensors",
+        "mine.partial",
+        ".0a.partial",
+    ):
+        Storage(str(tmp_path)).write_bytes(name, b"half")
+    Storage(str(tmp_path)).sweep()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".0a.partial", "mine.partial", "words/owl.safetensors"]
+
+
+@pytest.mark.parametrize("step", ["replace", "link"])
+def test_a_file_that_is_swept_away_while_it_is_written_is_written_anew(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a checkpoint or a marker lost because another driver of the same run was tidying up."""
+    storage, real, times = Storage(str(tmp_path)), getattr(os, step), []
+
+    def put(*arguments: object, **keywords: object) -> None:
+        times.append(1)
+        if len(times) == 1:
+            storage.sweep()
+        real(*arguments, **keywords)
+
+    monkeypatch.setattr(os, step, put)
+    if step == "replace":
+        storage.write_bytes("_checkpoints/owl", b"whole")
+    else:
+        assert storage.create_exclusive("_checkpoints/owl", b"whole")
+    assert len(times) == 2
+    assert storage.read_bytes("_checkpoints/owl") == b"whole"
+    assert [path.name for path in (tmp_path / "_checkpoints").iterdir()] == ["owl"]
+
+
 def test_exclusive_creation_works_where_there_are_no_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
