@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT, MARGIN = 760.0, 520.0, 64.0
@@ -23,19 +24,34 @@ def ticks(low: float, high: float) -> list[str]:
     return [f"{number * step:.{digits}f}" for number in range(first, last + 1)]
 
 
-def axes(across: tuple[float, float], up: tuple[float, float], below: str, beside: str) -> list[str]:
-    """The lines and their numbers. below, beside: what the axes are called."""
-    end, floor = WIDTH - MARGIN, HEIGHT - MARGIN
-    drawn = [f'<path class="axis" fill="none" d="M{MARGIN} {MARGIN}V{floor}H{end}"/>']
-    for said in ticks(*across):
-        x = MARGIN + (float(said) - across[0]) / (across[1] - across[0]) * (end - MARGIN)
-        drawn.append(f'<text class="tick" x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{said}</text>')
-    for said in ticks(*up):
-        y = floor - (float(said) - up[0]) / (up[1] - up[0]) * (floor - MARGIN)
-        drawn.append(f'<text class="tick" x="{MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>')
-    drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{escape(below)}</text>')
-    drawn.append(f'<text x="{MARGIN - 40}" y="{MARGIN - 22}">{escape(beside)}</text>')
-    return drawn
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the two axes span, and where in the drawing, in pixels, a value of theirs lies."""
+
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+    def x(self, value: float) -> float:
+        low, high = self.across
+        return round(MARGIN + (value - low) / (high - low) * (WIDTH - 2 * MARGIN), 1)
+
+    def y(self, value: float) -> float:
+        low, high = self.up
+        return round(HEIGHT - MARGIN - (value - low) / (high - low) * (HEIGHT - 2 * MARGIN), 1)
+
+    def axes(self, below: str, above: str) -> list[str]:
+        """The lines and their numbers. below, above: what the axes are called."""
+        floor = HEIGHT - MARGIN
+        drawn = [f'<path class="axis" fill="none" d="M{MARGIN} {MARGIN}V{floor}H{WIDTH - MARGIN}"/>']
+        for said in ticks(*self.across):
+            x = self.x(float(said))
+            drawn.append(f'<text class="tick" x="{x}" y="{floor + 18}" text-anchor="middle">{said}</text>')
+        for said in ticks(*self.up):
+            y = self.y(float(said))
+            drawn.append(f'<text class="tick" x="{MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>')
+        drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{escape(below)}</text>')
+        drawn.append(f'<text x="{MARGIN - 40}" y="{MARGIN - 22}">{escape(above)}</text>')
+        return drawn
 
 
 def beside(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:

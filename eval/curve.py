@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
-from eval.axes import HEIGHT, MARGIN, WIDTH, axes, svg
+from eval.axes import HEIGHT, MARGIN, WIDTH, Frame, svg
 from eval.metrics import Floats
 
 RESAMPLES = 1000
@@ -127,9 +127,9 @@ def _cost(recipe: str, reached: Floats, own: Floats) -> Cost:
         return float(ends[0]), float(ends[1])
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio, ratios = evaluations / own[0], spread[:, 0] / own[1:]
+        ratios = reached[:, 0] / own
     return Cost(
-        recipe, float(evaluations), *interval(spread[:, 0]), float(ratio), *interval(ratios),
+        recipe, float(evaluations), *interval(spread[:, 0]), float(ratios[0]), *interval(ratios[1:]),
         float(np.mean(~np.isnan(spread[:, 0]))), float(text), *interval(spread[:, 1]),
     )  # fmt: skip
 
@@ -177,11 +177,12 @@ def courses_svg(courses: Sequence[Course], rng: np.random.Generator) -> str:
     room = 0.06 * (top - bottom) or 0.01
     bottom, top = bottom - room, top + room
 
-    def at(x: float, y: float) -> str:
-        across = MARGIN + x / right * (WIDTH - 2 * MARGIN)
-        return f"{across:.1f} {HEIGHT - MARGIN - (y - bottom) / (top - bottom) * (HEIGHT - 2 * MARGIN):.1f}"
+    frame = Frame((0.0, right), (bottom, top))
 
-    drawn_ = axes((0.0, right), (bottom, top), "U-Net evaluations a concept (steps × batch)", "image similarity")
+    def at(x: float, y: float) -> str:
+        return f"{frame.x(x)} {frame.y(y)}"
+
+    drawn_ = frame.axes("U-Net evaluations a concept (steps × batch)", "image similarity")
     for number, (course, (low, high)) in enumerate(zip(courses, bands, strict=True)):
         colour, places = COLOURS[number % len(COLOURS)], range(len(course.evaluations))
         edge = [at(course.evaluations[k], high[k]) for k in places]

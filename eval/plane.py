@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
-from eval.axes import DOT, HEIGHT, MARGIN, WIDTH, axes, beside, svg
+from eval.axes import DOT, MARGIN, WIDTH, Frame, beside, svg
 from eval.metrics import Floats, bootstrap_interval
 from eval.tables import with_nan, without_nan
 
@@ -118,13 +118,9 @@ def plane_svg(marks: Sequence[Mark], base: str, ceiling: float) -> str:
     if not math.isnan(ceiling):
         top = max(top, ceiling + 0.02 * (top - bottom))
 
-    def x(value: float) -> float:
-        return round(MARGIN + (value - left) / (right - left) * (WIDTH - 2 * MARGIN), 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - MARGIN - (value - bottom) / (top - bottom) * (HEIGHT - 2 * MARGIN), 1)
-
-    drawn = axes((left, right), (bottom, top), "editability (text similarity)", "reconstruction (image similarity)")
+    frame = Frame((left, right), (bottom, top))
+    x, y = frame.x, frame.y
+    drawn = frame.axes("editability (text similarity)", "reconstruction (image similarity)")
     if not math.isnan(ceiling):
         drawn.append(
             f'<path class="frontier" d="M{MARGIN} {y(ceiling)}H{WIDTH - MARGIN}"/>'

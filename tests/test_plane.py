@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from eval.axes import MARGIN, WIDTH, beside, ticks
+from eval.axes import MARGIN, TICKS, WIDTH, beside, ticks
 from eval.comparison_page import page_of
 from eval.curve import Course, Measured, costs_of, costs_table, courses_of, courses_svg, courses_table
 from eval.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of
@@ -74,7 +74,7 @@ def test_labels_of_marks_that_lie_together_do_not_lie_on_each_other() -> None:
 )
 def test_ticks_differ_and_lie_on_their_axis(low: float, high: float) -> None:
     said = ticks(low, high)
-    assert 2 <= len(said) == len(set(said)) <= 7
+    assert 2 <= len(said) == len(set(said)) <= TICKS
     assert all(low - 1e-9 <= float(each) <= high + 1e-9 for each in said)
     assert float(said[1]) - float(said[0]) == pytest.approx(float(said[-1]) - float(said[-2]))
 
