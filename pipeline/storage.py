@@ -48,7 +48,7 @@ S3_PROTOCOLS = frozenset({"s3", "s3a"})
 WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 PARTIAL = ".partial"
-UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.partial")  # what _through_partial writes, and nobody else
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # what _through_partial writes, and nobody else
 
 T = TypeVar("T")
 
@@ -197,9 +197,7 @@ class Storage:
 
         def listed() -> list[str]:
             if self.is_local:
-                root = self.join(folder)
-                walked = os.walk(root, onerror=_unless_gone)
-                return [os.path.relpath(f"{at}/{name}", root) for at, _, names in walked for name in names]
+                return _files_below(self.join(folder))
             start = self._key(folder).strip("/") + "/"
             found = (name.strip("/") for name in self._fs().find(self._key(folder)))
             return [name.removeprefix(start) for name in found if name.startswith(start)]
@@ -251,9 +249,9 @@ class Storage:
         An object store shows no unfinished files.
         """
         if self.is_local:
-            for at, _, names in os.walk(self.join("")):
-                for name in filter(UNFINISHED.fullmatch, names):
-                    Path(at, name).unlink(missing_ok=True)
+            for path in self._try("list", "", lambda: _files_below(self.join(""))):
+                if UNFINISHED.fullmatch(posixpath.basename(path)):
+                    self.delete(path)
 
     def _fs(self) -> Any:
         # fsspec keeps one file system for the same arguments, so asking again costs microseconds.
@@ -293,6 +291,11 @@ class Storage:
         except StorageNotFoundError:
             return []
         return sorted(name for name in found if not name.endswith(PARTIAL))
+
+
+def _files_below(folder: str) -> list[str]:
+    walked = os.walk(folder, onerror=_unless_gone)
+    return [os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names]
 
 
 def _versions_in(folder: str) -> dict[str, str | None]:
