@@ -34,13 +34,13 @@ validate: $(VENV)/.installed-dev  ## the cluster files against the schemas of wh
 	$(PY) -m cluster.validate
 
 bench: $(VENV)/.installed-dev  ## measure, and write runs/bench.json
-	$(PY) jobs/bench.py
+	$(PY) jobs/bench/bench.py
 
 mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets
-	$(PY) jobs/mini_report.py
+	$(PY) jobs/mini/mini_report.py
 
 mini: $(VENV)/.installed-mini  ## make the shipped model again (hours; goes on where it was)
-	$(PY) jobs/make_mini.py
+	$(PY) jobs/mini/make_mini.py
 
 clean:  ## remove caches and build output; runs/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,19 +23,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.session import Session, ray_session
-from eval.clip import load_clip
-from eval.comparison_page import page_of
-from eval.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
-from eval.plane import Point, marks_of, plane_svg, point_rows, table_of
-from eval.tables import without_nan
+from eval.comparison.comparison_page import page_of
+from eval.comparison.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
+from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, table_of
+from eval.comparison.variants import (
+    BASE,
+    CAPTION,
+    TRAINED,
+    Variant,
+    points_of_captions,
+    points_of_run,
+    untrained_points,
+)
+from eval.judges.clip import load_clip
+from eval.scores.score_tables import without_nan
 from jobs import invert_all
-from jobs.arguments import add_storage_and_cluster
-from jobs.variants import BASE, CAPTION, TRAINED, Variant, points_of_captions, points_of_run, untrained_points
-from pipeline.manifest import ManifestError, read_manifest
-from pipeline.models import MINI, Model, ModelError, find_model
-from pipeline.run_folder import RunFolder
+from jobs.cli.arguments import add_storage_and_cluster
+from pipeline.inputs.manifest import ManifestError, read_manifest
+from pipeline.models.find import MINI, Model, ModelError, find_model
 from pipeline.settings import InversionSettings
-from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 COMPARED, SOME_FAILED, NOT_STARTED = 0, 1, 2
 CONCEPTS = 20
@@ -115,8 +123,8 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
 
 def held_out(arguments: argparse.Namespace) -> str:
     """The manifest of the held-out things, beside the local output they are compared in."""
-    from jobs.held_out import write_manifest
-    from pipeline.mini.recipe import art, things
+    from jobs.mini.held_out import write_manifest
+    from jobs.mini.recipe import art, things
 
     names = things.held_out_things()
     if arguments.concepts > len(names):
@@ -164,7 +172,7 @@ def captions(arguments: argparse.Namespace, session: Session, run: RunFolder) ->
 def steps_curve(
     arguments: argparse.Namespace, settings: InversionSettings, manifest: str, model: Model, output: Storage
 ) -> int:
-    from jobs.steps_curve import measure, recipes_of
+    from eval.comparison.steps_curve import measure, recipes_of
 
     recipes = recipes_of(settings, arguments.curve_steps)
     concepts = [replace(each, carried={}) for each in read_manifest(manifest, dict(output.options)).concepts]

@@ -22,17 +22,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import Session, ray_session
-from jobs.arguments import add_storage_and_cluster
-from pipeline.models import ModelError, find_model
+from jobs.cli.arguments import add_storage_and_cluster
+from pipeline.models.find import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
-from pipeline.run_folder import RunFolder
 from pipeline.settings import ModelSettings
-from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
-    from eval.evaluate import Evaluation, Judgement
-    from eval.history import Verdict
+    from eval.nightly.history import Verdict
+    from eval.scores.score_run import Evaluation, Judgement
 
 GOOD, WORSE, NOT_STARTED = 0, 1, 2
 LISTED = 20
@@ -82,8 +82,8 @@ class Run:
     clip: str
 
     def judgement(self, session: Session, clip: str) -> "Judgement":
-        from eval.evaluate import Judgement
-        from eval.pictures import RunModel
+        from eval.scores.drawn_pictures import RunModel
+        from eval.scores.score_run import Judgement
 
         made = self.configuration
         drawing = RunModel(
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_arguments(arguments, runs, night)
         history = Storage(arguments.history, options) if arguments.history else runs[0].folder.storage.folder("history")
         # open_clip and torch take seconds to import; a mistyped run should be told at once.
-        from eval.evaluate import load_scorer
+        from eval.scores.score_run import load_scorer
 
         for name in {run.clip for run in runs} | ({arguments.dino} if arguments.dino else set()):
             load_scorer(name)
@@ -134,7 +134,7 @@ def open_run(url: str, options: dict[str, Any], arguments: argparse.Namespace) -
 
 
 def check_arguments(arguments: argparse.Namespace, runs: Sequence[Run], night: str) -> None:
-    from eval.history import NIGHT
+    from eval.nightly.history import NIGHT
 
     if not NIGHT.fullmatch(night):
         raise ValueError(f"--night {night!r}: it takes letters, digits, '.', ':', '_' and '-', 41 at most")
@@ -153,11 +153,11 @@ def check_arguments(arguments: argparse.Namespace, runs: Sequence[Run], night: s
 def evaluate(
     runs: Sequence[Run], history_folder: Storage, night: str, session: Session, arguments: argparse.Namespace
 ) -> int:
-    from eval.canary import read_canary
-    from eval.evaluate import score_run
-    from eval.groups import groups_by
-    from eval.history import History, judge_night
-    from jobs.report_run import summarise_run
+    from eval.nightly.canary import read_canary
+    from eval.nightly.history import History, judge_night
+    from eval.scores.groups import groups_by
+    from eval.scores.score_run import score_run
+    from jobs.cli.report_run import summarise_run
 
     judgements = [run.judgement(session, run.clip) for run in runs]
     scored = [score_run(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
@@ -193,9 +193,9 @@ def refuse_doubles(names: Sequence[str]) -> None:
 def report(
     run: Run, scored: "Evaluation", nights: Sequence["Verdict"], session: Session, arguments: argparse.Namespace
 ) -> None:
-    from eval.evaluate import score_run
-    from eval.report import Background, Judge
-    from jobs.report_run import headline, summarise_run, write_report
+    from eval.report.report_page import Background, Judge
+    from eval.scores.score_run import score_run
+    from jobs.cli.report_run import headline, summarise_run, write_report
 
     judges = []
     if arguments.dino:

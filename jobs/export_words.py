@@ -16,12 +16,12 @@ from typing import get_args
 
 import numpy as np
 
-from jobs.arguments import add_storage
-from pipeline.publish import plan_parts
-from pipeline.run_folder import RunFolder
-from pipeline.storage import Storage, StorageError, parse_storage_options
-from pipeline.tables import EMBEDDINGS
-from pipeline.words import Layout, encode_word
+from jobs.cli.arguments import add_storage
+from pipeline.store.publish import plan_parts
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS
+from pipeline.store.storage import Storage, StorageError, parse_storage_options
+from pipeline.store.word_files import Layout, encode_word
 
 WRITTEN, NOT_STARTED = 0, 2
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
     """File name -> bytes. Raises ValueError for concepts that the run does not have, and for names that would clash."""
-    from jobs.report_run import read_parts
+    from jobs.cli.report_run import read_parts
 
     run.read_json("run.json")  # so that a mistyped folder is told as one
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}

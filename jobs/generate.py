@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from cluster.session import ray_session
-from jobs.arguments import add_storage_and_cluster
-from pipeline.publish import plan_parts
+from jobs.cli.arguments import add_storage_and_cluster
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
-from pipeline.run_folder import RunFolder
 from pipeline.settings import ModelSettings
-from pipeline.storage import Storage, StorageError, parse_storage_options
-from pipeline.tables import EMBEDDINGS
+from pipeline.store.publish import plan_parts
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS
+from pipeline.store.storage import Storage, StorageError, parse_storage_options
 
 DRAWN, NOT_STARTED = 0, 2
 
@@ -92,9 +92,9 @@ def draw(
     output: Storage,
 ) -> None:
     # torch and diffusers take seconds to import; a mistyped prompt should be told at once.
-    from pipeline.generation import generate
-    from pipeline.grid import draw_grid, encode_png
-    from pipeline.sampling import SamplerSettings
+    from pipeline.sampling.generation import generate
+    from pipeline.sampling.grid import draw_grid, encode_png
+    from pipeline.sampling.sampler import SamplerSettings
 
     settings = SamplerSettings(arguments.sampler, arguments.steps, arguments.guidance)
     asked = [(prompt, index) for prompt in prompts for index in range(arguments.count)]
@@ -126,7 +126,7 @@ def draw(
 
 def _words(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
     """Placeholder -> text encoder -> float32 (V, D)."""
-    from jobs.report_run import read_parts
+    from jobs.cli.report_run import read_parts
 
     words: dict[str, dict[str, np.ndarray]] = {}
     for row in read_parts(run, "embeddings", plan_parts(run, 0)["embeddings"], EMBEDDINGS).to_pylist():
@@ -138,7 +138,7 @@ def _words_of_files(
     urls: list[str], options: dict[str, Any], known: dict[str, dict[str, np.ndarray]]
 ) -> dict[str, dict[str, np.ndarray]]:
     """A file that does not name its word is called by its own name, as in AUTOMATIC1111."""
-    from pipeline.words import decode_word, suited
+    from pipeline.store.word_files import decode_word, suited
 
     encoders = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
     words = {}
@@ -149,7 +149,7 @@ def _words_of_files(
 
 
 def _refuse_unknown_words(prompts: list[str], known: list[str]) -> None:
-    from pipeline.generation import words_in
+    from pipeline.sampling.generation import words_in
 
     if not prompts:
         raise ValueError("there is nothing to draw: give --prompt or --prompts")

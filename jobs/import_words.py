@@ -16,8 +16,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from jobs import invert_all
-from pipeline.manifest import Manifest
-from pipeline.storage import Storage, without_credentials
+from pipeline.inputs.manifest import Manifest
+from pipeline.store.storage import Storage, without_credentials
 
 ENDINGS = (".safetensors", ".pt", ".bin")
 

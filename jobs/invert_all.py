@@ -16,21 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.destination import default_output
-from jobs.arguments import add_storage_and_cluster
-from jobs.inversion_job import Job, NotStartedError, TooManyFailuresError
-from jobs.log import Log
-from jobs.training_arguments import add_training, settings_of
-from pipeline.checkpoints import CHECKPOINT_SECONDS
-from pipeline.deadlines import Deadlines
-from pipeline.manifest import Manifest, ManifestError, RowDefaults, read_manifest
-from pipeline.models import MINI, ModelError, find_model
+from jobs.cli.arguments import add_storage_and_cluster
+from jobs.cli.log import Log
+from jobs.cli.run import Job, NotStartedError, TooManyFailuresError
+from jobs.cli.training_arguments import add_training, settings_of
+from pipeline.inputs.manifest import Manifest, ManifestError, RowDefaults, read_manifest
+from pipeline.models.find import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS, find_protocol
-from pipeline.run_folder import RunFolder
+from pipeline.scheduling.deadlines import Deadlines
 from pipeline.settings import DTYPES
-from pipeline.storage import Storage, StorageError, parse_storage_options, without_credentials
+from pipeline.store.checkpoints import CHECKPOINT_SECONDS
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
-    from pipeline.worker_calls import WorkerCalls
+    from pipeline.scheduling.worker_interface import WorkerCalls
 
 NOT_STARTED, CUT_SHORT = 2, 3
 Prepare = Callable[[Manifest, Mapping[str, Any]], Manifest]

@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.arguments import add_storage
-from jobs.log import Log, duration
+from jobs.cli.arguments import add_storage
+from jobs.cli.log import Log, duration
 from pipeline.records import Failure
-from pipeline.run_folder import RunFolder
-from pipeline.storage import Storage, StorageError, StorageNotFoundError, parse_storage_options, without_credentials
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import (
+    Storage,
+    StorageError,
+    StorageNotFoundError,
+    parse_storage_options,
+    without_credentials,
+)
 
 TOLD, NOT_STARTED = 0, 2
 SHOWN = 20

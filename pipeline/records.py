@@ -156,7 +156,7 @@ class Score:
     """One metric of one concept at one prompt, with what it has to be read against.
 
     metric: raw cosines, and for diversity and effect one minus cosines. "image_similarity" is reconstruction and "text_similarity"
-    editability; what each is made of says eval/scoring.py.
+    editability; what each is made of says eval/scores/scoring.py.
     value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
     floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
     floor_noun, floor_wordless: the same figure of the plain prompt's pictures with the class or initializer in the word's

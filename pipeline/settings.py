@@ -65,7 +65,7 @@ class InversionSettings:
     early_stop: by our criterion, "settled", by that of Voronov et al. 2023, "dvar", or not at all (early_stopping.py).
     seed: of every draw, together with the concept's name, the purpose and the step.
 
-    start: from which vectors (starting.py); start_clip: the CLIP that looks for the "nearest" words.
+    start: from which vectors (start_vectors.py); start_clip: the CLIP that looks for the "nearest" words.
     templates: sentences in place of templates.py's, with "{}" where the word stands. captions: a .txt beside a picture is
     its sentence. masks, background: what of a picture counts, and by how much the rest does (weighting.py).
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from unittest import mock
 
 from jobs.invert_all import main
-from pipeline import continuous_batch
-from pipeline.inversion import train_step
-from pipeline.worker import Worker
+from pipeline.scheduling import continuous_batch
+from pipeline.scheduling.worker import Worker
+from pipeline.training.inversion import train_step
 
 STEPS = "steps-taken"
 

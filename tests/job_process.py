@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from tests.test_images import BAD, encoded, picture
+from tests.pipeline.inputs.test_images import BAD, encoded, picture
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "jobs" / "demo"

@@ -16,13 +16,13 @@ import ray
 import ray.data  # here, as what it takes itself is not what grows
 from PIL import Image
 
-from eval.evaluate import Judgement, score_run
+from eval.scores.score_run import Judgement, score_run
 from pipeline.protocols import QUICK
-from pipeline.publish import part_path, plan_parts, write_table
 from pipeline.records import Concept, ImageSet, Sample, SampleKind, Word
-from pipeline.run_folder import RunFolder, shard_of
-from pipeline.storage import Storage
-from pipeline.tables import embedding_rows, sample_rows
+from pipeline.store.publish import part_path, plan_parts, write_table
+from pipeline.store.run_folder import RunFolder, shard_of
+from pipeline.store.run_tables import embedding_rows, sample_rows
+from pipeline.store.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 KINDS: tuple[tuple[SampleKind, str], ...] = (

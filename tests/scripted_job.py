@@ -11,8 +11,8 @@ from pathlib import Path
 
 import ray
 
-from pipeline.driver import Progress
 from pipeline.records import Failure
+from pipeline.scheduling.driver import Progress
 from tests.scripted_run import ScriptedRun
 
 ROOT = Path(__file__).parents[1]

@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.deadlines import Deadlines
-from pipeline.driver import Driver, Progress, Resources
 from pipeline.protocols import PROTOCOLS
 from pipeline.records import Concept, Done, Failure
-from pipeline.run_folder import RunFolder
+from pipeline.scheduling.deadlines import Deadlines
+from pipeline.scheduling.driver import Driver, Progress, Resources
+from pipeline.scheduling.worker_interface import WorkerSettings
 from pipeline.settings import InversionSettings
-from pipeline.storage import Storage
-from pipeline.worker_calls import WorkerSettings
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage
 from tests.scripted_worker import ScriptedWorker
 
 

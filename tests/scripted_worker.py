@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checkpoints import Checkpoint
 from pipeline.records import Concept, Done, Failure
-from pipeline.worker_calls import Doing, Pulse, WorkerCalls, WorkerSettings
+from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerCalls, WorkerSettings
+from pipeline.store.checkpoints import Checkpoint
 
 PRINT = "f" * 64
 

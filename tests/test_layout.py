@@ -72,11 +72,7 @@ def _imports(tree: ast.Module, parts: tuple[str, ...]) -> Iterator[tuple[int, st
 
 
 def _deeds_of_a_job(tree: ast.Module, package: str) -> Iterator[str]:
-    """Calls that print or start Ray.
-
-    To hand `print` on as a value is no deed: pipeline/mini/recipe/loop.py takes where to report as an argument, and
-    defaults to it.
-    """
+    """Calls that print or start Ray. To hand `print` on as a value is allowed."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue

@@ -10,7 +10,7 @@ from diffusers import LDMTextToImagePipeline, StableDiffusionXLPipeline
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from pipeline.words import decode_word, encode_word
+from pipeline.store.word_files import decode_word, encode_word
 from tests.tiny_model import LDM_CONTEXT, PIXELS
 
 

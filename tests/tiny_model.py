@@ -25,7 +25,7 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBe
 from torch import nn
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pipeline.mini.recipe.tokenizer import CONTEXT, train_tokenizer
+from jobs.mini.recipe.tokenizer import CONTEXT, train_tokenizer
 
 PIXELS, WIDTH = 16, 32
 SECOND_WIDTH, PROJECTED, TIME_WIDTH = 48, 40, 8  # of Stable Diffusion XL

@@ -10,21 +10,21 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from eval.clip import Features, Picture
-from eval.evaluate import Judgement, conditions, score_part, take_in_part, unscored
-from eval.fragments import fragments
-from eval.pictures import draw_part
-from eval.summary import Summary
-from jobs.report_run import summarise_run
-from pipeline.backbones import load_backbone
-from pipeline.drawing import draw_concept
-from pipeline.grid import encode_png
+from eval.judges.clip import Features, Picture
+from eval.scores.drawn_pictures import draw_part
+from eval.scores.fragments import fragments
+from eval.scores.score_run import Judgement, conditions, score_part, take_in_part, unscored
+from eval.scores.summary import Summary
+from jobs.cli.report_run import summarise_run
+from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol
-from pipeline.publish import part_path, plan_parts, read_table, write_table
 from pipeline.records import Concept, ImageSet, Sample, Word
-from pipeline.run_folder import RunFolder
-from pipeline.tables import embedding_rows, sample_rows
-from tests.test_scoring import ColourClip
+from pipeline.sampling.grid import encode_png
+from pipeline.sampling.pictures_of_a_word import draw_concept
+from pipeline.store.publish import part_path, plan_parts, read_table, write_table
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import embedding_rows, sample_rows
+from tests.eval.scores.test_scoring import ColourClip
 from tests.tiny_model import WIDTH
 
 PROTOCOL = Protocol(

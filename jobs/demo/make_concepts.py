@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from pipeline.mini.recipe import art
+from jobs.mini.recipe import art
 
 HERE = Path(__file__).parent
 PIXELS = 256

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.records import Sample
-from pipeline.tables import samples_of
+from pipeline.store.run_tables import samples_of
 
 SHOWN = ("owl", "ladybug", "taxi", "penguin", "crown", "umbrella")
 OUTPUT = Path(__file__).parent / "demo.png"

@@ -25,7 +25,7 @@ class Protocol:
     plain_images, edit_images: pictures per prompt of the learned word; untrained_images: per prompt of the untrained word.
     subjects: coarse noun -> the list it takes. difficulty: edit prompt -> "background", "style" or "composition".
     digest: of the file, for a protocol that is not shipped; "" for one that is.
-    until_ci: pictures of a prompt are drawn only until its score is known to within this (eval/stopping.py), the counts
+    until_ci: pictures of a prompt are drawn only until its score is known to within this (eval/scores/stopping.py), the counts
     above being the most; 0 draws them all.
     """
 

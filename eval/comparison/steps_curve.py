@@ -1,0 +1,163 @@
+"""Scores of words in mid-training, for several recipes over the same concepts: what `compare.py --steps-curve` measures.
+
+    concepts, a few a Ray task -> one training a recipe, its words kept at checkpoints -> pictures -> scores -> Parquet
+
+One training of a recipe serves its early stopping as well: looking at the loss changes no word, so that where a rule would
+have stopped is a step of it.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from eval.comparison.curve import MEASURED, Measured
+from eval.judges.clip import load_clip
+from eval.scores.scoring import encode_concept, score_concept
+from pipeline.inputs.image_sets import find_sources, load_images
+from pipeline.models.base import Backbone
+from pipeline.models.find import Model
+from pipeline.models.load import load_backbone
+from pipeline.protocols import QUICK
+from pipeline.records import Concept, Sample
+from pipeline.sampling.grid import encode_png
+from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
+from pipeline.sampling.prompting import requests_for
+from pipeline.settings import EarlyStop, InversionSettings
+from pipeline.store.storage import Storage, StorageNotFoundError
+from pipeline.training.early_stopping import VALIDATION_IMAGES, look_every
+from pipeline.training.inversion import train_step
+from pipeline.training.slot import new_slot
+
+TOGETHER = 4  # concepts in one batch, and in one task
+# Eight plain pictures and eight edited ones a checkpoint; floors are the comparison's business.
+PROTOCOL = replace(QUICK, name="curve", edit_images=2, untrained_images=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """checkpoints: the steps after which words are scored; the last is the budget, whatever the settings' rule for an early
+    stop. stopped: what the recipe is called that obeys this rule; it is scored too, unless the rule is "off".
+    """
+
+    name: str
+    settings: InversionSettings
+    checkpoints: tuple[int, ...]
+    stopped: str = ""
+
+
+def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
+    """settings: ours. most: steps that the published recipes are followed for, at most their own 5,000 and 3,000."""
+
+    def published(steps: int, rate: float, early_stop: EarlyStop) -> tuple[InversionSettings, tuple[int, ...]]:
+        budget = min(steps, most)
+        followed = InversionSettings(steps=budget, batch_size=4, learning_rate=rate, early_stop=early_stop)
+        return followed, checkpoints(budget)
+
+    ours = replace(settings, steps=min(most, settings.steps))
+    return (
+        # 0.005 is scaled by two GPUs and a batch of four; with DVAR's default window as Voronov et al. give it.
+        Recipe("paper", *published(5000, 0.04, "dvar"), "paper with DVAR"),
+        Recipe("diffusers README", *published(3000, 2e-3, "off")),
+        Recipe("wordmint without its early stop", ours, checkpoints(ours.steps), "wordmint"),
+    )
+
+
+def checkpoints(budget: int) -> tuple[int, ...]:
+    """0, 12, 25, 50, ... and the budget.
+
+    >>> checkpoints(300)
+    (0, 12, 25, 50, 100, 200, 300)
+    """
+    doubling = [0, 12, *(25 * 2**power for power in range(20))]
+    return (*(step for step in doubling if step < budget), budget)
+
+
+def measure(
+    concepts: Sequence[Concept], model: Model, clip: str, recipes: Sequence[Recipe], folder: Storage
+) -> list[Measured]:
+    """Scores of every concept at every recipe's checkpoints; what a former call has measured is read instead."""
+    task = ray.remote(num_cpus=1, max_retries=3)(_measure_part)
+    chunks = [concepts[start : start + TOGETHER] for start in range(0, len(concepts), TOGETHER)]
+    parts = [(recipe, chunk) for recipe in recipes for chunk in chunks]
+    pending = [task.remote(folder, model, clip, recipe, chunk) for recipe, chunk in parts]
+    return [Measured(**row) for table in ray.get(pending) for row in table.to_pylist()]
+
+
+def _measure_part(folder: Storage, model: Model, clip: str, recipe: Recipe, concepts: Sequence[Concept]) -> pa.Table:
+    made_by = repr((model.digest, clip, recipe, PROTOCOL, [(each.name, each.initializer) for each in concepts]))
+    path = f"curve/part-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.parquet"
+    try:
+        return pq.read_table(pa.BufferReader(folder.read_bytes(path)))
+    except StorageNotFoundError:
+        rows = measured(load_backbone(model.name), clip, recipe, concepts)
+    table = pa.Table.from_pylist([asdict(row) for row in rows], MEASURED)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    folder.write_bytes(path, bytes(sink.getvalue()))
+    return table
+
+
+def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[Concept]) -> list[Measured]:
+    """Trains these concepts in one batch and scores their words at every checkpoint."""
+    torch.set_num_threads(1)
+    side = recipe.settings.resolution or backbone.resolution
+    pixels = {each.name: load_images(find_sources(each, {}), side, recipe.settings.crop).pixels for each in concepts}
+    # Where the rule would stop is to be seen, and not to be obeyed: the loss is looked at, and the word goes on.
+    settings = recipe.settings
+    slots = [new_slot(each, pixels[each.name], backbone, settings) for each in concepts]
+    kept: dict[tuple[str, int], dict[str, dict[str, np.ndarray]]] = {}
+    stopped: dict[str, tuple[int, Mapping[str, np.ndarray]]] = {}
+    for step in range(settings.steps + 1):
+        if step in recipe.checkpoints:
+            kept[recipe.name, step] = {slot.concept.name: _vectors(slot.words) for slot in slots}
+        if step < settings.steps:
+            for slot, _ in train_step(backbone, slots):
+                stopped.setdefault(slot.concept.name, (slot.step, _vectors(slot.words)))
+    scorer = Scoring(backbone, clip, {each.name: each for each in concepts}, pixels)
+    rows = [
+        Measured(name, concept, step, step * settings.batch_size, *scorer(concept, vectors))
+        for (name, step), words in kept.items()
+        for concept, vectors in words.items()
+    ]
+    if settings.early_stop != "off":
+        every = look_every(settings.batch_size)
+        for concept, (step, vectors) in stopped.items():
+            evaluations = step * settings.batch_size + (1 + step // every) * VALIDATION_IMAGES
+            rows.append(Measured(recipe.stopped, concept, 0, evaluations, *scorer(concept, vectors)))
+    return rows
+
+
+class Scoring:
+    """Draws and scores one word at a time."""
+
+    def __init__(
+        self, backbone: Backbone, clip: str, concepts: Mapping[str, Concept], pixels: Mapping[str, np.ndarray]
+    ) -> None:
+        self._backbone, self._clip, self._concepts = backbone, load_clip(clip), concepts
+        self._training = {
+            name: [Sample(name, "training", "", "", index, 0, encode_png(each)) for index, each in enumerate(some)]
+            for name, some in pixels.items()
+        }
+
+    def __call__(self, name: str, vectors: Mapping[str, np.ndarray]) -> tuple[float, float]:
+        """(image similarity, mean text similarity over the edits); nan for a word that has diverged."""
+        if not all(np.isfinite(some).all() for some in vectors.values()):
+            return math.nan, math.nan
+        concept = self._concepts[name]
+        requests = requests_for(concept, PROTOCOL, 0)
+        pictures = draw_pictures(self._backbone, wanted_of(self._backbone, concept, vectors, requests), PROTOCOL)
+        encoded = encode_concept([*self._training[name], *pictures], self._clip)
+        scores = score_concept(encoded, self._clip, np.random.default_rng(0))
+        texts = [each.value for each in scores if each.metric == "text_similarity"]
+        return scores[0].value, float(np.mean(texts))
+
+
+def _vectors(words: Mapping[str, torch.nn.Parameter]) -> dict[str, np.ndarray]:
+    return {name: word.detach().cpu().numpy().copy() for name, word in words.items()}

@@ -1,0 +1,115 @@
+"""The ways of learning a word that compare.py sets beside each other, and their points in the plane."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from eval.comparison.plane import Point
+from eval.judges.clip import ClipScorer
+from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of
+from eval.scores.score_run import load_scorer
+from eval.scores.scoring import encode_concept, score_concept
+from pipeline.models.base import PromptError
+from pipeline.models.load import load_backbone
+from pipeline.protocols import Protocol
+from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
+from pipeline.sampling.prompting import requests_for
+from pipeline.settings import ModelSettings
+from pipeline.store.publish import plan_parts
+from pipeline.store.run_folder import RunFolder
+
+BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """folder: of its run, under the output. arguments: what invert_all.py is given beside the common ones."""
+
+    name: str
+    folder: str
+    arguments: tuple[str, ...] = ()
+
+
+# Section 5.3 of Gal et al. 2022; the rates are its 2e-2 and 1e-4. The paper gives no weight for its regularisation.
+TRAINED = (
+    Variant(BASE, "one-vector"),
+    Variant("2 vectors", "two-vectors", ("--vectors", "2")),
+    Variant("3 vectors", "three-vectors", ("--vectors", "3")),
+    Variant("progressive", "progressive", ("--vectors", "3", "--progressive", "0.4")),
+    Variant("regularised", "regularised", ("--regularisation", "0.1")),
+    Variant("per image", "per-image", ("--per-image-words", "0.25")),
+    Variant("high rate", "high-rate", ("--learning-rate", "0.02")),
+    Variant("low rate", "low-rate", ("--learning-rate", "0.0001")),
+)
+
+
+def points_of_run(run: RunFolder, name: str) -> list[Point]:
+    made = run.read_json("run.json")
+    batch = int(made["settings"]["batch_size"])
+    return [
+        Point(name, row["concept"], _number(row["reconstruction"]), _number(row["editability"]), row["steps"] * batch,
+              row["seconds"])
+        for row in _concepts(run)
+    ]  # fmt: skip
+
+
+def untrained_points(run: RunFolder, of: Literal["floor", "ceiling"] = "floor") -> list[Point]:
+    """The initializer in place of the word: what the run's own floors, or the ceilings, say of it."""
+    return [
+        Point(NO_WORD, row["concept"], _number(row[f"reconstruction_{of}"]), _number(row["editability_ceiling"]))
+        for row in _concepts(run)
+    ]
+
+
+def points_of_captions(run: RunFolder, column: str, clip: str, device: str) -> list[Point]:
+    """What a person says of each concept in place of its word, drawn by the frozen model; one Ray task a part."""
+    parts = plan_parts(run, 0)
+    gpus = 1 if device == "cuda" else 0
+    draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_caption_points)
+    tasks = [draw.remote(run, number, parts, column, clip, device) for number in range(parts["embeddings"])]
+    return [point for task in tasks for point in ray.get(task)]
+
+
+def _caption_points(
+    run: RunFolder, number: int, parts: Mapping[str, int], column: str, clip: str, device: str
+) -> Sequence[Point]:
+    torch.set_num_threads(1)
+    made = run.read_json("run.json")
+    held = ModelSettings(**made["model_settings"])
+    model = RunModel(made["model"], device, held, made["settings"]["seed"], made["settings"]["resolution"])
+    protocol = Protocol.of_dict(made["protocol_settings"])
+    words = {name: word for name, word in learned_words(run, number, parts).items() if word.concept.carried.get(column)}
+    if not words:
+        return []
+    backbone, scorer = load_backbone(model.model, device, held), load_scorer(clip, device)
+    points = []
+    for word, samples in pictures_of(run, words, parts, protocol, model.seed):
+        concept, caption = word.concept, word.concept.carried[column]
+        requests = [each for each in requests_for(concept, protocol, model.seed) if each.trained]
+        said = [replace(each, prompt=each.prompt.replace(concept.placeholder, caption)) for each in requests]
+        try:
+            drawn = draw_pictures(
+                backbone, [Wanted(concept, each, word.vectors) for each in said], protocol, model.resolution
+            )
+        except PromptError:
+            continue  # a caption longer than the model can read has no point
+        training = [each for each in samples if each.kind == "training"]
+        texts = scorer if isinstance(scorer, ClipScorer) else None
+        scores = score_concept(encode_concept([*training, *drawn], scorer), texts, np.random.default_rng(0))
+        edits = [each.value for each in scores if each.metric == "text_similarity"]
+        points.append(Point(CAPTION, concept.name, scores[0].value, float(np.mean(edits))))
+    return points
+
+
+def _concepts(run: RunFolder) -> list[dict[str, Any]]:
+    return list(pq.read_table(io.BytesIO(run.storage.read_bytes("report/concepts.parquet"))).to_pylist())
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,177 @@
+"""The model that scores: any CLIP that open_clip can load, or the shipped mini one.
+
+Names, as they are given on a command line and recorded beside every score:
+
+    mini                          the shipped CLIP (64 px, made for the mini model's world)
+    ViT-B-32-quickgelu:openai     open_clip's architecture and pretrained tag; the CLIP of the paper and of DreamBench
+    hf-hub:ORG/NAME               an open_clip model on the Hugging Face hub
+    local-dir:FOLDER or FOLDER    a folder with open_clip_config.json, open_clip_model.safetensors and its tokenizer
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+MINI = "mini"
+MINI_FOLDER = Path(__file__).parents[2] / "pipeline" / "mini" / "clip"
+BATCH = 64
+
+Features = npt.NDArray[np.float32]
+Picture = Image.Image | npt.NDArray[np.uint8]
+Item = TypeVar("Item")
+
+
+@runtime_checkable
+class ClipScorer(Protocol):
+    """What scoring needs of a CLIP.
+
+    name: which model, as it was asked for. fingerprint: sha256 of what decides its features.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_images(self, pictures: Sequence[Picture]) -> Features:
+        """Pictures, PIL or uint8 (H, W, 3), of any sizes -> (N, D), rows of length one."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Features:
+        """-> (N, D), rows of length one."""
+        ...
+
+
+class OpenClipScorer:
+    """An open_clip model in fp32 and eval mode, with its own preprocessing (PIL resizing) and tokenizer."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenizer: Callable[..., Tensor],
+        fingerprint: str,
+    ) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self._model: Any = model
+        self._preprocess = preprocess
+        self._tokenizer = tokenizer
+        self._device = next(model.parameters()).device
+        self._width = int(self.encode_texts([""]).shape[1])
+
+    def encode_images(self, pictures: Sequence[Picture]) -> Features:
+        """Pictures, PIL or uint8 (H, W, 3), of any sizes -> float32 (N, D), rows of length one."""
+        batches = [
+            self._encode(torch.stack([self._prepared(picture) for picture in batch]), self._model.encode_image)
+            for batch in _batches(pictures)
+        ]
+        return np.concatenate([*batches, np.empty((0, self._width), np.float32)])
+
+    def encode_texts(self, texts: Sequence[str]) -> Features:
+        """-> float32 (N, D), rows of length one.
+
+        Raises ValueError for a text longer than the model can read: its end would be left out of the score unseen.
+        """
+        batches = [self._encode(self._tokenised(list(batch)), self._model.encode_text) for batch in _batches(texts)]
+        return np.concatenate(batches) if batches else np.empty((0, self._width), np.float32)
+
+    def _prepared(self, picture: Picture) -> Tensor:
+        return self._preprocess(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
+
+    def _tokenised(self, texts: list[str]) -> Tensor:
+        tokens = self._tokenizer(texts)
+        room = tokens.shape[1]
+        # One more place changes the last token of exactly those texts that were cut.
+        cut = (self._tokenizer(texts, context_length=room + 1)[:, :room] != tokens).any(dim=1)
+        for text, is_cut in zip(texts, cut.tolist(), strict=True):
+            if is_cut:
+                raise ValueError(
+                    f"the prompt {text[:200]!r} is too long for {self.name}, which reads {room} tokens: shorten it"
+                )
+        return tokens
+
+    @torch.no_grad()
+    def _encode(self, batch: Tensor, encoder: Callable[[Tensor], Tensor]) -> Features:
+        features: Features = F.normalize(encoder(batch.to(self._device)).float(), dim=-1).cpu().numpy()
+        return features
+
+
+def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
+    """Loads a CLIP by one of the names above.
+
+    Raises ValueError for a name that open_clip does not know, or one whose activation is not that of its weights, and
+    FileNotFoundError for a folder that is not there or not complete.
+    """
+    identifier, tag = _resolve(name)
+    model, preprocess = open_clip.create_model_from_pretrained(
+        identifier, pretrained=tag, precision="fp32", device=device
+    )
+    model.eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer(identifier)
+    return OpenClipScorer(name, model, preprocess, tokenizer, _fingerprint(model))
+
+
+def _resolve(name: str) -> tuple[str, str | None]:
+    """(open_clip's model name, its pretrained tag), checked."""
+    folder = MINI_FOLDER if name == MINI else Path(name.removeprefix("local-dir:"))
+    if name == MINI or name.startswith("local-dir:") or folder.is_dir():
+        for wanted in ("open_clip_config.json", "open_clip_model.safetensors"):
+            if not (folder / wanted).is_file():
+                raise FileNotFoundError(f"CLIP {name!r}: {folder / wanted} does not exist")
+        return f"local-dir:{folder}", None
+    if name.startswith("hf-hub:"):
+        return name, None
+    architecture, _, tag = name.partition(":")
+    known = open_clip.list_pretrained(as_str=True)
+    if not tag or name not in known:
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        raise ValueError(
+            f"there is no CLIP named {name!r}; it must be 'mini', a folder, 'hf-hub:ORG/NAME' or 'MODEL:WEIGHTS' as "
+            "open_clip lists them" + (f", for instance {', '.join(near)}" if near else "")
+        )
+    _check_activation(architecture, tag)
+    return architecture, tag
+
+
+def _check_activation(architecture: str, tag: str) -> None:
+    """open_clip only warns when weights trained with QuickGELU are run with GELU, and every score shifts.
+
+    Its architectures come in pairs for this; one without a twin has the right activation whatever its tag says.
+    """
+    base = architecture.removesuffix("-quickgelu")
+    quick = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
+    right = f"{base}-quickgelu:{tag}" if quick else f"{base}:{tag}"
+    if right in open_clip.list_pretrained(as_str=True) and right != f"{architecture}:{tag}":
+        raise ValueError(
+            f"the weights {tag!r} were trained with {'QuickGELU' if quick else 'GELU'} and {architecture!r} has the "
+            f"other activation, which would shift every score: say {right!r}"
+        )
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """sha256 over the weights, and over what no weight tells but features depend on: preprocessing, activation."""
+    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+    settings = {"preprocess": open_clip.get_model_preprocess_cfg(model), "quick_gelu": quick}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]

@@ -1,0 +1,139 @@
+"""The canary: a few pictures kept from one night, judged and drawn again on every other, though no word changed.
+
+    canary/<protocol>/samples.parquet   their pictures and training images: pinned once, never replaced
+    canary/<protocol>/words.parquet     the words they were drawn from
+    canary/<protocol>/scores.parquet    what each CLIP, by its name, said of each picture when it was first asked
+
+The kept pictures judged again show that the judge has drifted: another CLIP under the same name, or another library around
+it. The same words drawn again from the same seeds show that the drawing has: other weights, scheduler or arithmetic.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from eval.nightly.history import CanaryReading
+from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of, words_of
+from eval.scores.metrics import Floats, image_similarity
+from eval.scores.score_run import Judgement, load_scorer
+from eval.scores.scoring import ImageScorer, encode_concept
+from pipeline.models.load import load_backbone
+from pipeline.records import Sample
+from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
+from pipeline.sampling.prompting import requests_for
+from pipeline.store.publish import part_path, plan_parts, read_table, write_table
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import sample_rows, samples_of
+
+CONCEPTS, PICTURES = 4, 4
+
+SCORES = pa.schema([
+    ("concept", pa.string()), ("prompt", pa.string()), ("index", pa.int64()), ("clip", pa.string()),
+    ("clip_digest", pa.string()), ("night", pa.string()), ("value", pa.float64()),
+])  # fmt: skip
+
+
+def read_canary(run: RunFolder, judgement: Judgement, night: str) -> CanaryReading | None:
+    """Pins the canary on its first call; None while the run has no word with pictures. One Ray task."""
+    gpus = 1 if judgement.device == "cuda" else 0
+    reading: CanaryReading | None = ray.get(
+        ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(canary_reading).remote(run, judgement, night)
+    )
+    return reading
+
+
+def canary_reading(run: RunFolder, judgement: Judgement, night: str) -> CanaryReading | None:
+    folder = f"canary/{judgement.protocol.label}"
+    samples = read_table(run, f"{folder}/samples.parquet")
+    if samples is None:
+        samples = _pin(run, judgement, folder)
+    if samples is None:
+        return None
+    scorer = load_scorer(judgement.clip, judgement.device)
+    kept = samples_of(samples)
+    features = _features(kept, scorer)
+    tonight = {key: value for key, (value, _) in features.items()}
+    first, since = _first_scores(run, folder, scorer, night, tonight)
+    drawn = math.nan
+    if judgement.drawing:
+        again = _features(_drawn_again(run, judgement, judgement.drawing, folder, kept), scorer)
+        # Rounding can put the cosine of a picture with itself above one.
+        drawn = max(0.0, float(np.mean([1 - features[key][1] @ again[key][1] for key in again])))
+    return CanaryReading(since, len(first), max(abs(tonight[key] - first[key]) for key in first), drawn)
+
+
+Key = tuple[str, str, int]  # concept, prompt, index
+
+
+def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
+    """Keeps the first pictures of the first few words of the run's first part that have any."""
+    parts = plan_parts(run, 0)
+    words = learned_words(run, 0, parts)
+    seed = judgement.drawing.seed if judgement.drawing else None
+    tables = []
+    for word, samples in pictures_of(run, dict(sorted(words.items())[:CONCEPTS]), parts, judgement.protocol, seed):
+        kept = [each for each in samples if each.kind in ("training", "reconstruction") and each.index < PICTURES]
+        tables.append(sample_rows(word.fingerprint, kept))
+    if not tables:
+        return None
+    samples = pa.concat_tables(tables)
+    embeddings = read_table(run, part_path("embeddings", 0, parts["embeddings"]))
+    assert embeddings is not None, "the words came from it"
+    write_table(run, f"{folder}/words.parquet", embeddings.filter(pc.is_in(embeddings["concept"], samples["concept"])))
+    # Last, as it is what says that there is a canary.
+    write_table(run, f"{folder}/samples.parquet", samples)
+    return samples
+
+
+def _features(samples: list[Sample], scorer: ImageScorer) -> dict[Key, tuple[float, Floats]]:
+    """Each plain picture's image similarity to its concept's training images, and its feature (D,)."""
+    found: dict[Key, tuple[float, Floats]] = {}
+    for name in sorted({each.concept for each in samples}):
+        encoded = encode_concept([each for each in samples if each.concept == name], scorer)
+        values: Floats = image_similarity(encoded.plain, encoded.of("training"))
+        plain = [each for each in encoded.samples if each.kind == "reconstruction"]
+        found |= {
+            (name, each.prompt, each.index): (float(value), feature.astype(np.float64))
+            for each, value, feature in zip(plain, values, encoded.plain, strict=True)
+        }
+    return found
+
+
+def _first_scores(
+    run: RunFolder, folder: str, scorer: ImageScorer, night: str, tonight: dict[Key, float]
+) -> tuple[dict[Key, float], str]:
+    """(What this CLIP said of each picture when it was first asked, on which night); tonight's where it never was."""
+    path = f"{folder}/scores.parquet"
+    table = read_table(run, path)
+    rows = [] if table is None else table.to_pylist()
+    mine = [row for row in rows if row["clip"] == scorer.name]
+    if not mine:
+        mine = [
+            {"concept": name, "prompt": prompt, "index": index, "clip": scorer.name, "clip_digest": scorer.fingerprint,
+             "night": night, "value": value}
+            for (name, prompt, index), value in sorted(tonight.items())
+        ]  # fmt: skip
+        write_table(run, path, pa.Table.from_pylist([*rows, *mine], SCORES))
+    return {(row["concept"], row["prompt"], row["index"]): row["value"] for row in mine}, mine[0]["night"]
+
+
+def _drawn_again(
+    run: RunFolder, judgement: Judgement, model: RunModel, folder: str, kept: list[Sample]
+) -> list[Sample]:
+    """The kept samples with their plain pictures drawn anew."""
+    backbone = load_backbone(model.model, model.device, model.settings, model.options)
+    again = {(each.concept, each.kind, each.index): each for each in kept}
+    wanted = [
+        Wanted(word.concept, each, word.vectors)
+        for name, word in words_of(read_table(run, f"{folder}/words.parquet")).items()
+        for each in requests_for(word.concept, judgement.protocol, model.seed)
+        if (name, each.kind, each.index) in again
+    ]
+    for drawn in draw_pictures(backbone, wanted, judgement.protocol, model.resolution):
+        key = (drawn.concept, drawn.kind, drawn.index)
+        again[key] = replace(again[key], png=drawn.png)
+    return list(again.values())

@@ -1,0 +1,200 @@
+"""What every night found: history/*.parquet, a row a concept, a file a night and way of scoring.
+
+Nights are compared where they were scored alike (protocol, CLIP, sampler); the model may differ, since a worse model is what
+the gate is there for. A night's file is a function of its scores, so that the same night twice writes the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eval.nightly.gate import Change, Comparison, Pairs, compare, paired
+from eval.scores.score_tables import CONDITIONS, ScoredUnder, with_nan, without_nan
+from eval.scores.summary import ConceptSummary, Estimate, mean_of
+from pipeline.store.run_tables import KEY
+from pipeline.store.storage import Storage
+
+METRICS = ("reconstruction", "editability", "diversity")
+# The two that the gate holds; a word may well lose diversity as it is learned better.
+GATED = ("reconstruction", "editability")
+HISTORY = pa.schema([
+    ("night", pa.string()), ("good", pa.bool_()), *KEY, ("group", pa.string()),
+    *((metric, pa.float64()) for metric in METRICS), ("covered", pa.float64()),
+    *((name, pa.int64() if name == "sampler_steps" else pa.float64() if name == "guidance" else pa.string())
+      for name in CONDITIONS),
+])  # fmt: skip
+NIGHT = re.compile(r"[0-9A-Za-z][0-9A-Za-z.:_-]{0,40}")
+VERDICT = b"wordmint"
+# The same weights on another CPU or GPU are taken to move a cosine by less than the first, and pictures by less than the second.
+JUDGED_DRIFT, DRAWN_DRIFT = 1e-3, 5e-3
+SMALLEST_GROUP = 10  # concepts; smaller groups are reported, and not tested
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReading:
+    """since: the night whose scores these pictures are held against. pictures: how many.
+
+    judged: the largest change of image similarity of a kept picture. drawn: the mean distance, one minus the cosine, between
+    a kept picture and the same one drawn tonight; nan where nothing was drawn.
+    """
+
+    since: str
+    pictures: int
+    judged: float
+    drawn: float
+
+    def reasons(self) -> list[str]:
+        """What has drifted, a sentence each."""
+        found = []
+        if self.judged > JUDGED_DRIFT:
+            found.append(
+                f"the canary's kept pictures are judged otherwise than on {self.since}, by up to {self.judged:.4f}: "
+                "the CLIP, its preprocessing or a library has changed"
+            )
+        if self.drawn > DRAWN_DRIFT:
+            found.append(
+                f"the canary's words draw other pictures than on {self.since}, by a cosine distance of {self.drawn:.4f}: "
+                "the model's weights, the scheduler or a library has changed"
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a night amounted to.
+
+    estimates: metric -> its mean over concepts. against: the good night it was compared with, None for the first.
+    reasons: why it is not good, a sentence each.
+    """
+
+    night: str
+    good: bool
+    concepts: int
+    estimates: Mapping[str, Estimate]
+    against: str | None
+    drop: float | None
+    comparisons: tuple[Comparison, ...]
+    canary: CanaryReading | None
+    reasons: tuple[str, ...]
+
+
+class History:
+    """The nights that were scored as `under` says, in a folder of them."""
+
+    def __init__(self, folder: Storage, under: ScoredUnder) -> None:
+        self._folder = folder
+        alike = {name: value for name, value in asdict(under).items() if name not in ("model", "model_digest")}
+        digest = hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:8]
+        self._suffix = f"@{under.protocol}@{digest}.parquet"
+        self._under = under
+
+    def nights(self) -> list[str]:
+        """In their order, which is that of their names."""
+        return [name.removesuffix(self._suffix) for name in self._folder.names() if name.endswith(self._suffix)]
+
+    def verdicts(self, most: int = 90) -> list[Verdict]:
+        """Of the last nights, oldest first."""
+        return [_verdict_of(self._read(night).schema.metadata[VERDICT]) for night in self.nights()[-most:]]
+
+    def last_good(self, before: str) -> tuple[str, pa.Table] | None:
+        for night in reversed([night for night in self.nights() if night < before]):
+            table = self._read(night)
+            if len(table) and table["good"][0].as_py():
+                return night, table
+        return None
+
+    def record(self, verdict: Verdict, concepts: Sequence[ConceptSummary], groups: Mapping[str, str]) -> None:
+        rows = [
+            {"night": verdict.night, "good": verdict.good, "concept": each.concept, "fingerprint": each.fingerprint,
+             "group": groups.get(each.concept), "covered": each.covered, **asdict(self._under),
+             **{metric: getattr(each, metric) for metric in METRICS}}
+            for each in sorted(concepts, key=lambda each: each.concept)
+        ]  # fmt: skip
+        table = pa.Table.from_pylist([without_nan(row) for row in rows], HISTORY)
+        metadata = {VERDICT: json.dumps(_without_nan_deep(asdict(verdict)), sort_keys=True).encode()}
+        sink = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+        self._folder.write_bytes(verdict.night + self._suffix, sink.getvalue())
+
+    def _read(self, night: str) -> pa.Table:
+        return pq.read_table(pa.BufferReader(self._folder.read_bytes(night + self._suffix)))
+
+
+def judge_night(
+    history: History,
+    night: str,
+    concepts: Sequence[ConceptSummary],
+    groups: Mapping[str, str],
+    drop: float | None,
+    canary: CanaryReading | None,
+) -> Verdict:
+    """Compares tonight with the last good night before it.
+
+    groups: concept -> its group, {} without any. drop: as `eval.nightly.gate.compare` takes it; None compares and never fails.
+    """
+    last = history.last_good(night)
+    comparisons: tuple[Comparison, ...] = ()
+    if last is not None:
+        comparisons = compare(_pairs(last[1], concepts, groups), math.inf if drop is None else drop)
+    reasons = [_reason(each) for each in comparisons if each.alarm]
+    if canary is not None and drop is not None:
+        reasons += canary.reasons()
+    estimates = {metric: mean_of(concepts, metric, np.random.default_rng(0)) for metric in METRICS}
+    return Verdict(
+        night, not reasons, sum(not math.isnan(each.reconstruction) for each in concepts), estimates,
+        last[0] if last else None, drop, comparisons, canary, tuple(reasons),
+    )  # fmt: skip
+
+
+def _pairs(before: pa.Table, after: Sequence[ConceptSummary], groups: Mapping[str, str]) -> list[Pairs]:
+    """Of all concepts, then of each group with enough of them."""
+    earlier = [with_nan(row) for row in before.select(["concept", "fingerprint", *GATED]).to_pylist()]
+    pairs = []
+    for metric in GATED:
+        one = {row["concept"]: (row["fingerprint"], row[metric]) for row in earlier}
+        other = {each.concept: (each.fingerprint, getattr(each, metric)) for each in after}
+        pairs.append(paired(metric, "", one, other))
+        for group in sorted(set(groups.values())):
+            mine = {name: score for name, score in other.items() if groups.get(name) == group}
+            some = paired(metric, group, one, mine)
+            if len(some.names) >= SMALLEST_GROUP:
+                pairs.append(some)
+    return pairs
+
+
+def _reason(comparison: Comparison) -> str:
+    of = f" of {comparison.group!r}" if comparison.group else ""
+    lowest = ", ".join(f"{each.concept} {each.before:.3f} -> {each.after:.3f}" for each in comparison.lowest)
+    return (
+        f"{comparison.metric}{of} fell from {comparison.before:.4f} to {comparison.after:.4f} over {comparison.n} concepts "
+        f"learned anew (p = {comparison.p:.2g}); most of all {lowest}"
+    )
+
+
+def _without_nan_deep(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _without_nan_deep(each) for name, each in value.items()}
+    return [_without_nan_deep(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _verdict_of(data: bytes) -> Verdict:
+    found = json.loads(data)
+    comparisons = tuple(
+        Comparison(**{**with_nan(each), "lowest": tuple(Change(**one) for one in each["lowest"])})
+        for each in found["comparisons"]
+    )
+    estimates = {name: Estimate(**with_nan(each)) for name, each in found["estimates"].items()}
+    canary = CanaryReading(**with_nan(found["canary"])) if found["canary"] else None
+    return Verdict(**{**found, "estimates": estimates, "comparisons": comparisons, "canary": canary,
+                      "reasons": tuple(found["reasons"])})  # fmt: skip

@@ -1,0 +1,274 @@
+"""The report: one self-contained page that works from a file:// URL and asks nothing of any network.
+
+    summary, grids, failures, configuration -> HTML
+
+Concept names, prompts, reasons and carried columns are untrusted text: jinja escapes what it writes, everything else
+reaches the page as JSON and becomes text nodes, and the page's own policy lets nothing run but its own script.
+"""
+
+import hashlib
+import io
+import json
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from eval.nightly.history import GATED, Verdict
+from eval.report.chart import line_over_nights
+from eval.scores.groups import Group, groups_by, summarise_groups, telling_column
+from eval.scores.summary import ConceptSummary, Estimate, Summary
+from pipeline.records import Failure
+
+# A page of this size still opens at once on a phone; what does not fit is sampled, and linked.
+PICTURE_BYTES = 18_000_000
+ROW_BYTES = 4_000_000
+MOST_CONCEPTS = 5_000
+MOST_REASONS = 100
+MOST_NAMES = 20  # of failed concepts listed under one reason
+MOST_GROUPS = 200
+LONGEST_TEXT = 500
+LONGEST_CONFIGURATION = 100_000
+NUMBERS = (
+    "reconstruction", "reconstruction_low", "reconstruction_high", "reconstruction_floor", "reconstruction_ceiling",
+    "covered", "editability", "editability_floor", "editability_ceiling", "editability_covered", "diversity",
+    "diversity_ceiling", "nearest_own", "seconds",
+)  # fmt: skip
+
+# Tried in order until a grid is small enough: twelve grids, in base64, stay below 1.5 MB.
+THUMBNAIL_BYTES = 90_000
+THUMBNAIL_SIZES = ((900, 82), (900, 65), (900, 45), (640, 45), (480, 30))
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failures that share a stage and a reason. names: the first of their concepts; more: how many others."""
+
+    stage: str
+    reason: str
+    count: int
+    names: tuple[str, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Another judge of the same pictures, such as DINO. name: as it was asked for."""
+
+    name: str
+    reconstruction: Estimate
+    subject_fidelity: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a report shows besides the run itself.
+
+    column: of the manifest, to group by; None takes one that tells a few groups apart.
+    nights: oldest first, tonight last. judges: others than the one that made the summary.
+    """
+
+    column: str | None = None
+    nights: Sequence[Verdict] = ()
+    judges: Sequence[Judge] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """Where the figures stand on a bar of length 100."""
+
+    value: float
+    floor: float
+    ceiling: float
+    low: float
+    high: float
+
+
+def render_report(
+    summary: Summary,
+    grids: Mapping[str, bytes],
+    failures: Sequence[Failure],
+    configuration: Mapping[str, Any],
+    title: str = "wordmint",
+    background: Background | None = None,
+) -> str:
+    """The page as text, to be written as UTF-8 to `report/index.html`.
+
+    grids: concept -> PNG; read one at a time, so a mapping that loads lazily never holds more than one.
+    configuration: whatever the run was made by, shown as it is; JSON-like, free of secrets.
+
+    Of more than 5,000 concepts, or 4 MB of them, the extremes and an even spread are shown, and pictures are embedded
+    until they fill 18 MB; the rest are linked as `../grids/<concept>.png`. The headline always counts all.
+
+    Raises ValueError for a column to group by that no concept has.
+    """
+    background = background or Background()
+    shown, rows = _shown(summary.concepts)
+    column = background.column or telling_column(summary.concepts)
+    groups: tuple[Group, ...] = ()
+    if column is not None:
+        groups = summarise_groups(summary.concepts, groups_by(summary.concepts, column), np.random.default_rng(0))
+    data = _script_data({
+        "concepts": sorted(rows, key=lambda row: str(row["concept"])),
+        "pictures": _pictures(shown, grids),
+        "floor": _number(summary.reconstruction_floor),
+        "ceiling": _number(summary.reconstruction_ceiling),
+    })  # fmt: skip
+    settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
+    reasons = _grouped(failures)
+    # The policy runs only what carries this word. Untrusted text cannot: it is part of what the word is a digest of.
+    everything = (data, settings, reasons, column, groups, background.nights)
+    nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
+    page = _environment().get_template("report.html.j2").render(
+        title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
+        reconstruction=_gauge(summary.reconstruction, summary.reconstruction_floor, summary.reconstruction_ceiling),
+        editability=_gauge(summary.editability, summary.editability_floor, summary.editability_ceiling),
+        column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
+        nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
+        judges=background.judges, nonce=nonce, style=_own("report.css"), script=_own("report.js"),
+    )  # fmt: skip
+    # A lone surrogate, which JSON input can hold, is a string to Python but not to UTF-8.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def thumbnail(png: bytes) -> bytes | None:
+    """WebP, at most 900 pixels wide and about 90 kB; None when the picture cannot be read."""
+    try:
+        with Image.open(io.BytesIO(png)) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return None
+    webp = b""
+    for width, quality in THUMBNAIL_SIZES:
+        height = max(1, round(picture.height * width / picture.width))
+        small = picture if picture.width <= width else picture.resize((width, height), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=quality, method=4)
+        webp = buffer.getvalue()
+        if len(webp) <= THUMBNAIL_BYTES:
+            break
+    return webp
+
+
+def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], list[dict[str, Any]]]:
+    """At most MOST_CONCEPTS, with their rows: the worst and the best, alternating, then the others at even distances.
+
+    The order is that in which rows and pictures are embedded as long as there is room.
+    """
+    ranked = sorted(concepts, key=lambda concept: (math.isnan(concept.covered), concept.covered, concept.concept))
+    rated = [concept for concept in ranked if not math.isnan(concept.covered)]
+    extremes = min(50, len(rated) // 2)
+    first = [each for pair in zip(rated[:extremes], rated[::-1][:extremes], strict=True) for each in pair]
+    chosen = {concept.concept for concept in first}
+    others = [concept for concept in concepts if concept.concept not in chosen]
+    room = min(MOST_CONCEPTS - len(first), len(others))
+    # Rows may be long. As many as there is room for, still spread evenly: cut off by name, the last would never be seen.
+    rows = {concept.concept: _row(concept) for concept in (*first, *_spread(others, room))}
+    used = sum(len(json.dumps(row)) for row in rows.values())
+    if used > ROW_BYTES:
+        room = room * ROW_BYTES // used
+    shown = first + _spread(others, room)
+    return shown, [rows[concept.concept] if concept.concept in rows else _row(concept) for concept in shown]
+
+
+def _spread(concepts: Sequence[ConceptSummary], count: int) -> list[ConceptSummary]:
+    return [concepts[position * len(concepts) // count] for position in range(count)]
+
+
+def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) -> dict[str, str]:
+    """Concept -> its grid as a data URL, in the order given until PICTURE_BYTES are used."""
+    pictures: dict[str, str] = {}
+    left = PICTURE_BYTES
+    for concept in concepts:
+        small = thumbnail(grids[concept.concept]) if concept.concept in grids else None
+        if small is None:
+            continue
+        url = f"data:image/webp;base64,{b64encode(small).decode('ascii')}"
+        left -= len(url)
+        if left < 0:
+            break
+        pictures[concept.concept] = url
+    return pictures
+
+
+def _gauge(estimate: Estimate, floor: float, ceiling: float) -> Gauge | None:
+    """None where one of the figures is missing."""
+    figures = (estimate.value, floor, ceiling)
+    if any(math.isnan(figure) for figure in figures):
+        return None
+    low, high = (estimate.value if math.isnan(bound) else bound for bound in (estimate.low, estimate.high))
+    left, right = min(*figures, low), max(*figures, high)
+    positions = (96 * (figure - left) / ((right - left) or 1) + 2 for figure in (*figures, low, high))
+    return Gauge(*(round(position, 2) for position in positions))
+
+
+def _row(concept: ConceptSummary) -> dict[str, Any]:
+    return {
+        "concept": concept.concept,
+        "placeholder": _clipped(concept.placeholder),
+        "class": _clipped(concept.noun or ""),
+        "kind": concept.kind,
+        "steps": concept.steps,
+        "stopped_by": concept.stopped_by,
+        "carried": {_clipped(name): _clipped(value) for name, value in concept.carried.items()},
+        "link": f"../grids/{quote(concept.concept, safe='', errors='replace')}.png",
+        **{name: _number(getattr(concept, name)) for name in NUMBERS},
+    }
+
+
+def _grouped(failures: Sequence[Failure]) -> dict[str, list[FailureGroup]]:
+    """Stage -> its reasons, the most frequent first."""
+    concepts: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        concepts.setdefault((failure.stage, failure.reason), []).append(failure.concept)
+    groups: dict[str, list[FailureGroup]] = {}
+    frequent = sorted(concepts.items(), key=lambda item: (-len(item[1]), item[0]))
+    for (stage, reason), names in sorted(
+        frequent[:MOST_REASONS], key=lambda item: (item[0][0], -len(item[1]), item[0][1])
+    ):
+        listed = tuple(_clipped(name) for name in sorted(names)[:MOST_NAMES])
+        groups.setdefault(stage, []).append(
+            FailureGroup(stage, _clipped(reason), len(names), listed, len(names) - len(listed))
+        )
+    if rest := [name for _, names in frequent[MOST_REASONS:] for name in names]:
+        said = f"{len(frequent) - MOST_REASONS:,} other reasons, each in failures/"
+        groups["others"] = [FailureGroup("others", said, len(rest), (), len(rest))]
+    return groups
+
+
+def _clipped(text: str, longest: int = LONGEST_TEXT) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
+
+
+def _number(value: float) -> float | None:
+    """Rounded to what a page shows; JSON knows no nan."""
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _script_data(value: Any) -> str:
+    """JSON that may stand inside <script>: no text can close the element or open a comment."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _own(name: str) -> Markup:
+    return Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["clipped"] = _clipped
+    environment.filters["figure"] = lambda value, digits=3: "–" if math.isnan(value) else f"{value:.{digits}f}"
+    environment.filters["percent"] = lambda value: "–" if math.isnan(value) else f"{100 * value:.0f} %"
+    return environment

@@ -1,0 +1,102 @@
+"""Whose training images do a word's pictures look like? The confusion matrix over concepts, and what it amounts to.
+
+A word that learned its concept draws pictures nearer to its own training images than to any other concept's. That
+catches what a mean cosine does not show: words that all drew the same pleasant thing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from eval.scores.metrics import Floats
+from pipeline.store.run_tables import KEY
+
+# Enough others to be mistaken for; every picture is compared with all of them.
+MOST_COMPARED = 512
+LISTED = 10
+
+FEATURES = pa.schema([
+    *KEY, ("protocol", pa.string()), ("clip", pa.string()), ("clip_digest", pa.string()),
+    ("training", pa.list_(pa.float32())), ("samples", pa.list_(pa.list_(pa.float32()))),
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What is kept of a scored concept to compare it with others.
+
+    training (D,): the mean feature of its training images; a picture's product with it is its mean cosine with them all.
+    samples (N, D): the features of its pictures of the plain prompt, rows of length one.
+    """
+
+    training: Floats
+    samples: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Mistaken:
+    """Pictures of `concept` that are nearest to `taken_for`: their share of its pictures."""
+
+    concept: str
+    taken_for: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """concepts: how many were compared. chance: the share that a blind guess gets right, 1 / concepts.
+
+    nearest_own: the share of pictures nearest to their own concept's training images, a mean over concepts; by_concept:
+    the same for each. own, other: the mean image similarity to one's own training images, and to others'.
+    mistaken: the most frequent mistakes.
+    """
+
+    concepts: int
+    nearest_own: float
+    chance: float
+    own: float
+    other: float
+    mistaken: tuple[Mistaken, ...]
+    by_concept: Mapping[str, float]
+
+
+def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
+    """None below two concepts, where there is nobody to be mistaken for. Of more than 512 an even spread is compared."""
+    everyone = sorted(name for name, found in features.items() if len(found.samples))
+    count = min(len(everyone), MOST_COMPARED)
+    names = [everyone[position * len(everyone) // count] for position in range(count)]
+    if len(names) < 2:
+        return None
+    training = np.stack([features[name].training for name in names])
+    similarities = [features[name].samples @ training.T for name in names]
+    nearest = np.stack([np.bincount(each.argmax(axis=1), minlength=len(names)) / len(each) for each in similarities])
+    mean = np.stack([each.mean(axis=0) for each in similarities])
+    right = np.diag(nearest)
+    return Confusion(
+        concepts=len(names),
+        nearest_own=float(right.mean()),
+        chance=1 / len(names),
+        own=float(np.diag(mean).mean()),
+        other=float((mean.sum() - np.trace(mean)) / (len(names) * (len(names) - 1))),
+        mistaken=_most_mistaken(names, nearest),
+        by_concept=dict(zip(names, right.tolist(), strict=True)),
+    )
+
+
+def features_of(table: pa.Table) -> dict[str, Features]:
+    """FEATURES' rows as records, by concept."""
+    return {
+        row["concept"]: Features(np.array(row["training"], np.float32), np.array(row["samples"], np.float32))
+        for row in table.to_pylist()
+    }
+
+
+def _most_mistaken(names: Sequence[str], nearest: npt.NDArray[np.float64]) -> tuple[Mistaken, ...]:
+    wrong = nearest - np.diag(np.diag(nearest))
+    found = [
+        Mistaken(names[row], names[column], float(wrong[row, column])) for row, column in np.argwhere(wrong).tolist()
+    ]
+    return tuple(sorted(found, key=lambda each: (-each.share, each.concept, each.taken_for))[:LISTED])

@@ -1,0 +1,261 @@
+"""The pictures of every word that a protocol asks for: those of its training, and what else there is to be drawn.
+
+embeddings/ -> words on the frozen model -> evaluations/<protocol>/samples/*.parquet
+
+A picture is drawn once: which of them there are says a listing of (kind, prompt, index, seed), so that a protocol that asks
+for more, a round of sequential sampling, or an evaluation that was broken off draws only what is missing.
+"""
+
+import functools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+
+from eval.scores.scoring import ImageScorer
+from eval.scores.stopping import Watch
+from pipeline.models.base import Backbone, PromptError
+from pipeline.models.load import load_backbone
+from pipeline.protocols import Protocol
+from pipeline.records import Concept, Failure, Sample
+from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures, wanted_of
+from pipeline.sampling.prompting import missing, requests_for
+from pipeline.settings import ModelSettings
+from pipeline.store.publish import FEW, part_path, read_table, write_table
+from pipeline.store.run_folder import RunFolder, shard_of
+from pipeline.store.run_tables import SAMPLES, sample_rows, samples_of
+
+# A part is held in memory: as many pictures as sixteen concepts of a protocol like quick have.
+PICTURES_A_PART = 700
+# So many are drawn between two writes: what a machine that is taken away costs.
+PICTURES_A_WRITE = 128
+WORD = ["concept", "fingerprint", "text_encoder", "placeholder", "vectors", "initializer", "class", "kind", "carried"]
+KEYS = ["concept", "fingerprint", "kind", "prompt", "index", "seed"]
+
+Judge = Callable[[], ImageScorer]
+
+
+@dataclass(frozen=True, slots=True)
+class RunModel:
+    """The frozen model that a run's words were learned on, and what else their pictures depend on.
+
+    seed, resolution: as in the run's settings. options: for the store of a model that is a URL.
+    """
+
+    model: str
+    device: str
+    settings: ModelSettings
+    seed: int
+    resolution: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedWord:
+    """A row, or a row a text encoder, of `embeddings/`. vectors: text encoder -> float32 (V, D)."""
+
+    concept: Concept
+    fingerprint: str
+    vectors: Mapping[str, np.ndarray]
+
+
+def learned_words(run: RunFolder, number: int, parts: Mapping[str, int]) -> dict[str, LearnedWord]:
+    """Concept -> its word, of one part of `embeddings/`."""
+    return words_of(read_table(run, part_path("embeddings", number, parts["embeddings"]), WORD))
+
+
+def words_of(embeddings: pa.Table | None) -> dict[str, LearnedWord]:
+    """Concept -> its word, of rows of `embeddings/`."""
+    words: dict[str, LearnedWord] = {}
+    for row in [] if embeddings is None else embeddings.select(WORD).to_pylist():
+        vectors = np.array(row["vectors"], np.float32)
+        concept = Concept(
+            row["concept"], (), row["placeholder"], row["initializer"] or None, row["class"], row["kind"], len(vectors),
+            carried=dict(row["carried"] or ()),
+        )  # fmt: skip
+        known = words.setdefault(concept.name, LearnedWord(concept, row["fingerprint"], {}))
+        words[concept.name] = replace(known, vectors={**known.vectors, row["text_encoder"]: vectors})
+    return words
+
+
+def draw_missing(
+    run: RunFolder,
+    names: Collection[str],
+    parts: Mapping[str, int],
+    protocol: Protocol,
+    model: RunModel,
+    judge: Judge | None = None,
+) -> tuple[Failure, ...]:
+    """Draws what of these concepts' pictures there is not yet; one Ray task a part. Returns what cannot be drawn.
+
+    judge: says of a protocol with `until_ci` when enough have been drawn.
+    """
+    by_part: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        by_part[shard_of(name, _parts(parts, protocol))].append(name)
+    gpus = 1 if model.device == "cuda" else 0
+    # Ray's own types know functions of six arguments at most.
+    draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(draw_part)
+    tasks = [draw.remote(run, number, some, parts, protocol, model, judge) for number, some in sorted(by_part.items())]
+    return tuple(failure for task in tasks for failure in ray.get(task))
+
+
+def draw_part(
+    run: RunFolder,
+    number: int,
+    names: Collection[str],
+    parts: Mapping[str, int],
+    protocol: Protocol,
+    model: RunModel,
+    judge: Judge | None = None,
+) -> list[Failure]:
+    """Brings one part of the protocol's samples up to date for the concepts named, all of which belong into it.
+
+    Words, prompts and seeds share the model's batches. What is drawn is written as it comes: little of it is lost with a
+    machine that is taken away.
+    """
+    everyone = learned_words(run, number % parts["embeddings"], parts)
+    words = {name: everyone[name] for name in sorted(everyone.keys() & set(names))}
+    path = part_path(_folder(protocol), number, _parts(parts, protocol))
+    table = _of_present_words(read_table(run, path), everyone)
+    watch = Watch(protocol, judge()) if judge and protocol.until_ci else None
+    # Sequential sampling has to look at what there is already; else a listing of it is enough.
+    training = read_table(
+        run, part_path("samples", number % parts["samples"], parts["samples"]), None if watch else KEYS
+    )
+    there = _by_concept([table if watch else table.select(KEYS), training], words)
+    left, failures = _to_draw(words, there, protocol, model)
+    if watch:
+        for name in left:
+            served = _served(there[name], words[name], protocol, model.seed) if name in there else None
+            watch.add([] if served is None else samples_of(served))
+    while due := [each for some in left.values() for each in (watch.due(some) if watch else some)]:
+        for start in range(0, len(due), PICTURES_A_WRITE):
+            some = due[start : start + PICTURES_A_WRITE]
+            drawn = draw_pictures(_loaded(model), some, protocol, model.resolution)
+            rows = [sample_rows(words[each.concept].fingerprint, [each]) for each in drawn]
+            table = pa.concat_tables([table, *rows])
+            write_table(run, path, table.sort_by([(key, "ascending") for key in KEYS]))
+            if watch:
+                watch.add(drawn)
+        taken = {id(each) for each in due}
+        left = {name: [each for each in some if id(each) not in taken] for name, some in left.items()}
+    return failures
+
+
+def _to_draw(
+    words: Mapping[str, LearnedWord], there: Mapping[str, pa.Table], protocol: Protocol, model: RunModel
+) -> tuple[dict[str, list[Wanted]], list[Failure]]:
+    """Concept -> the pictures that there are not, where there are any; and whose prompts the model cannot read."""
+    left: dict[str, list[Wanted]] = {}
+    failures = []
+    for name, word in words.items():
+        try:
+            requests = missing(_keys(there.get(name)), requests_for(word.concept, protocol, model.seed))
+            if requests:
+                torch.set_num_threads(1)
+                backbone = _loaded(model)
+                left[name] = wanted_of(backbone, word.concept, word.vectors, requests)
+        except PromptError as error:
+            failures.append(Failure(name, "sampling", str(error)))
+    return left, failures
+
+
+def pictures_of(
+    run: RunFolder,
+    words: Mapping[str, LearnedWord],
+    parts: Mapping[str, int],
+    protocol: Protocol,
+    seed: int | None,
+) -> Iterator[tuple[LearnedWord, list[Sample]]]:
+    """Each word that has them with its pictures and training images, one part in memory at a time.
+
+    seed: of the run, to tell by it which pictures are the protocol's; None takes those of `samples/` for granted. Of a
+    protocol that stops by itself those pictures are enough that there are.
+    """
+    by_part: dict[int, dict[str, LearnedWord]] = defaultdict(dict)
+    for name, word in sorted(words.items()):
+        by_part[shard_of(name, _parts(parts, protocol))][name] = word
+    training: tuple[int, pa.Table | None] = (-1, None)
+    for number, some in sorted(by_part.items(), key=lambda item: (item[0] % parts["samples"], item[0])):
+        own = number % parts["samples"]
+        if training[0] != own:
+            training = own, read_table(run, part_path("samples", own, parts["samples"]))
+        drawn = None if seed is None else read_table(run, part_path(_folder(protocol), number, _parts(parts, protocol)))
+        there = _by_concept([training[1], drawn], some)
+        for name, table in there.items():
+            if seed is None:
+                yield some[name], samples_of(table)
+            elif (served := _served(table, some[name], protocol, seed)) is not None:
+                yield some[name], samples_of(served)
+
+
+def _served(rows: pa.Table, word: LearnedWord, protocol: Protocol, seed: int) -> pa.Table | None:
+    """Those that the protocol asks for, and the training images; None where some are missing."""
+    try:
+        requests = requests_for(word.concept, protocol, seed)
+    except PromptError:
+        return None
+    keys = _keys(rows)
+    if missing(keys, requests) and not protocol.until_ci:
+        return None
+    asked = {(each.kind, each.prompt, each.index, each.seed) for each in requests}
+    first = {key: position for position, key in reversed(list(enumerate(keys)))}
+    return rows.take(sorted(place for key, place in first.items() if key in asked or key[0] == "training"))
+
+
+def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord]) -> dict[str, pa.Table]:
+    """Concept -> the rows that are of its present word."""
+    found: dict[str, list[pa.Table]] = {}
+    for table in tables:
+        if table is None:
+            continue
+        for name in pc.unique(table["concept"]).to_pylist():
+            if name in words:
+                print_ = words[name].fingerprint
+                mine = pc.and_(pc.equal(table["concept"], name), pc.equal(table["fingerprint"], print_))
+                found.setdefault(name, []).append(table.filter(mine))
+    together = {name: pa.concat_tables(some, promote_options="default") for name, some in found.items()}
+    return {name: rows for name, rows in together.items() if len(rows)}
+
+
+def _of_present_words(table: pa.Table | None, words: Mapping[str, LearnedWord]) -> pa.Table:
+    """Without the rows of words that have been learned anew since; a stranger's are kept."""
+    if table is None:
+        return SAMPLES.empty_table()
+    pairs = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
+    kept = [name not in words or words[name].fingerprint == print_ for name, print_ in pairs]
+    return table.filter(pa.array(kept, pa.bool_())).cast(SAMPLES)
+
+
+def _keys(rows: pa.Table | None) -> list[tuple[str, str, int, int]]:
+    if rows is None:
+        return []
+    return list(zip(*(rows[name].to_pylist() for name in KEYS[2:]), strict=True))
+
+
+def _folder(protocol: Protocol) -> str:
+    return f"evaluations/{protocol.base_label}/samples"
+
+
+def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
+    """A multiple of the parts of `samples/`, so that each comes from one part of every table it is made of."""
+    return parts["samples"] * min(FEW, math.ceil(FEW * protocol.pictures / PICTURES_A_PART))
+
+
+def _loaded(model: RunModel) -> Backbone:
+    return _backbone(model.model, model.device, model.settings, json.dumps(dict(model.options)))
+
+
+@functools.lru_cache(maxsize=1)
+def _backbone(model: str, device: str, settings: ModelSettings, options: str) -> Backbone:
+    # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
+    return load_backbone(model, device, settings, json.loads(options))

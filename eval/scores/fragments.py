@@ -1,0 +1,74 @@
+"""Fresh scores on their way into `scores/` and `features/`.
+
+A worker that has scored a part of the pictures leaves a fragment, scores last; a part of the tables takes all its fragments
+in at once. An evaluation that was broken off in between leaves fragments behind, which the next one begins with.
+
+    _scoring/features@<part>@<part of samples>@<digest>.parquet, and scores@... likewise
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from eval.scores.confusion import FEATURES
+from eval.scores.score_tables import CONDITIONS, SCORES, conformed
+from pipeline.store.publish import part_path, read_table, write_table
+from pipeline.store.run_folder import RunFolder
+
+SCORING = "_scoring"
+TABLES = {"features": FEATURES, "scores": SCORES}
+
+
+def leave_fragment(run: RunFolder, part: int, name: str, scores: pa.Table, features: pa.Table) -> None:
+    """part: of the scores. name: tells the fragment from all others, and is the same for the same work."""
+    write_table(run, _path("features", part, name), features)
+    write_table(run, _path("scores", part, name), scores)
+
+
+def fragments(run: RunFolder) -> dict[int, list[str]]:
+    """Part of the scores -> names of its fragments."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for file in sorted(run.storage.names(SCORING)):
+        if file.startswith("scores@"):
+            _, part, name = file.removesuffix(".parquet").split("@", 2)
+            found[int(part)].append(name)
+    return dict(found)
+
+
+def take_in(
+    run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int], words: Mapping[str, str]
+) -> None:
+    """Brings one part of `scores/` and `features/` up to date, then removes its fragments.
+
+    words: concept -> fingerprint of its present word; rows of another are dropped, and a stranger's kept.
+    """
+    for table, schema in TABLES.items():
+        path = part_path(table, part, parts["scores"])
+        fresh = [read_table(run, _path(table, part, name)) for name in names]
+        there = [conformed(some, schema) for some in (read_table(run, path), *fresh) if some is not None]
+        merged = _merged(there, words)
+        if merged is not None:
+            write_table(run, path, merged)
+    for table in reversed(TABLES):
+        for name in names:
+            run.storage.delete(_path(table, part, name))
+
+
+def _merged(tables: Sequence[pa.Table], words: Mapping[str, str]) -> pa.Table | None:
+    """Of rows of one concept made under the same conditions, those of the last table."""
+    kept: list[pa.Table] = []
+    replaced: set[tuple[object, ...]] = set()
+    for table in reversed(tables):
+        rows = table.select([each for each in ("concept", "fingerprint", *CONDITIONS) if each in table.schema.names])
+        keys = [tuple(row[name] for name in row if name != "fingerprint") for row in rows.to_pylist()]
+        prints = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
+        present = [words.get(name, print_) == print_ for name, print_ in prints]
+        still = [here and key not in replaced for here, key in zip(present, keys, strict=True)]
+        kept.append(table.filter(pa.array(still, pa.bool_())))
+        replaced |= set(keys)
+    return pa.concat_tables(kept).sort_by("concept") if kept else None
+
+
+def _path(table: str, part: int, name: str) -> str:
+    return f"{SCORING}/{table}@{part:05d}@{name}.parquet"

@@ -1,0 +1,129 @@
+"""The paper's two similarities, what they are read against, and diversity, as plain array functions.
+
+Every `features` array is float (N, D) with rows of length one, as `eval.judges.clip` makes them. A metric returns one value a
+sample; taking means over samples, prompts or concepts is the business of the summary. All values are raw cosines in
+[-1, 1] (CLIPScore's factor of 2.5 is another unit). What cannot be computed is nan.
+
+Sources: Gal et al. 2022 (arXiv 2208.01618), section 4.2; the percentile bootstrap of Efron 1979; for the mean over pairs
+Hoeffding 1948 (U-statistics).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+# Cosines of float32 features carry rounding of about 1e-7: below this a distance is noise, and a share of it nonsense.
+SMALLEST_DISTANCE = 1e-6
+# Resampled indices held at once: 16 MB, however many values there are.
+DRAWN_AT_ONCE = 2_000_000
+
+
+def image_similarity(samples: Floats, training: Floats) -> Floats:
+    """Reconstruction: each sample's mean cosine against all training images.
+
+    samples (N, D), training (M, D) -> (N,); its mean is the paper's mean over all N x M pairs.
+    """
+    if not len(training):
+        return np.full(len(samples), np.nan)
+    return samples.astype(np.float64) @ training.astype(np.float64).mean(axis=0)
+
+
+def training_ceiling(training: Floats) -> float:
+    """What real images reach: the mean cosine over ordered pairs of different training images (M, D).
+
+    An image against itself is left out: its cosine of 1 would lift the ceiling by up to 1/M of the way. A single image
+    has no other to be compared with: nan.
+    """
+    count = len(training)
+    if count < 2:
+        return float("nan")
+    cosines = training.astype(np.float64) @ training.astype(np.float64).T
+    return float((cosines.sum() - np.trace(cosines)) / (count * (count - 1)))
+
+
+def diversity(samples: Floats) -> Floats:
+    """How far each sample is from the others of its prompt: one minus its mean cosine to them.
+
+    samples (N, D) -> (N,), each in [0, 2]; its mean is one minus the mean cosine over pairs of different samples. A word
+    that draws the same picture whatever the noise has 0. nan for a single sample.
+
+    This asks LPIPS' question (Zhang et al. 2018: are these two pictures alike?) of whatever features it is given, as
+    LPIPS' own weights are one more download. Pooled features notice another thing, view or scene, and little of texture.
+    """
+    count = len(samples)
+    if count < 2:
+        return np.full(count, np.nan)
+    cosines = samples.astype(np.float64) @ samples.astype(np.float64).T
+    return 1 - (cosines.sum(axis=1) - np.diag(cosines)) / (count - 1)
+
+
+def diversity_interval(values: Floats, rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % interval of the mean of `diversity`'s values (N,).
+
+    Every pair stands in two of the values, so their mean varies twice as much as the mean of as many independent ones
+    (Hoeffding 1948: Var U = 4/N Var h_1); the bootstrap, which takes them for independent, is stretched accordingly.
+    """
+    middle = float(values.mean()) if len(values) else float("nan")
+    low, high = bootstrap_interval(values, rng)
+    return max(0.0, middle + 2 * (low - middle)), middle + 2 * (high - middle)
+
+
+def text_similarity(samples: Floats, text: Floats) -> Floats:
+    """Editability: each sample's cosine with the feature of the prompt, the word left out of it.
+
+    samples (N, D), text (D,) -> (N,).
+
+    Its mean is the mean of the cosines, as in the authors' code; the cosine of the mean image feature, which the paper
+    describes, is larger by the length that averaging takes away.
+    """
+    return samples.astype(np.float64) @ text.astype(np.float64)
+
+
+def effect(learned: Floats, untrained: Floats) -> Floats:
+    """How far each picture of the learned word is from that of the untrained word from the same noise: one minus their cosine.
+
+    learned, untrained (N, D), row by row -> (N,), each in [0, 2].
+    """
+    distances: Floats = 1 - (learned.astype(np.float64) * untrained.astype(np.float64)).sum(axis=1)
+    return distances
+
+
+def covered(value: float, floor: float, ceiling: float) -> float:
+    """The share of the way from floor to ceiling; below 0 and above 1 are possible. nan where there is no way to go."""
+    distance = ceiling - floor
+    return (value - floor) / distance if distance > SMALLEST_DISTANCE else float("nan")
+
+
+def bootstrap_interval(
+    values: Floats,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    resamples: int = 1000,
+    statistic: Callable[..., Any] = np.mean,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval (low, high) of a statistic of `values` (N,), `np.mean` or `np.median`.
+
+    statistic: called with (B, N) resampled values and axis=1, returns (B,).
+    Fewer than two values say nothing about their spread: (nan, nan) rather than an interval of width zero.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    block = max(1, DRAWN_AT_ONCE // len(values))
+    drawn = [
+        statistic(values[rng.integers(len(values), size=(min(block, resamples - start), len(values)))], axis=1)
+        for start in range(0, resamples, block)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def nearest_concept(samples: Floats, training: Sequence[Floats]) -> npt.NDArray[np.intp]:
+    """Which concept each sample looks most like.
+
+    samples (N, D); training: C arrays (M_c, D) -> (N,) indices into `training`, the first of equals.
+    """
+    return np.stack([image_similarity(samples, images) for images in training], axis=1).argmax(axis=1)

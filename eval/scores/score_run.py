@@ -1,0 +1,229 @@
+"""Scores every word of a run folder that is not yet scored under this protocol, model, CLIP and sampler.
+
+    embeddings/ + samples/ -> (evaluations/) -> scores/ and features/
+
+The pictures stream through Ray Data, a part of `samples/` at a time, into actors that hold the CLIP; what goes back to the
+driver is how many there were. A part in which every word is scored costs no more than reading its small tables.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from eval.judges.clip import ClipScorer, load_clip
+from eval.judges.dino import PREFIX, load_timm
+from eval.scores.confusion import FEATURES
+from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
+from eval.scores.fragments import fragments, leave_fragment, take_in
+from eval.scores.score_tables import SCORES, ScoredUnder, made_under, score_rows
+from eval.scores.scoring import Encoded, ImageScorer, encode_concept, score_concept
+from eval.scores.stopping import cut, decide
+from pipeline.protocols import Protocol
+from pipeline.randomness import numpy_generator
+from pipeline.records import Failure
+from pipeline.store.publish import part_path, plan_parts, read_table
+from pipeline.store.run_folder import RunFolder, shard_of
+
+# Unpacking PNGs keeps a core busy and a CLIP hardly a fraction of a GPU.
+GPU_SHARE = 0.25
+DAY = 24 * 60 * 60
+TRIES = 3  # of a part whose actor dies: Ray Data's own default is for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How words are to be scored.
+
+    model, clip: as they were asked for; the clip may be DINO ("timm:..."), which scores pictures only.
+    device: where the CLIP runs.
+    drawing: how to draw what the protocol asks for and there is not; None takes `samples/` for the protocol's.
+    """
+
+    protocol: Protocol
+    model: str
+    model_digest: str
+    clip: str
+    device: str = "cpu"
+    drawing: RunModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """fresh: concepts scored by this call; what was scored before is left alone. under: what all were scored by.
+
+    failures: words without a score, because what the protocol asks for cannot be drawn or scored.
+    """
+
+    fresh: int
+    under: ScoredUnder
+    failures: tuple[Failure, ...] = field(default=())
+
+
+def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
+    parts = plan_parts(run, 0)
+    gpus = 1 if judgement.device == "cuda" else 0
+    task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
+    take_in_fragments(run, parts)
+    under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement))
+    todo = ray.get([task()(unscored).remote(run, number, parts, under) for number in range(parts["scores"])])
+    names = [name for some in todo for name in some]
+    failures: tuple[Failure, ...] = ()
+    if judgement.drawing:
+        judge = functools.partial(load_scorer, judgement.clip, judgement.device)
+        failures = draw_missing(run, names, parts, judgement.protocol, judgement.drawing, judge)
+    fresh, unsuited = stream(run, names, parts, judgement)
+    take_in_fragments(run, parts)
+    return Evaluation(fresh, under, failures + tuple(unsuited))
+
+
+def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
+    """Brings the tables up to date with what has been scored, by this evaluation or by one that was broken off.
+
+    By the driver itself, one part after the other: a part is some megabytes of numbers, and seconds of a new process's start.
+    """
+    for part, names in fragments(run).items():
+        take_in_part(run, part, names, parts)
+
+
+def take_in_part(run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int]) -> None:
+    """names: of the part's fragments."""
+    words = read_table(run, part_path("embeddings", part, parts["embeddings"]), ["concept", "fingerprint"])
+    rows = [] if words is None else words.to_pylist()
+    take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows})
+
+
+def stream(
+    run: RunFolder, names: Sequence[str], parts: Mapping[str, int], judgement: Judgement
+) -> tuple[int, list[Failure]]:
+    """Scores these concepts into fragments; returns how many, and what could not be scored."""
+    by_part: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        by_part[shard_of(name, parts["samples"])].append(name)
+    if not by_part:
+        return 0, []
+    with warnings.catch_warnings():
+        # Ray Data warns of settings of its own that nobody here has made, and of any limit to tries.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import ray.data  # a second, and a night with nothing to score does without
+        from ray.data import ActorPoolStrategy, DataContext
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its progress, and that it shows none
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = DAY  # a part of large pictures on a slow CPU may take its half hour
+        items = [{"number": number, "names": json.dumps(some)} for number, some in sorted(by_part.items())]
+        scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            Scorer,
+            fn_constructor_args=(run, dict(parts), judgement),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=len(items)),
+            num_cpus=1,
+            num_gpus=GPU_SHARE if judgement.device == "cuda" else None,
+            max_restarts=-1,  # what is tried again for ever is a new process, and a part only so often
+            max_task_retries=TRIES,
+        )
+        rows = list(scored.iter_rows())
+    failures = [Failure(**each) for row in rows for each in json.loads(row["failures"])]
+    return sum(row["fresh"] for row in rows), failures
+
+
+class Scorer:
+    """The CLIP in an actor of Ray Data's, for as many parts of the pictures as come to it."""
+
+    def __init__(self, run: RunFolder, parts: Mapping[str, int], judgement: Judgement) -> None:
+        self._run, self._parts, self._judgement = run, parts, judgement
+        self._scorer = load_scorer(judgement.clip, judgement.device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        fresh, failures = [], []
+        for number, names in zip(batch["number"].tolist(), batch["names"].tolist(), strict=True):
+            count, failed = score_part(self._run, number, json.loads(names), self._parts, self._judgement, self._scorer)
+            fresh.append(count)
+            failures.append(json.dumps([asdict(each) for each in failed]))
+        return {"fresh": fresh, "failures": failures}
+
+
+def conditions(judgement: Judgement) -> ScoredUnder:
+    scorer = load_scorer(judgement.clip, judgement.device)
+    return ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
+
+
+def unscored(run: RunFolder, number: int, parts: Mapping[str, int], under: ScoredUnder) -> list[str]:
+    """Concepts of one part of `embeddings/` whose present word has no scores made by just this."""
+    words = read_table(run, part_path("embeddings", number, parts["embeddings"]), ["concept", "fingerprint"])
+    if words is None:
+        return []
+    done = _scored(read_table(run, part_path("scores", number, parts["scores"])), under)
+    pairs = zip(words["concept"].to_pylist(), words["fingerprint"].to_pylist(), strict=True)
+    # A word of two text encoders has two rows.
+    return sorted({name for name, print_ in pairs if (name, print_) not in done})
+
+
+def score_part(
+    run: RunFolder,
+    number: int,
+    names: Collection[str],
+    parts: Mapping[str, int],
+    judgement: Judgement,
+    scorer: ImageScorer,
+) -> tuple[int, list[Failure]]:
+    """Leaves the scores of these concepts, all of one part of `samples/`, as a fragment.
+
+    Returns how many, and what could not be scored.
+    """
+    part = number % parts["scores"]
+    words = learned_words(run, number % parts["embeddings"], parts)
+    under = ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
+    texts = scorer if isinstance(scorer, ClipScorer) else None
+    seed = judgement.drawing.seed if judgement.drawing else None
+    wanted = {name: words[name] for name in names}
+    scores, features, failures = [SCORES.empty_table()], [FEATURES.empty_table()], []
+    for word, samples in pictures_of(run, wanted, parts, judgement.protocol, seed):
+        rng = numpy_generator(0, word.concept.name, f"bootstrap {under.protocol}")
+        try:
+            encoded = encode_concept(samples, scorer)
+            if judgement.protocol.until_ci:
+                encoded = cut(encoded, decide(encoded, texts, judgement.protocol))
+            scored = score_concept(encoded, texts, rng)
+        except ValueError as error:
+            failures.append(Failure(word.concept.name, "scoring", str(error)))
+            continue
+        scores.append(score_rows(word.fingerprint, scored, under, judgement.protocol))
+        features.append(_feature_row(word, encoded, under))
+    if len(scores) > 1:
+        digest = hashlib.sha256(repr((under, sorted(names))).encode()).hexdigest()[:12]
+        leave_fragment(run, part, f"{number:05d}@{digest}", pa.concat_tables(scores), pa.concat_tables(features))
+    return len(scores) - 1, failures
+
+
+def load_scorer(name: str, device: str = "cpu") -> ImageScorer:
+    """A CLIP by eval.judges.clip's names, or DINO by eval.judges.dino's."""
+    return load_timm(name, device) if name.startswith(PREFIX) else load_clip(name, device)
+
+
+def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.Table:
+    row = {
+        "concept": word.concept.name, "fingerprint": word.fingerprint, "protocol": under.protocol, "clip": under.clip,
+        "clip_digest": under.clip_digest, "training": encoded.of("training").mean(axis=0, dtype=np.float64),
+        "samples": list(encoded.plain),
+    }  # fmt: skip
+    return pa.Table.from_pylist([row], FEATURES)
+
+
+def _scored(scores: pa.Table | None, under: ScoredUnder) -> set[tuple[str, str]]:
+    """(concept, fingerprint) of the rows made by just this; a version that knew no diversity left some to be made."""
+    if scores is None:
+        return set()
+    mine = made_under(scores.filter(pc.equal(scores["metric"], "diversity")), under)
+    return set(zip(mine["concept"].to_pylist(), mine["fingerprint"].to_pylist(), strict=True))

@@ -1,0 +1,104 @@
+"""Scores as rows of `scores/*.parquet`, and what each was made by.
+
+What could not be computed is nan in a record and null in a table.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eval.scores.scoring import ImageScorer
+from pipeline.protocols import Protocol
+from pipeline.records import Score
+from pipeline.store.run_tables import KEY
+
+SCORES = pa.schema([
+    *KEY, ("prompt", pa.string()), ("difficulty", pa.string()), ("metric", pa.string()), ("value", pa.float64()),
+    ("n", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("floor", pa.float64()), ("ceiling", pa.float64()),
+    ("covered", pa.float64()), ("floor_noun", pa.float64()), ("floor_wordless", pa.float64()),
+    ("protocol", pa.string()), ("model", pa.string()), ("model_digest", pa.string()), ("clip", pa.string()),
+    ("clip_digest", pa.string()), ("sampler", pa.string()), ("sampler_steps", pa.int64()), ("guidance", pa.float64()),
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredUnder:
+    """What a score was made by; two scores may be compared when all of it is the same.
+
+    protocol: its label, "quick-v1". model, clip: as they were asked for; the digests say what they were.
+    """
+
+    protocol: str
+    model: str
+    model_digest: str
+    clip: str
+    clip_digest: str
+    sampler: str
+    sampler_steps: int
+    guidance: float
+
+    @classmethod
+    def of(cls, protocol: Protocol, model: str, model_digest: str, clip: ImageScorer) -> "ScoredUnder":
+        return cls(
+            protocol.label,
+            model,
+            model_digest,
+            clip.name,
+            clip.fingerprint,
+            protocol.sampler,
+            protocol.steps,
+            protocol.guidance,
+        )
+
+
+CONDITIONS = [each.name for each in fields(ScoredUnder)]
+
+
+def score_rows(
+    fingerprint: str, scores: Sequence[Score], under: ScoredUnder, protocol: Protocol | None = None
+) -> pa.Table:
+    """The scores of one word, whose fingerprint it is, as a table of SCORES.
+
+    protocol: tells the difficulty of a prompt, where it tells any apart.
+    """
+    return pa.Table.from_pylist(
+        [
+            {"fingerprint": fingerprint, "difficulty": protocol and protocol.difficulty_of(score.prompt),
+             **without_nan(asdict(score)), **asdict(under)}
+            for score in scores
+        ],
+        SCORES,
+    )  # fmt: skip
+
+
+def scores_of(table: pa.Table) -> list[Score]:
+    """The way back: `score_rows`' table as records."""
+    names = [each.name for each in fields(Score)]
+    return [Score(**with_nan(row)) for row in table.select(names).to_pylist()]
+
+
+def made_under(scores: pa.Table, under: ScoredUnder) -> pa.Table:
+    """Those of SCORES' rows that were made by just this."""
+    for name, value in asdict(under).items():
+        scores = scores.filter(pc.equal(scores[name], value))
+    return scores
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that an older version wrote, with the columns that are new since as nulls."""
+    for position, column in enumerate(schema):
+        if column.name not in table.schema.names:
+            table = table.add_column(min(position, table.num_columns), column, pa.nulls(len(table), column.type))
+    return table.select(schema.names).cast(schema)
+
+
+def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
+def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}

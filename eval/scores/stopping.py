@@ -1,0 +1,154 @@
+"""When enough pictures of a prompt have been drawn: sequential sampling with a bound on the interval's half-width.
+
+Pictures are drawn in rounds of 8, 16, 32, ... in all, each the first ones of the protocol's full sample, until Student's
+95 % interval of the prompt's mean score is narrower than the bound on either side, or the protocol's count is reached. (Chow
+and Robbins 1965 showed that such an interval covers as it should when the bound goes to zero.)
+
+The price: the rule stops when the spread happens to look small, so that its interval covers less often than it says.
+tests/eval/scores/test_stopping.py simulates how often: at worst 93 % instead of 95 % for normal scores, and 91 % for
+scores of skewness one, whose mean it also bends by up to a twentieth of their spread. A bound that the first round meets,
+or none does, costs nothing. Whoever publishes an interval should draw the full sample.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+
+from eval.judges.clip import ClipScorer
+from eval.scores.metrics import Floats, image_similarity, text_similarity
+from eval.scores.scoring import Encoded, ImageScorer, encode_samples
+from pipeline.protocols import Protocol
+from pipeline.records import Sample, SampleKind
+from pipeline.sampling.pictures_of_a_word import Wanted
+
+FIRST = 8
+DRAWN_IN_ROUNDS: tuple[SampleKind, ...] = ("reconstruction", "edit")
+
+Prompt = tuple[SampleKind, str]  # "reconstruction" or "edit", and the prompt
+
+
+def rounds(most: int) -> Iterator[int]:
+    """How many pictures there are after each round: 8, 16, 32, ... and `most` at last.
+
+    >>> list(rounds(40)), list(rounds(4))
+    ([8, 16, 32, 40], [4])
+    """
+    count = FIRST
+    while count < most:
+        yield count
+        count *= 2
+    yield most
+
+
+def half_width(values: Floats) -> float:
+    """Of the 95 % interval of the mean of `values` (N,), by Student's t; infinite below two values."""
+    count = len(values)
+    if count < 2:
+        return math.inf
+    return student(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
+
+    Right to two thousandths from seven degrees of freedom on, which is where the rounds begin.
+
+    >>> round(student(7), 2), round(student(63), 3)
+    (2.36, 1.998)
+    """
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    )  # fmt: skip
+    return sum(term / freedom**power for power, term in enumerate(terms))
+
+
+def enough(values: Floats, bound: float, most: int) -> int | None:
+    """How many of these scores the rule stops at; None when it asks for more than there are.
+
+    values (N,): of the first N pictures, in their order. It depends on nothing that was drawn after it would have stopped.
+    """
+    for count in rounds(most):
+        if count > len(values):
+            return None
+        if count == most or half_width(values[:count]) <= bound:
+            return count
+    raise AssertionError("the last round is all of them")
+
+
+def decide(encoded: Encoded, texts: ClipScorer | None, protocol: Protocol) -> dict[Prompt, int | None]:
+    """For each prompt of the learned word what `enough` says of its own score.
+
+    That is image similarity for the plain prompt, and for an edit text similarity, or image similarity where the judge
+    reads no texts.
+    """
+    training = encoded.of("training")
+    prompts = {(each.kind, each.prompt): each.stated for each in encoded.samples if each.kind in DRAWN_IN_ROUNDS}
+    found: dict[Prompt, int | None] = {}
+    for (kind, prompt), stated in prompts.items():
+        features = encoded.of(kind, prompt)
+        if kind == "edit" and texts is not None:
+            values = text_similarity(features, texts.encode_texts([stated])[0])
+        else:
+            values = image_similarity(features, training)
+        found[kind, prompt] = enough(values, protocol.until_ci, most_of(kind, protocol))
+    return found
+
+
+def most_of(kind: SampleKind, protocol: Protocol) -> int:
+    return protocol.plain_images if kind == "reconstruction" else protocol.edit_images
+
+
+class Watch:
+    """Tells a drawing which pictures the rule asks for next, by what has been drawn so far."""
+
+    def __init__(self, protocol: Protocol, scorer: ImageScorer) -> None:
+        self._protocol, self._scorer = protocol, scorer
+        self._seen: dict[str, list[tuple[Sample, Floats]]] = {}
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        for sample, feature in zip(samples, encode_samples(samples, self._scorer), strict=True):
+            self._seen.setdefault(sample.concept, []).append((sample, feature))
+
+    def due(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+        """Those of one concept's undrawn pictures that the next round is to draw; the floors' all at once."""
+        if not wanted:
+            return []
+        seen = self._seen.get(wanted[0].concept.name, [])
+        counts: dict[Prompt, int] = Counter((sample.kind, sample.prompt) for sample, _ in seen)
+        decided: dict[Prompt, int | None] = {}
+        if seen:
+            pairs = sorted(seen, key=lambda pair: (pair[0].kind, pair[0].prompt, pair[0].index))
+            encoded = Encoded(
+                wanted[0].concept.name, tuple(pair[0] for pair in pairs), np.stack([pair[1] for pair in pairs])
+            )
+            decided = decide(encoded, self._scorer if isinstance(self._scorer, ClipScorer) else None, self._protocol)
+        due = []
+        for each in wanted:
+            request = each.request
+            key = (request.kind, request.prompt)
+            if request.kind not in DRAWN_IN_ROUNDS:
+                due.append(each)
+            elif decided.get(key) is None:
+                most = most_of(request.kind, self._protocol)
+                due += [each] if request.index < next(n for n in rounds(most) if n > counts[key]) else []
+        return due
+
+
+def cut(encoded: Encoded, counts: Mapping[Prompt, int | None]) -> Encoded:
+    """Without the pictures that the rule would not have drawn, though they are there.
+
+    Raises ValueError where it asks for pictures that are not there.
+    """
+    for (_, prompt), count in counts.items():
+        if count is None:
+            raise ValueError(
+                f"{encoded.concept}: not all pictures of {prompt!r} that its interval takes have been drawn"
+            )
+    keep = [each.index < (counts.get((each.kind, each.prompt)) or math.inf) for each in encoded.samples]
+    samples = tuple(each for each, kept in zip(encoded.samples, keep, strict=True) if kept)
+    return replace(encoded, samples=samples, features=encoded.features[keep])

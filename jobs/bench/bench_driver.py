@@ -1,0 +1,111 @@
+"""What the driver costs: 10,000 concepts whose training is empty through the real loop, 8 workers of 4 slots.
+
+  python -m jobs.bench.bench_driver
+
+Prints one JSON object. bench.py runs it in a process of its own, because what a driver takes of memory is without torch.
+
+driver_ms_per_concept      CPU time of the driver
+driver_rss_growth_mb_10k   of its memory, from the first concept to the last
+driver_files_left_10k      in the run folder
+"""
+
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import psutil
+import ray
+
+from jobs.cli.log import Log
+from jobs.cli.progress import ProgressDisplay
+from pipeline.protocols import PROTOCOLS
+from pipeline.records import Concept, Done, Failure
+from pipeline.scheduling.deadlines import Deadlines
+from pipeline.scheduling.driver import Driver, Progress, Resources
+from pipeline.scheduling.prometheus import RunMetrics
+from pipeline.scheduling.worker_interface import Pulse, WorkerCalls, WorkerSettings
+from pipeline.settings import InversionSettings
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage
+
+CONCEPTS, WORKERS, SLOTS = 10_000, 8, 4
+
+
+class EmptyWorker(WorkerCalls):
+    """Says of every concept that it is done."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Has nothing to import."""
+
+    def load(self) -> int:
+        return SLOTS
+
+    def invert(self, concept: Concept) -> Done:
+        return Done(concept.name, "0" * 64, 1, 0.0)
+
+    def pulse(self) -> Pulse:
+        return Pulse(0, 0, SLOTS, {}, None)
+
+    def checkpoint(self) -> None:
+        """Nothing is in training."""
+
+    def weights_digests(self) -> tuple[str, str]:
+        return "", ""
+
+
+def measure(folder: str) -> dict[str, float]:
+    """What the job does with each concept and at each turn of the loop is done here too."""
+    run = RunFolder(Storage(folder))
+    settings = WorkerSettings(
+        model="none", model_digest="", device="cpu", threads=1, slots=SLOTS,
+        inversion=InversionSettings(), protocol=PROTOCOLS["quick"], run=run, storage_options={},
+    )  # fmt: skip
+    display, metrics = ProgressDisplay(run, Log("text"), (0, 0)), RunMetrics()
+    done: dict[str, str] = {}
+    began: list[tuple[float, float, float]] = []
+
+    def record(concept: Concept, result: Done | Failure) -> None:
+        if not began:  # the workers are there from now on
+            began.append(now())
+        done[concept.name] = result.fingerprint
+
+    def report(progress: Progress) -> None:
+        display(progress)
+        metrics(progress)
+
+    concepts = (Concept(f"concept-{number:05d}", (), "<word>") for number in range(CONCEPTS))
+    Driver(settings, Resources(WORKERS, 1, 0), record, report, Deadlines(), EmptyWorker).run(concepts, CONCEPTS)
+    wall, cpu, memory = (after - before for after, before in zip(now(), began[0], strict=True))
+    return {
+        "driver_ms_per_concept": round(1000 * cpu / CONCEPTS, 3),
+        "driver_concepts_per_second": round(CONCEPTS / wall, 1),
+        "driver_rss_mb_at_start": round(began[0][2], 1),
+        "driver_rss_growth_mb_10k": round(memory, 1),
+        "driver_files_left_10k": sum(path.is_file() for path in Path(folder).rglob("*")),
+    }
+
+
+def now() -> tuple[float, float, float]:
+    """Seconds on the clock, seconds of CPU, megabytes of memory."""
+    return time.monotonic(), time.process_time(), psutil.Process().memory_info().rss / 1e6
+
+
+def main() -> int:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+            figures = measure(folder)
+    finally:
+        ray.shutdown()
+    print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

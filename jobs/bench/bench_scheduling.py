@@ -1,0 +1,180 @@
+"""What the scheduling costs, and what it saves: the part of bench.py that trains little or nothing.
+
+driver_...                 see bench_driver.py
+resume_scan_seconds_100k   from a run folder with 100,000 committed concepts to the answer that nothing is left to do, on
+                           local disk; ..._moto with the run folder in moto's S3 server
+occupancy_over_packs       concepts a minute of continuous batching over fixed packs of as many slots, lengths being unequal
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.inputs.image_sets import digest_of, find_sources
+from pipeline.models.base import Backbone
+from pipeline.models.find import find_model
+from pipeline.records import Concept, Source
+from pipeline.scheduling.planning import plan
+from pipeline.settings import InversionSettings
+from pipeline.store.fingerprint import content_of, fingerprint
+from pipeline.store.publish import part_path, plan_parts, write_table
+from pipeline.store.run_folder import Marker, RunFolder, shard_of
+from pipeline.store.run_tables import EMBEDDINGS
+from pipeline.store.storage import Storage
+from pipeline.training.inversion import Slot, train_step
+
+COMMITTED = 100_000
+SETTINGS = InversionSettings()
+
+
+def driver_overhead() -> dict[str, float]:
+    """What bench_driver.py prints."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "jobs.bench.bench_driver"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    figures: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return figures
+
+
+def resume_scan() -> dict[str, float]:
+    """100,000 committed concepts of one image each, the images on local disk."""
+    model = find_model("mini")
+    with tempfile.TemporaryDirectory() as folder:
+        concepts = []
+        for number in range(COMMITTED):
+            images = Path(folder, "images", f"{number // 1000:03d}", f"{number:06d}")
+            images.mkdir(parents=True)
+            (images / "1.png").write_bytes(b"%d" % number)
+            concepts.append(Concept(f"concept-{number:06d}", (str(images),), f"<concept-{number:06d}>"))
+
+        def prints() -> Iterator[tuple[Concept, str, Source]]:
+            for concept in concepts:
+                (source,) = find_sources(concept)
+                known = replace(source, digest=digest_of(source, {}))
+                yield concept, fingerprint(concept, [content_of(known)], model.digest, "auto", SETTINGS), known
+
+        rows = list(prints())
+
+        def seconds(run: RunFolder) -> float:
+            began = time.monotonic()
+            found = plan(concepts, run, model, "auto", SETTINGS, {})
+            took = time.monotonic() - began
+            if found.left or found.failed or len(found.done) != COMMITTED:
+                raise RuntimeError(f"{len(found.done)} of {COMMITTED} concepts were found to be done")
+            return round(took, 1)
+
+        here = RunFolder(Storage(f"{folder}/run"))
+        leave_tables(here, rows)
+        for concept, print_, _ in rows:
+            here.commit(Marker(concept.name, print_, "aaa", 200, 1.0))
+        figures = {"resume_scan_seconds_100k": seconds(here)}
+        with moto_with(Path(folder, "run")) as there:
+            figures["resume_scan_seconds_100k_moto"] = seconds(there)
+        return figures
+
+
+def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, Source]]) -> None:
+    parts = plan_parts(run, COMMITTED)["embeddings"]
+    by_part: dict[int, list[dict[str, object]]] = {number: [] for number in range(parts)}
+    vector = np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()  # as wide as Stable Diffusion 1.x
+    for concept, print_, source in rows:
+        row = {"concept": concept.name, "fingerprint": print_, "vectors": vector, "sources": [asdict(source)]}
+        by_part[shard_of(concept.name, parts)].append(row)
+    for number, some in by_part.items():
+        write_table(run, part_path("embeddings", number, parts), pa.Table.from_pylist(some, EMBEDDINGS))
+
+
+@contextmanager
+def moto_with(run: Path) -> Iterator[RunFolder]:
+    """moto's S3 server in a process of its own, with a copy of that run folder from the start."""
+    serve = (
+        "import sys, pathlib, moto.server\n"
+        "from moto.s3.models import s3_backends\n"
+        "backend = s3_backends['123456789012']['aws']\n"
+        "backend.create_bucket('bench', 'us-east-1')\n"
+        "root = pathlib.Path(sys.argv[1])\n"
+        "for path in root.rglob('*'):\n"
+        "    if path.is_file():\n"
+        "        backend.put_object('bench', 'run/' + path.relative_to(root).as_posix(), path.read_bytes())\n"
+        "moto.server.main(['-H', '127.0.0.1', '-p', sys.argv[2]])\n"
+    )
+    os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
+    port = "5999"
+    command = [sys.executable, "-c", serve, str(run), port]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        while server.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            raise RuntimeError("moto's server ended at once: install the test extra, as `make bench` does")
+        yield RunFolder(Storage("s3://bench/run", {"endpoint_url": endpoint}))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot], slots: int = 4) -> dict[str, float]:
+    """Sixteen concepts of 10 to 80 steps, drawn once: continuous batching, fixed packs, one at a time.
+
+    new: (number of the concept, settings) -> a slot. Concepts a minute, training alone; and the share of slots that had a
+    concept in them, which is what a machine gains whose step costs much the same for one concept as for several.
+    """
+    lengths = np.random.default_rng(0).integers(10, 81, 16).tolist()
+
+    def waiting() -> list[Slot]:
+        return [new(number, InversionSettings(steps=steps, early_stop="off")) for number, steps in enumerate(lengths)]
+
+    def continuous() -> int:
+        queue, training, steps = waiting(), list[Slot](), 0
+        while queue or training:
+            steps += 1
+            while queue and len(training) < slots:
+                training.append(queue.pop(0))
+            ended = {slot for slot, _ in train_step(backbone, training)}
+            training = [slot for slot in training if slot not in ended]
+        return steps
+
+    def packs(size: int) -> int:
+        queue, steps = waiting(), 0
+        while queue:
+            pack, queue = queue[:size], queue[size:]
+            while pack:
+                steps += 1
+                ended = {slot for slot, _ in train_step(backbone, pack)}
+                pack = [slot for slot in pack if slot not in ended]
+        return steps
+
+    busy = {}
+
+    def per_minute(name: str, run: Callable[[], int]) -> float:
+        began = time.monotonic()
+        busy[name] = sum(lengths) / (run() * slots)
+        return 60 * len(lengths) / (time.monotonic() - began)
+
+    rates = {
+        "continuous": per_minute("continuous", continuous),
+        "packs": per_minute("packs", lambda: packs(slots)),
+        "one": per_minute("one", lambda: packs(1)),
+    }
+    return {
+        "occupancy_over_packs": round(rates["continuous"] / rates["packs"], 2),
+        "occupancy_over_one_at_a_time": round(rates["continuous"] / rates["one"], 2),
+        **{f"concepts_per_minute_{name}": round(rate, 1) for name, rate in rates.items()},
+        **{f"slots_occupied_{name}": round(busy[name], 2) for name in ("continuous", "packs")},
+    }

@@ -1,0 +1,77 @@
+"""What a person sees while a run goes on: one live line on a terminal, a line now and then in a log, and progress.json."""
+
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+
+from jobs.cli.log import Log, duration
+from pipeline.scheduling.driver import Progress
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import StorageError
+
+LOG_SECONDS, TERMINAL_SECONDS, FILE_SECONDS = 15.0, 0.5, 5.0
+# In the order in which a concept goes through them.
+DOING = ("starting", "images", "waiting", "training", "sampling", "committing")
+
+
+class ProgressDisplay:
+    """before: concepts of the manifest that were done, and that had failed, when this driver began."""
+
+    def __init__(self, run: RunFolder, log: Log, before: tuple[int, int] = (0, 0)) -> None:
+        self._run, self._log, self._before, self._began = run, log, before, time.monotonic()
+        self._live = sys.stdout.isatty() and log.format == "text"
+        self._shown = self._written = float("-inf")
+        self._settled = -1
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        settled = progress.done + progress.failed
+        if self._live:
+            if now - self._shown >= TERMINAL_SECONDS or settled != self._settled:
+                line = self._line(progress, now)[: shutil.get_terminal_size().columns - 1]
+                print(f"\r\033[K{line}", end="" if settled < progress.total else "\n", flush=True)
+                self._shown = now
+        elif now - self._shown >= LOG_SECONDS or settled == progress.total:
+            self._log.say("progress", self._line(progress, now), **self._content(progress, now))
+            self._shown = now
+        if now - self._written >= FILE_SECONDS or settled == progress.total:
+            self.write("running", progress)
+            self._written = now
+        self._settled = settled
+
+    def write(self, state: str, progress: Progress) -> None:
+        """Brings progress.json up to date. A store out of reach for a moment is no reason to end a run."""
+        content = {"state": state, **self._content(progress, time.monotonic())}
+        try:
+            self._run.write_json("progress.json", content)
+        except StorageError as error:
+            self._log.complain("storage", f"progress.json could not be written: {error}")
+
+    def _rate_and_eta(self, progress: Progress, now: float) -> tuple[float, float | None]:
+        """Concepts a minute, and seconds to go, None before the first has ended."""
+        settled, elapsed = progress.done + progress.failed, now - self._began
+        rate = settled / elapsed if elapsed else 0.0
+        return rate * 60, (progress.total - settled) / rate if rate else None
+
+    def _line(self, progress: Progress, now: float) -> str:
+        rate, eta = self._rate_and_eta(progress, now)
+        parts = [f"{progress.done + progress.failed}/{progress.total} concepts"]
+        parts += [f"{progress.doing[doing]} {doing}" for doing in DOING if progress.doing.get(doing)]
+        parts += [f"{progress.failed} failed"] if progress.failed else []
+        if placing := progress.workers.get("placing"):
+            parts.append(f"{placing} workers wait for a node")
+        if loading := progress.workers.get("loading"):
+            parts.append(f"{loading} workers load the model")
+        parts += [f"{rate:.1f} a minute"] if rate else []
+        return ", ".join(parts + ([f"about {duration(eta)} to go"] if eta else []))
+
+    def _content(self, progress: Progress, now: float) -> dict[str, object]:
+        rate, eta = self._rate_and_eta(progress, now)
+        done, failed = self._before
+        return {
+            "total": progress.total + done + failed, "done": progress.done + done, "failed": progress.failed + failed,
+            "running": progress.running, "doing": progress.doing, "workers": progress.workers, "steps": progress.steps,
+            "restarts": progress.restarts, "concepts_per_minute": round(rate, 3),
+            "eta_seconds": None if eta is None else round(eta), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip

@@ -1,0 +1,104 @@
+"""Puts a run's tables and grids together into report/: the page, the headline figures and one row a concept."""
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from eval.report.report_page import Background, render_report
+from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_of
+from eval.scores.score_tables import SCORES, ScoredUnder, conformed
+from eval.scores.summary import Summary, concept_rows, summarise, summary_json
+from pipeline.records import Failure
+from pipeline.store.publish import part_path, plan_parts, read_table
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS, FAILURES
+from pipeline.store.storage import without_credentials
+
+# All that a summary needs of the words; their vectors stay where they are.
+OF_WORDS = ("concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried")
+
+
+class Grids(Mapping[str, bytes]):
+    """A run's grids by concept, each read when it is asked for: a hundred thousand of them are tens of gigabytes."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._names = {name.removesuffix(".png") for name in run.storage.names("grids")}
+
+    def __getitem__(self, concept: str) -> bytes:
+        if concept not in self._names:
+            raise KeyError(concept)
+        return self._run.storage.read_bytes(self._run.grid_path(concept))
+
+    def __contains__(self, concept: object) -> bool:
+        return concept in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
+    """Of the scores, those made `under` these conditions are summarised."""
+    parts = plan_parts(run, 0)
+    embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
+    scores = read_parts(run, "scores", parts["scores"], SCORES)
+    confusion = read_confusion(run, parts["scores"], under)
+    return summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
+
+
+def write_report(
+    run: RunFolder, under: ScoredUnder, configuration: Mapping[str, Any], background: Background | None = None
+) -> Summary:
+    """background: what is not the run's own, such as the nights before."""
+    summary = summarise_run(run, under)
+    title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
+    page = render_report(summary, Grids(run), read_failures(run), configuration, title, background)
+    run.storage.write_bytes("report/index.html", page.encode())
+    run.write_json("report/summary.json", summary_json(summary))
+    sink = io.BytesIO()
+    pq.write_table(concept_rows(summary), sink)
+    run.storage.write_bytes("report/concepts.parquet", sink.getvalue())
+    return summary
+
+
+def headline(summary: Summary) -> str:
+    """The two figures a person wants first, each beside what it has to be read against."""
+    return (
+        f"reconstruction {summary.reconstruction.value:.3f}, untrained words {summary.reconstruction_floor:.3f}, "
+        f"real pictures {summary.reconstruction_ceiling:.3f}: a median of {summary.covered.value:.0%} of the way\n"
+        f"editability    {summary.editability.value:.3f}, pictures without the edit {summary.editability_floor:.3f}, "
+        f"the edit without a learned word {summary.editability_ceiling:.3f}"
+    )
+
+
+def read_confusion(run: RunFolder, parts: int, under: ScoredUnder) -> Confusion | None:
+    """Over the first part that has features: which concepts it holds is decided by their names' digests alone."""
+    for number in range(parts):
+        table = read_table(run, part_path("features", number, parts))
+        if table is not None:
+            made = pc.and_(
+                pc.equal(table["protocol"], under.protocol), pc.equal(table["clip_digest"], under.clip_digest)
+            )
+            return confusion_over(features_of(conformed(table.filter(made), FEATURES)))
+    return None
+
+
+def read_failures(run: RunFolder) -> list[Failure]:
+    return [
+        Failure(row["concept"], row["stage"], row["reason"], row["attempts"])
+        for row in read_parts(run, "failures", 1, FAILURES).to_pylist()
+    ]
+
+
+def read_parts(run: RunFolder, table: str, parts: int, schema: pa.Schema) -> pa.Table:
+    """All parts of a table that have been written, as one; whatever version of this wrote them."""
+    read = (read_table(run, part_path(table, number, parts)) for number in range(parts))
+    return pa.concat_tables([schema.empty_table(), *(conformed(some, schema) for some in read if some is not None)])

@@ -1,0 +1,98 @@
+"""The options that change a word, spelled as invert_all.py takes them, and the settings they become."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pipeline.settings import CropMode, EarlyStop, InversionSettings, Masks, Norm, Schedule, Start
+from pipeline.store.storage import Storage
+
+# Option -> field of InversionSettings, type and what is shown for its value, help.
+NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
+    ("--steps", "steps", int, "N", "budget of optimiser steps"),
+    ("--learning-rate", "learning_rate", float, "X", "of AdamW, never rescaled"),
+    ("--warmup-steps", "warmup_steps", int, "N", "the rate rises over so many steps first"),
+    ("--weight-decay", "weight_decay", float, "X", "of AdamW; it shrinks the word itself"),
+    ("--batch-size", "batch_size", int, "B", "pictures a step"),
+    ("--seed", "seed", int, "S", "of every random draw"),
+    ("--progressive", "progressive", float, "SHARE", ("of the budget between a word's vectors: the first is trained alone, "
+     "then the second joins it, ...; the paper's baseline is 0.4 with --vectors 3")),
+    ("--per-image-words", "per_image", float, "SHARE", ("of the prompts that also hold a word of the picture's own, thrown "
+     "away in the end; the paper's baseline is 0.25")),
+    ("--regularisation", "regularisation", float, "X", "weight of the squared distance to the initializer's vectors"),
+    ("--min-snr", "min_snr", float, "GAMMA", "weigh timesteps by min(SNR, gamma); 5 is usual, 0 for none"),
+    ("--norm-limit", "norm_limit", float, "X", "vectors at most so many times as long as the vocabulary's mean; 0 for none"),
+    ("--mask-background", "background", float, "X", "weight of what a mask leaves out, the concept's being 1"),
+)  # fmt: skip
+CHOICES: tuple[tuple[str, str, Any, str], ...] = (
+    ("--schedule", "schedule", Schedule, "the rate after the warm-up: linear and cosine fall to 0 at the budget's end"),
+    ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
+    ("--early-stop", "early_stop", EarlyStop, "when a word has converged: our rule, that of Voronov et al. 2023, or none"),
+    ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
+     "deviation, or the words that --clip finds nearest to the pictures")),
+    ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
+    ("--norm", "norm", Norm, "vocabulary: every vector stays as long as the vocabulary's mean"),
+)  # fmt: skip
+
+
+def add_training(parser: argparse._ActionsContainer) -> None:
+    defaults = InversionSettings().as_dict()
+    for option, field, kind, shown, said in NUMBERS:
+        parser.add_argument(
+            option, dest=field, type=kind, default=defaults[field], metavar=shown, help=f"{said} (default: %(default)s)"
+        )
+    for option, field, choices, said in CHOICES:
+        parser.add_argument(
+            option,
+            dest=field,
+            default=defaults[field],
+            choices=get_args(choices),
+            help=f"{said} (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
+    )
+    parser.add_argument(
+        "--no-flip", action="store_true", help="do not mirror training pictures: for writing, or left and right hands"
+    )
+    parser.add_argument(
+        "--templates",
+        metavar="FILE",
+        help="sentences to train in, one a line with {} for the word (default: the paper's)",
+    )
+    parser.add_argument(
+        "--captions",
+        action="store_true",
+        help="NAME.txt beside NAME.jpg is its sentence, with {} for the word; without one, a picture has the templates",
+    )
+    parser.add_argument(
+        "--vectors", type=int, default=1, metavar="V", help="of rows that do not say how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--initializer", metavar="TEXT", help="of rows that name neither an initializer nor a class (default: none)"
+    )
+
+
+def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:
+    """options: for the store that the file of templates is in. Raises ValueError and StorageError."""
+    fields = [option[1] for option in NUMBERS] + [option[1] for option in CHOICES]
+    return InversionSettings(
+        resolution=arguments.resolution,
+        flip=not arguments.no_flip,
+        captions=arguments.captions,
+        templates=_templates(arguments.templates, options),
+        start_clip=arguments.clip if arguments.start == "nearest" else "",
+        **{field: getattr(arguments, field) for field in fields},
+    )
+
+
+def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:
+    if url is None:
+        return ()
+    try:
+        lines = Storage(url, options).read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--templates {url}: it is not UTF-8 ({error})") from error
+    if not (templates := tuple(line.strip() for line in lines if line.strip())):
+        raise ValueError(f"--templates {url}: it holds no sentence")
+    return templates

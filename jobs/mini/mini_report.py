@@ -1,0 +1,208 @@
+"""Measures the shipped model and draws its sheets: python jobs/mini/mini_report.py [--output runs/mini-report]
+
+  1. the autoencoder on unseen scenes;
+  2. the generator on unseen captions of things it knows, judged by the shipped CLIP;
+  3. the point of it: words for held-out things, learned by the job itself with its defaults.
+
+Writes table.md, figures.json, the sheets and the run of part 3 into the output folder.
+"""
+
+import argparse
+import io
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from cluster.session import ray_session
+from eval.judges.clip import OpenClipScorer, load_clip
+from eval.scores.metrics import covered, nearest_concept
+from jobs import invert_all
+from jobs.mini.held_out import write_manifest
+from jobs.mini.recipe import art, scenes, things
+from pipeline.models.load import load_backbone
+from pipeline.records import Sample
+from pipeline.sampling.generation import generate
+from pipeline.sampling.sampler import SamplerSettings
+from pipeline.settings import ModelSettings
+from pipeline.store.run_tables import samples_of
+
+SCENE_SEED, NAMED_THINGS, PER_NAME, INVERTED = 4, 100, 4, 24
+EDITS = ("on the grass", "at night", "on a blue background", "a pencil sketch of")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. bar: what was asked for."""
+
+    name: str
+    value: float
+    bar: float
+    said: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/mini-report"))
+    parser.add_argument("--art", type=Path, default=Path("runs/mini/art"), help="where the drawings are, or go")
+    parser.add_argument("--captions", type=int, default=500)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    drawings = art.load_art(arguments.art)
+    sprites, clip = drawings.scaled(96), load_clip()
+    figures = [*autoencoder(sprites, arguments.output)]
+    with ray_session():
+        figures += generator(sprites, clip, arguments.captions, arguments.output)
+    figures += words(drawings, clip, arguments.output)
+    lines = [
+        f"| {figure.name} | {figure.said} | {figure.bar:g} | {'reached' if figure.value >= figure.bar else 'not reached'} |"
+        for figure in figures
+    ]
+    table = "\n".join(["| measured | value | bar | |", "|---|---|---|---|", *lines])
+    (arguments.output / "table.md").write_text(table + "\n", encoding="utf-8")
+    (arguments.output / "figures.json").write_text(
+        json.dumps({figure.name: figure.value for figure in figures}, indent=2) + "\n", encoding="utf-8"
+    )
+    print(f"{table}\n\nin {time.monotonic() - began:.0f} s; sheets in {arguments.output}")
+    return 0
+
+
+def autoencoder(sprites: art.Art, output: Path) -> list[Figure]:
+    """Mean PSNR over 500 unseen scenes of all things, held-out ones included."""
+    backbone = load_backbone("mini")
+    pictures, _, _ = scenes.sample_scenes(500, sprites, sprites.names, SCENE_SEED)
+    decoded = backbone.decode(backbone.encode_images(pictures).mean)
+    error = ((decoded.astype(np.float64) - pictures) / 255) ** 2
+    psnr = float((-10 * np.log10(error.mean((1, 2, 3)))).mean())
+    sheet(np.concatenate([pictures[:32], decoded[:32]]), [""] * 64, output / "autoencoder.png", columns=16)
+    return [Figure("autoencoder: PSNR on 500 unseen scenes, dB", psnr, 27, f"{psnr:.1f}")]
+
+
+def generator(sprites: art.Art, clip: OpenClipScorer, count: int, output: Path) -> list[Figure]:
+    known = things.training_things()
+    real, _, captions = scenes.sample_scenes(count, sprites, known, SCENE_SEED + 1)
+    drawn = draw(captions, range(count))
+    texts = clip.encode_texts(captions)
+    shuffled = np.roll(texts, count // 2, axis=0)
+    own = clip.encode_images(list(drawn))
+    ceiling, floor = (
+        float((clip.encode_images(list(real)) * texts).sum(1).mean()),
+        float((own * shuffled).sum(1).mean()),
+    )
+    value = float((own * texts).sum(1).mean())
+    share = covered(value, floor, ceiling)
+    sheet(drawn[:64], captions[:64], output / "captions.png")
+
+    rng = np.random.default_rng(SCENE_SEED)
+    named = [str(name) for name in rng.choice(known, NAMED_THINGS, replace=False)]
+    prompts = [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in named for _ in range(PER_NAME)]
+    pictures = draw(prompts, range(1000, 1000 + len(prompts)))
+    scenes_of = [scenes.Scene((name,), (drawing,)) for name in named for drawing in range(PER_NAME)]
+    reals = [scenes.render(scene, sprites, rng) for scene in scenes_of]
+    names = clip.encode_texts([f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in sprites.names])
+    answers = np.array([sprites.names.index(name) for name in named for _ in range(PER_NAME)])
+    right, right_real = (
+        float(((clip.encode_images(list(some)) @ names.T).argmax(1) == answers).mean()) for some in (pictures, reals)
+    )
+    sheet(pictures[::PER_NAME], named, output / "named.png")
+    return [
+        Figure("generator: share of the way from shuffled captions to real scenes", share, 0.7,
+               f"{share:.0%} ({floor:.3f} -> {value:.3f} -> {ceiling:.3f})"),
+        Figure("generator: samples named rightly, as a share of real drawings named rightly", right / right_real, 0.5,
+               f"{right / right_real:.0%} ({right:.0%} of {right_real:.0%})"),
+    ]  # fmt: skip
+
+
+def draw(prompts: list[str], seeds: range) -> np.ndarray:
+    """uint8 (N, 64, 64, 3)."""
+    drawings = generate(prompts, list(seeds), {}, "mini", SamplerSettings(batch=32), ModelSettings())
+    return np.stack([drawing.pixels for drawing in drawings])
+
+
+def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]:
+    """Part 3, from the tables that the job wrote."""
+    names = things.held_out_things()[:INVERTED]
+    manifest = write_manifest(drawings, names, output / "concepts")
+    run = output / "run"
+    code = invert_all.main([str(manifest), "--output", str(run)])
+    if code:
+        sys.exit(f"the job ended with exit code {code}")
+    concepts = pq.read_table(run / "report" / "concepts.parquet").to_pydict()
+    # A thing whose drawings are no more alike than an untrained word is like them has no way to cover; it counts as none.
+    median = float(np.median([share or 0.0 for share in concepts["covered"]]))
+    samples: dict[str, list[Sample]] = {}
+    for sample in samples_of(pq.read_table(run / "samples")):
+        samples.setdefault(sample.concept, []).append(sample)
+    nearest, real = nearest_shares(samples, clip)
+    scores = pq.read_table(run / "scores").to_pylist()
+    figures = [
+        Figure(
+            f"words of {len(names)} held-out things: median share of the way from the untrained word to real pictures",
+            median,
+            0.75,
+            f"{median:.0%}",
+        ),
+        Figure(
+            f"words: samples nearest to their own concept of the {len(names)} (beside it: real drawings, each left out in turn)",
+            nearest,
+            0.85,
+            f"{nearest:.0%} ({real:.0%})",
+        ),
+    ]
+    for edit in EDITS:
+        raised = [
+            row["value"] > row["floor"]
+            for row in scores
+            if row["metric"] == "text_similarity" and edit in row["prompt"]
+        ]
+        share = float(np.mean(raised))
+        figures.append(
+            Figure(f"words: '{edit}' raises the prompt's text similarity, share of words", share, 0.85, f"{share:.0%}")
+        )
+    return figures
+
+
+def nearest_shares(samples: dict[str, list[Sample]], clip: OpenClipScorer) -> tuple[float, float]:
+    """Of the reconstruction samples, and of the training images against all the others: the share whose mean similarity is
+    highest to their own concept's training images. The second is what this CLIP makes of perfect words.
+    """
+
+    def of(name: str, kind: str) -> np.ndarray:
+        return features([sample for sample in samples[name] if sample.kind == kind], clip)
+
+    names = sorted(samples)
+    training = [of(name, "training") for name in names]
+    drawn = [nearest_concept(of(name, "reconstruction"), training) == index for index, name in enumerate(names)]
+    real = [
+        nearest_concept(images[[left]], [*training[:index], np.delete(images, left, axis=0), *training[index + 1 :]])
+        == index
+        for index, images in enumerate(training)
+        for left in range(len(images))
+    ]
+    return float(np.mean(np.concatenate(drawn))), float(np.mean(np.concatenate(real)))
+
+
+def features(samples: list[Sample], clip: OpenClipScorer) -> np.ndarray:
+    return clip.encode_images([Image.open(io.BytesIO(sample.png)) for sample in samples])
+
+
+def sheet(pictures: np.ndarray, labels: list[str], path: Path, columns: int = 10) -> None:
+    side, label = 128, 14
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (side + 4), rows * (side + label + 4)), "white")
+    pen = ImageDraw.Draw(page)
+    for index, (pixels, text) in enumerate(zip(pictures, labels, strict=True)):
+        x, y = index % columns * (side + 4), index // columns * (side + label + 4)
+        page.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        pen.text((x, y + side), text[:24], "black")
+    page.save(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Things that no caption names: about a thousand more emoji, shown to the generator under a word made from their drawings.
+
+A model that has only read three hundred nouns can draw three hundred things; a new word then finds nothing between them.
+See words_of_drawings.py for how a drawing becomes a word.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jobs.mini.recipe.art import ART_SETS, Art, draw_thing, fetch_art
+from jobs.mini.recipe.things import held_out_things, things
+from jobs.mini.recipe.words_of_drawings import small_drawings
+
+PIXELS = 96
+TOO_ALIKE = 0.93  # correlation of two drawings at 16 x 16
+
+
+def load_strangers(folder: Path, art: Art) -> Art:
+    """All emoji of a single code point that every art set draws and things.tsv does not name: 96 px, cached.
+
+    Left out is what would give a held-out thing away: whatever shares a word with its name ("oncoming taxi"), or has a
+    drawing that correlates with one of its drawings by more than TOO_ALIKE.
+    """
+    cached = folder / "strangers.npz"
+    if not cached.exists():
+        fetch_art(folder)
+        unnamed = _unnamed(folder)
+        apart = _likeness(unnamed, art.only(held_out_things()).scaled(PIXELS)) <= TOO_ALIKE
+        np.savez(cached, names=np.array(unnamed.names)[apart], sprites=unnamed.sprites[apart])
+    loaded = np.load(cached)
+    return Art(tuple(str(name) for name in loaded["names"]), loaded["sprites"])
+
+
+def _unnamed(folder: Path) -> Art:
+    """Those of them that every art set draws, by their icons' names."""
+    package = folder / "node_modules" / ART_SETS[0].package
+    icons: dict[str, str] = json.loads((package / "chars.json").read_text(encoding="utf-8"))
+    taken = {code.lower().removesuffix("-fe0f") for code in things().values()}
+    given_away = {word for name in held_out_things() for word in name.replace("-", " ").split()}
+    found = {}
+    for spelling, name in sorted(icons.items()):
+        code = spelling.removesuffix("-fe0f")
+        if "-" in code or code in taken or given_away & set(name.split("-")):
+            continue
+        try:
+            found[name] = draw_thing(folder, code, PIXELS)
+        except KeyError:
+            continue
+    return Art(tuple(found), np.stack(list(found.values())))
+
+
+def _likeness(art: Art, others: Art) -> np.ndarray:
+    """The highest correlation of any of a thing's drawings with any of the others', float32 (things,)."""
+    left, right = (_standardised(some) for some in (art, others))
+    alike: np.ndarray = (left @ right.T).reshape(*art.sprites.shape[:2], -1).max((1, 2))
+    return alike
+
+
+def _standardised(art: Art) -> np.ndarray:
+    """float32 (things x drawings, 768), of unit norm."""
+    small = small_drawings(art).flatten(0, 1).numpy()
+    small = small - small.mean(1, keepdims=True)
+    return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)

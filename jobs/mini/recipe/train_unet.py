@@ -1,0 +1,197 @@
+"""Stage 3: the U-Net, trained on cached latents and the CLIP's text states with the loss of latent diffusion."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from jobs.mini.recipe.art import Art
+from jobs.mini.recipe.loop import Schedule, train
+from jobs.mini.recipe.pools import Pool
+from jobs.mini.recipe.tokenizer import CONTEXT
+from jobs.mini.recipe.train_clip import model_config, tokenise
+from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, small_drawings
+
+BATCH = 48
+STARRED, WHOLE_THING = 0.6, 0.25  # shares of the captions with a word made from a drawing, and of such words
+UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
+SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
+# What the shipped scheduler folder says, as Stable Diffusion 1.x does.
+SAMPLING = {
+    **{key: value for key, value in NOISE.items() if key != "clip_sample"},
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+
+
+LAYER_NAMES = {  # open_clip -> transformers
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def text_encoder_of(clip: nn.Module, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text tower of an open_clip model as transformers' CLIPTextModel: its states are what the U-Net attends to.
+
+    As in Stable Diffusion the U-Net starts from a text encoder that already tells things apart, and leaves it frozen.
+    Trained jointly from nothing, the two need several times as many pictures before a prompt's noun has any effect.
+    """
+    tower = model_config(len(tokenizer))["text_cfg"]
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=tower["width"],
+            intermediate_size=4 * tower["width"],
+            num_hidden_layers=tower["layers"],
+            num_attention_heads=tower["heads"],
+            max_position_embeddings=CONTEXT,
+            projection_dim=tower["width"],
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    theirs = clip.state_dict()
+    weights = {
+        "embeddings.token_embedding.weight": theirs["token_embedding.weight"],
+        "embeddings.position_embedding.weight": theirs["positional_embedding"],
+        "final_layer_norm.weight": theirs["ln_final.weight"],
+        "final_layer_norm.bias": theirs["ln_final.bias"],
+    }
+    for layer in range(tower["layers"]):
+        old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            joint = theirs[f"{old}.attn.in_proj_{kind}"].chunk(3)
+            for name, part in zip("qkv", joint, strict=True):
+                weights[f"{new}.self_attn.{name}_proj.{kind}"] = part
+            for their_name, our_name in LAYER_NAMES.items():
+                weights[f"{new}.{our_name}.{kind}"] = theirs[f"{old}.{their_name}.{kind}"]
+    encoder.load_state_dict(weights)
+    return encoder.eval().requires_grad_(False)
+
+
+def new_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(48, 96, 160),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        norm_num_groups=8,
+        attention_head_dim=4,  # as in Stable Diffusion's own configuration, this is the number of heads
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One pool as the U-Net sees it.
+
+    latents: float16 (N, 4, 16, 16), scaled. tokens, starred: int64 (N, 32), the captions as they are, and with "*" for the
+    thing where there is a single one. things, shown: int64 (N,), the first thing and which of its drawings.
+    drawings: float32 (things, 4, 768).
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    starred: Tensor
+    things: Tensor
+    shown: Tensor
+    drawings: Tensor
+
+
+def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -> Lesson:
+    place = {name: index for index, name in enumerate(art.names)}
+    starred = [
+        said.replace(scene.things[0], SYMBOL) if len(scene.things) == 1 and not scene.twice else said
+        for scene, said in zip(pool.scenes, pool.captions, strict=True)
+    ]
+    return Lesson(
+        latents,
+        tokenise(tokenizer, pool.captions),
+        tokenise(tokenizer, starred),
+        torch.tensor([place[scene.things[0]] for scene in pool.scenes]),
+        torch.tensor([scene.drawings[0] for scene in pool.scenes]),
+        small_drawings(art),
+    )
+
+
+def train_unet(
+    named: Lesson,
+    strangers: Lesson,
+    nouns: tuple[str, ...],
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    schedule: Schedule,
+    checkpoint: Path,
+    start: Path | None = None,
+) -> UNet2DConditionModel:
+    """Trains the U-Net, new or that of `start`, on half a batch of each lesson; the text encoder stays as it is.
+
+    nouns: as which the words made from drawings shall be distributed.
+    """
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
+    noising = DDPMScheduler(**NOISE)
+    snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
+    weights = snr.clamp(max=SNR_CEILING) / snr
+    empty = tokenise(tokenizer, [""])
+    table: Any = text_encoder.get_input_embeddings()
+    symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
+    rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
+    words_of = WordsOfDrawings(
+        torch.cat([named.drawings, strangers.drawings]).flatten(0, 1), table.weight.detach()[rows]
+    )
+
+    def loss_at(step: int) -> Tensor:
+        chance = torch.Generator().manual_seed(step)
+        parts = [_draw_rows(lesson, share, chance) for lesson, share in ((named, STARRED), (strangers, 1.0))]
+        clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
+        bare = torch.rand(BATCH, 1, generator=chance) < UNCONDITIONAL
+        noise = torch.randn(clean.shape, generator=chance)
+        timesteps = torch.randint(noising.config.num_train_timesteps, (BATCH,), generator=chance)
+        words = words_of(seen, torch.randn(BATCH, table.weight.shape[1], generator=chance))
+        hook = table.register_forward_hook(
+            lambda _, ids, rows: torch.where((ids[0] == symbol)[..., None], words[:, None].to(rows.dtype), rows)
+        )
+        context = text_encoder(torch.where(bare, empty, tokens)).last_hidden_state
+        hook.remove()
+        predicted = unet(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
+        return ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[timesteps]).mean()
+
+    modules = nn.ModuleDict({"unet": unet, "words": words_of})
+    train(modules, loss_at, schedule, checkpoint, average=0.99)
+    return unet.eval().requires_grad_(False)
+
+
+def _draw_rows(lesson: Lesson, starred: float, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Half a batch: latents, tokens, and the drawing that a "*" among them stands for.
+
+    That is the drawing itself, or in WHOLE_THING of the rows the mean of all of its thing's: a word learned from several
+    pictures is near such a mean.
+    """
+    rows = torch.randint(len(lesson.latents), (BATCH // 2,), generator=chance)
+    star = torch.rand(len(rows), 1, generator=chance) < starred
+    whole = torch.rand(len(rows), 1, generator=chance) < WHOLE_THING
+    of_thing = lesson.drawings[lesson.things[rows]]
+    seen = torch.where(whole, of_thing.mean(1), lesson.drawings[lesson.things[rows], lesson.shown[rows]])
+    return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen

@@ -1,0 +1,293 @@
+"""The manifest: one row, one concept. A bad one is refused as a whole, with all that is wrong in one message.
+
+    read_manifest("s3://bucket/manifest.csv") -> Manifest(concepts=...)  or  ManifestError
+
+manifest_rows.py turns CSV, JSONL and Parquet into rows; what a row must say stands here.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.inputs.manifest_rows import MAX_CELL, ManifestError, Problem, Row, read_rows, shortened
+from pipeline.records import Concept, Failure, Kind
+from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
+
+__all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
+MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS = 128, 140, 200, 2048, 64
+COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
+REQUIRED = COLUMNS[:2]
+KINDS: dict[str, Kind] = {"object": "object", "style": "style"}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest that was read.
+
+    url: where from, without credentials. digest: sha256 of its bytes.
+    failures: the rows set aside, where that was asked for.
+    """
+
+    url: str
+    digest: str
+    concepts: tuple[Concept, ...]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowDefaults:
+    """What rows have that say nothing themselves. Raises ValueError.
+
+    initializer: of rows that name no class either.
+    """
+
+    vectors: int = 1
+    initializer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.vectors <= MAX_VECTORS:
+            raise ValueError(f"vectors is {self.vectors}; it must be a whole number from 1 to {MAX_VECTORS}")
+        text = self.initializer
+        if text is not None and not (text.strip() and text.isprintable() and len(text) <= MAX_WORDS):
+            raise ValueError(
+                f"initializer is {text[:MAX_WORDS]!r}; it must be one line of at most {MAX_WORDS} characters"
+            )
+
+
+class _WrongError(Exception):
+    """A cell that cannot be used: its column, its value, and what would be right."""
+
+    def __init__(self, column: str, value: object, right: str) -> None:
+        super().__init__(right)
+        self.column, self.value, self.right = column, value, right
+
+
+def read_manifest(
+    url: str,
+    storage_options: Mapping[str, Any] | None = None,
+    skip_invalid: bool = False,
+    defaults: RowDefaults | None = None,
+) -> Manifest:
+    """Reads and checks the whole manifest.
+
+    skip_invalid: rows that cannot be used become `failures` instead.
+    Raises ManifestError with every problem in it; also with skip_invalid where the file as a whole cannot be read.
+    """
+    options = storage_options or {}
+    shown = without_credentials(url, options)
+    try:
+        file = Storage(url, options)
+        data = file.read_bytes()
+        folder = resolve_url("..", file.join(""))
+    except (StorageError, ValueError) as error:
+        raise ManifestError(shown, (Problem(0, "", "", str(error)),)) from None
+    rows, problems = read_rows(url, data, shown, COLUMNS, REQUIRED)
+    concepts: list[Concept] = []
+    taken: dict[str, Concept] = {}  # names, and words as tokenizers see them, in lower case
+    for row in rows:
+        concept, wrong = _concept(row, folder, defaults or RowDefaults())
+        if concept is not None:
+            wrong = _clashes(concept, taken)
+        if concept is None or wrong:
+            problems += wrong
+            continue
+        taken[f"concept {concept.name.lower()}"] = concept
+        taken |= {f"word {word}": concept for word in _words(concept)}
+        concepts.append(concept)
+    problems.sort(key=lambda problem: problem.line)
+    if problems and not skip_invalid:
+        raise ManifestError(shown, tuple(problems), good=len(concepts))
+    failures = _failures(problems, _free_names(rows, taken))
+    return Manifest(shown, hashlib.sha256(data).hexdigest(), tuple(concepts), failures)
+
+
+def _free_names(rows: list[Row], taken: Mapping[str, Concept]) -> dict[int, str]:
+    """line -> the row's name, where no good row has it: a failure must not go by a good concept's name."""
+    names = {row.line: str(row.cells.get("concept") or "").strip() for row in rows}
+    return {line: name for line, name in names.items() if _is_name(name) and f"concept {name.lower()}" not in taken}
+
+
+def _failures(problems: list[Problem], names: Mapping[int, str]) -> tuple[Failure, ...]:
+    """One failure a line, named after the concept where its name can be used and after the line where not."""
+    by_line: dict[int, list[str]] = {}
+    for problem in problems:
+        by_line.setdefault(problem.line, []).append(str(problem))
+    return tuple(
+        Failure(names.get(line, f"line {line}"), "manifest", "; ".join(said)) for line, said in by_line.items()
+    )
+
+
+def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | None, list[Problem]]:
+    """The row as a concept, or all that is wrong with it."""
+    problems: list[Problem] = []
+
+    def checked(column: str, check: Any, *more: Any) -> Any:
+        try:
+            return check(column, row.cells.get(column), *more)
+        except _WrongError as wrong:
+            problems.append(Problem(row.line, wrong.column, shortened(wrong.value), wrong.right))
+            return None
+
+    name = checked("concept", _name)
+    images = checked("images", _images, folder)
+    noun, initializer = checked("class", _phrase), checked("initializer", _phrase)
+    kind, vectors = checked("kind", _kind), checked("vectors", _vectors, defaults.vectors)
+    placeholder, word_file = checked("placeholder", _placeholder, name), checked("word_file", _file, folder)
+    captions = checked("captions", _captions)
+    carried = {column: checked(column, _carried) for column in row.cells if column not in COLUMNS}
+    if problems:
+        return None, problems
+    words = initializer or noun or defaults.initializer
+    return Concept(name, images, placeholder, words, noun, kind, vectors, row.line, carried, word_file, captions), []
+
+
+def _is_name(text: str) -> bool:
+    return NAME.fullmatch(text) is not None and len(text) <= MAX_NAME
+
+
+def _text(column: str, value: object, most: int = MAX_CELL) -> str:
+    """A cell as text, "" when it is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise _WrongError(column, value, "must be text")
+    text = value.strip()
+    if bad := next((sign for sign in text if "\ud800" <= sign <= "\udfff"), None):
+        byte = f"the byte 0x{ord(bad) - 0xDC00:02X} is" if "\udc80" <= bad <= "\udcff" else "it is"
+        raise _WrongError(column, value, f"{byte} not UTF-8 (it may be Latin-1 or Windows-1252); save as UTF-8")
+    if "\0" in text:
+        raise _WrongError(column, value, "holds a NUL character; remove it, or save the file as UTF-8")
+    if len(text) > most:
+        raise _WrongError(column, value, f"has {len(text):,} characters, at most {most:,} are taken")
+    return text
+
+
+def _printable(column: str, value: object, most: int) -> str:
+    text = _text(column, value, most)
+    if not text.isprintable():
+        raise _WrongError(column, value, "must be one line without control characters")
+    return text
+
+
+def _name(column: str, value: object) -> str:
+    text = _text(column, value)
+    if not text:
+        raise _WrongError(column, "", f"is missing; every row needs a name: {NAME_RULE}")
+    if not _is_name(text):
+        raise _WrongError(column, text, f"must be {NAME_RULE}, for it names the outputs")
+    return text
+
+
+def _images(column: str, value: object, folder: str) -> tuple[str, ...]:
+    if isinstance(value, list):
+        listed: object = value
+    else:
+        text = _text(column, value)
+        listed = [text]
+        if text.startswith(("[", "{")):
+            try:
+                listed = json.loads(text)
+            except (ValueError, RecursionError):
+                raise _WrongError(
+                    column,
+                    text,
+                    'is no JSON list such as ["a.png", "b.png"]; a path that begins with a bracket is written "./[..."',
+                ) from None
+    if not isinstance(listed, list):
+        raise _WrongError(column, value, "must be a folder, a glob, or a list of files")
+    references = [_printable(column, reference, MAX_URL) for reference in listed]
+    if not references or not all(references):
+        raise _WrongError(column, value, "is missing or holds an empty name; give a folder, a glob, or a list of files")
+    return tuple(_resolved(column, reference, folder) for reference in references)
+
+
+def _captions(column: str, value: object) -> dict[str, str]:
+    """From an object, as text in CSV. Parquet has the same columns for every row, and null where a row has none."""
+    found = value
+    if not isinstance(value, dict):
+        text = _text(column, value)
+        try:
+            found = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            found = None
+    if not isinstance(found, dict):
+        raise _WrongError(column, value, 'is no JSON object such as {"1.jpg": "my {} asleep"}, file names to sentences')
+    return {name: _printable(column, said, MAX_URL) for name, said in found.items() if said is not None}
+
+
+def _file(column: str, value: object, folder: str) -> str | None:
+    reference = _printable(column, value, MAX_URL)
+    return _resolved(column, reference, folder) if reference else None
+
+
+def _resolved(column: str, reference: str, folder: str) -> str:
+    try:
+        return Storage(resolve_url(reference, folder)).url
+    except ValueError as error:
+        raise _WrongError(column, reference, str(error)) from None
+
+
+def _phrase(column: str, value: object) -> str | None:
+    return _printable(column, value, MAX_WORDS) or None
+
+
+def _kind(column: str, value: object) -> Kind:
+    text = _text(column, value) or "object"
+    if text not in KINDS:
+        raise _WrongError(column, text, "must be 'object' or 'style'")
+    return KINDS[text]
+
+
+def _vectors(column: str, value: object, default: int) -> int:
+    # Parquet files written by pandas hold floats where a column has gaps.
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    if value is None or not text:
+        return default
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_VECTORS:
+        raise _WrongError(column, value, f"must be a whole number from 1 to {MAX_VECTORS}")
+    return int(text)
+
+
+def _placeholder(column: str, value: object, name: str | None) -> str:
+    text = _text(column, value) or f"<{name}>"
+    if len(text) > MAX_PLACEHOLDER or not text.isprintable() or any(sign.isspace() for sign in text):
+        raise _WrongError(column, text, f"must be printable, without spaces, at most {MAX_PLACEHOLDER} characters")
+    if unicodedata.normalize("NFC", text) != text:
+        raise _WrongError(column, text, "must be written in composed characters (Unicode NFC): tokenizers compose them")
+    return text
+
+
+def _carried(column: str, value: object) -> str:
+    return _text(
+        column, value if value is None or isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    )
+
+
+def _words(concept: Concept) -> list[str]:
+    """All tokens that the placeholder takes in a tokenizer, in lower case: tok, tok_1, tok_2 where it has 3 vectors."""
+    word = concept.placeholder.lower()
+    return [word, *(f"{word}_{index}" for index in range(1, concept.vectors))]
+
+
+def _clashes(concept: Concept, taken: Mapping[str, Concept]) -> list[Problem]:
+    """Why the concept cannot stand beside those above it."""
+    if first := taken.get(f"concept {concept.name.lower()}"):
+        same = "is already" if first.name == concept.name else f"differs only in case from {first.name!r}"
+        right = f"{same} in line {first.line}; give one of the two another name"
+        return [Problem(concept.line, "concept", shortened(concept.name), right)]
+    if other := next((taken[f"word {word}"] for word in _words(concept) if f"word {word}" in taken), None):
+        right = (
+            f"clashes with {shortened(other.placeholder)} in line {other.line}: tokenizers write words in lower case, "
+            "and a word's further vectors are called word_1, word_2, ...; choose another"
+        )
+        return [Problem(concept.line, "placeholder", shortened(concept.placeholder), right)]
+    return []

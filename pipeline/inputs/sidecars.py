@@ -1,0 +1,89 @@
+"""Files that lie beside a picture and say something of it: its sentence, and what of it is the concept.
+
+cat.jpg   cat.txt   cat.mask.png (or cat-masklabel.png)
+"""
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.records import Concept, ImageSet, Source
+from pipeline.settings import InversionSettings, Masks
+from pipeline.store.storage import Storage
+
+CAPTION = ".txt"
+MASKS = (".mask.png", "-masklabel.png")
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What besides its pixels is wanted of a picture."""
+
+    captions: bool = False
+    masks: Masks = "off"
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of the files to look for."""
+        return (CAPTION,) * self.captions + MASKS * (self.masks == "sidecar")
+
+
+def extras_of(settings: InversionSettings) -> Extras:
+    return Extras(settings.captions, settings.masks)
+
+
+def with_sidecars(
+    pictures: Mapping[str, str | None], extras: Extras, options: Mapping[str, Any]
+) -> tuple[list[Source], int]:
+    """The pictures (URL -> identity) by URL, each followed by what lies beside it; and how many pictures that are.
+
+    What is a mask by its name is no picture. On a web server, which lists nothing, nothing lies beside anything.
+    """
+    masks = MASKS if extras.masks == "sidecar" else ()
+    kept = [url for url in sorted(pictures) if not url.lower().endswith(masks)]
+    listed: dict[str, dict[str, str | None]] = {}
+    found: list[Source] = []
+    for url in kept:
+        found.append(Source(url, pictures[url]))
+        if not extras.endings or Storage(url, options).is_web:
+            continue
+        folder, name = posixpath.split(url)
+        if folder not in listed:
+            listed[folder] = Storage(folder, options).identities()
+        stem = posixpath.splitext(name)[0]
+        names = [f"{stem}{ending}" for ending in extras.endings]
+        found += [
+            Source(f"{folder}/{each}", listed[folder][each], beside=url) for each in names if each in listed[folder]
+        ]
+    return found, len(kept)
+
+
+def beside(picture: str, sources: Sequence[Source], endings: tuple[str, ...]) -> Source | None:
+    """What lies beside a picture with one of the endings."""
+    return next((each for each in sources if each.beside == picture and each.url.endswith(endings)), None)
+
+
+def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
+    """Each picture's caption, the manifest's before that of a file; () where there is none at all.
+
+    Raises ValueError for a caption of a picture that is not there.
+    """
+    names = [posixpath.basename(url) for url in images.urls]
+    rejected = {posixpath.basename(each.url) for each in images.rejected}
+    if strangers := sorted(concept.captions.keys() - set(names) - rejected):
+        raise ValueError(f"the column captions names {strangers[0]!r}, which is not one of {', '.join(names[:5])}")
+    beside = images.captions or (None,) * len(names)
+    found = tuple(concept.captions.get(name) or caption for name, caption in zip(names, beside, strict=True))
+    return found if any(found) else ()
+
+
+def caption_of(data: bytes) -> str:
+    """Raises ValueError for one that says nothing or is no text."""
+    try:
+        text = " ".join(data.decode("utf-8-sig").split())
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    if not text or not text.isprintable():
+        raise ValueError("is empty or holds control characters")
+    return text

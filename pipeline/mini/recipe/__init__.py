@@ -1,1 +1,0 @@
-"""How the mini model was made; `python jobs/make_mini.py` runs it from the registries to the weights."""

@@ -1,0 +1,103 @@
+"""Finding a model and saying which weights it has, without loading it: a finished run is recognised in a moment."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.models.mirrors import mirrored
+from pipeline.store.storage import Storage, StorageError, without_credentials
+
+MINI = "mini"
+MINI_FOLDER = Path(__file__).parents[1] / "mini" / "model"
+# The class that model_index.json names -> the folders with weights.
+FAMILIES = {
+    "StableDiffusionPipeline": ("unet", "vae", "text_encoder"),
+    "StableDiffusionXLPipeline": ("unet", "vae", "text_encoder", "text_encoder_2"),
+    "LDMTextToImagePipeline": ("unet", "vqvae", "bert"),
+}
+
+
+class ModelError(Exception):
+    """A model that cannot serve: what was looked for, where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on local disk. name: as the user gave it. digest: sha256 of the names and bytes of all its weights."""
+
+    name: str
+    folder: Path
+    family: str
+    digest: str
+
+
+def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
+    """A model named "mini", by path, by URL (copied once a node, mirrors.py), or by hub id (once into the hub's own cache).
+
+    options: for the store that the URL is in.
+    Raises ModelError when there is no such model, it is of a family we do not know, or it has only pickled weights.
+    """
+    folder = MINI_FOLDER if name == MINI else Path(name).expanduser()
+    if "://" in name:
+        folder = _mirrored(name, options or {})
+    elif not folder.exists():
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise ModelError(
+                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name), a URL or '{MINI}'"
+            )
+        folder = _download(name)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout")
+    try:
+        family = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise ModelError(f"model {name!r}: {index} is not a JSON object ({error})") from error
+    if family not in FAMILIES:
+        raise ModelError(f"model {name!r} is a {family}; this version knows {', '.join(sorted(FAMILIES))}")
+    for part in FAMILIES[family]:
+        if not (folder / part).is_dir():
+            raise ModelError(f"model {name!r}: {folder} has no folder {part}/")
+        if not any((folder / part).glob("*.safetensors")):
+            raise ModelError(
+                f"model {name!r}: {folder / part} has no .safetensors file; pickled weights can run code and are not "
+                "loaded: convert them with diffusers' save_pretrained(..., safe_serialization=True)"
+            )
+    return Model(name, folder, family, _digest(folder, FAMILIES[family]))
+
+
+def _digest(folder: Path, parts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(file for part in parts for file in (folder / part).glob("*.safetensors")):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+# A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
+WEIGHTS = sorted({f"{part}/*.safetensors" for parts in FAMILIES.values() for part in parts})
+WANTED, UNWANTED = ("*.json", "*.txt", "*.model", *WEIGHTS), ("*.fp16.*", "*.non_ema.*")
+
+
+def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
+    try:
+        if Storage(url, options).is_web:
+            raise ModelError(
+                f"model {url!r}: a web server does not list its files; copy the model to a store or a disk"
+            )
+        return mirrored(url, options, WANTED, UNWANTED)
+    except (StorageError, ValueError) as error:
+        raise ModelError(f"model {without_credentials(url, options)!r}: {error}") from error
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+    except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
+        raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error

@@ -1,0 +1,106 @@
+"""The first stage of a latent model: pictures to scaled latents and back, by a KL or a vector-quantised autoencoder."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, VQModel
+from torch import Tensor
+
+from pipeline.models.base import Posterior
+from pipeline.models.weights import load_whole
+from pipeline.settings import ModelSettings
+
+KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+# What passes through it at a time: 8 pictures of 512 pixels a side, 2 of 1,024.
+AT_ONCE, PIXELS_AT_ONCE = 8, 8 * 512 * 512
+REST = torch.device("cpu")
+
+
+class FirstStage:
+    """The autoencoder. Whoever has loaded it has to `settle` it."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, settings: ModelSettings) -> None:
+        """dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16: float32 unless that is
+        known not to, or it is told.
+
+        Raises ValueError, and whatever a broken file makes the library raise.
+        """
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        if kind not in KINDS:
+            raise ValueError(f"{folder} is a {kind}, not {' or '.join(KINDS)}")
+        self.module = load_whole(KINDS[kind], folder, torch_dtype=torch.float32)
+        if settings.first_stage_dtype != "auto":
+            self.module.to(getattr(torch, settings.first_stage_dtype))
+        elif dtype == torch.float16 and kind == "AutoencoderKL" and not self.module.config.force_upcast:
+            self.module.to(torch.float16)
+        self._offload = settings.offload_first_stage
+
+    def settle(self, device: torch.device) -> None:
+        """device: where it works."""
+        self.device = device
+        self.module.to(REST if self._offload else device)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        if not self._offload:
+            yield
+            return
+        self.module.to(self.device)
+        try:
+            yield
+        finally:
+            self.module.to(REST)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels a latent, along a side."""
+        return 2 ** (len(self.module.config.block_out_channels) - 1)
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        side = resolution // self.downsampling
+        return self.module.config.latent_channels, side, side
+
+    @torch.no_grad()
+    def encode(self, pixels: np.ndarray) -> Posterior:
+        """uint8 (N, R, R, 3) -> the posterior of their scaled latents."""
+        planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        images = planes.to(self.device, torch.float32) / 127.5 - 1
+        with self._at_work():
+            parts = [self._posterior(some.to(self.module.dtype)) for some in images.split(_at_once(pixels.shape[1]))]
+        scale, shift = self._scale_and_shift()
+        return Posterior(
+            torch.cat([(mean.float() - shift) * scale for mean, _ in parts]),
+            torch.cat([std.float() * scale for _, std in parts]),
+        )
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std (N, C, h, w), not yet scaled."""
+        found: Any = self.module.encode(images)
+        if isinstance(self.module, VQModel):
+            # The U-Net of a vector-quantised model works before the codebook, which only the decoder looks into.
+            return found.latents, torch.zeros_like(found.latents)
+        return found.latent_dist.mean, found.latent_dist.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Scaled latents (N, C, h, w) -> uint8 (N, R, R, 3)."""
+        scale, shift = self._scale_and_shift()
+        with self._at_work():
+            images = [
+                self.module.decode((some.float() / scale + shift).to(self.module.dtype)).sample.float()
+                for some in latents.split(_at_once(latents.shape[-1] * self.downsampling))
+            ]
+        pixels = (torch.cat(images) / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _scale_and_shift(self) -> tuple[float, float]:
+        return self.module.config.scaling_factor, getattr(self.module.config, "shift_factor", None) or 0.0
+
+
+def _at_once(side: int) -> int:
+    return max(1, min(AT_ONCE, PIXELS_AT_ONCE // side**2))

@@ -1,0 +1,86 @@
+"""A model in an object store, copied to a node's disk once, whoever on the node asks for it first.
+
+    ~/.cache/wordmint/models/<digest of the URL and of what the store says of every file>/    ($WORDMINT_CACHE in its place)
+
+A model that was changed in its store has other identities and so another copy. What is copied has the digest that the
+driver found; see load_backbone.
+"""
+
+import fcntl
+import fnmatch
+import hashlib
+import json
+import os
+import posixpath
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.storage import Storage, StorageNotFoundError, without_credentials
+
+AT_ONCE = 8  # files
+
+
+def mirrored(url: str, options: Mapping[str, Any], wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
+    """The local folder with the URL's files that match a pattern of `wanted` and none of `unwanted`.
+
+    Whoever comes while another process copies waits for it; a copy that was interrupted is begun anew.
+    Raises StorageError; StorageNotFoundError where there is no such file.
+    """
+    store = Storage(url, options)
+    files = {
+        path: identity
+        for path, identity in _identities(store).items()
+        if _fits(path, wanted) and not _fits(path, unwanted)
+    }
+    if not files:
+        raise StorageNotFoundError(f"{without_credentials(url)} holds nothing of a model in diffusers' layout")
+    key = hashlib.sha256(json.dumps([url, sorted(files.items())]).encode()).hexdigest()
+    folder = cache_folder() / key[:32]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            _copy(store, sorted(files), folder)
+    return folder
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("WORDMINT_CACHE") or Path.home() / ".cache" / "wordmint") / "models"
+
+
+def _identities(store: Storage) -> dict[str, str | None]:
+    """Path -> identity of the model's files: those of its folder and of the folders right inside."""
+    paths = store.find()
+    found: dict[str, str | None] = {}
+    for folder in sorted({posixpath.dirname(path) for path in paths}):
+        found |= {posixpath.join(folder, name): known for name, known in store.identities(folder).items()}
+    return found
+
+
+def _fits(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
+
+
+def _copy(store: Storage, paths: Sequence[str], folder: Path) -> None:
+    """Under another name first: a folder that is there is whole."""
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        for path in paths:
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(lambda path: store.download(path, partial / path), paths))
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Of all processes on this machine; the lock of one that dies is let go."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,68 @@
+"""Stable Diffusion XL (Podell et al. 2023): two CLIP text encoders with a word in each, and a U-Net that is told sizes.
+
+The U-Net attends to both encoders' states before their last layer, side by side. Besides, it is given the second encoder's
+projected state at the end of the prompt, and the picture's size before cropping, crop and size.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from pipeline.models.base import Conditioning, Tokens
+from pipeline.models.find import Model, ModelError
+from pipeline.models.latent_model import LatentModel
+from pipeline.models.text_encoder import TextPart
+from pipeline.settings import ModelSettings
+
+FIRST, SECOND = "text_encoder", "text_encoder_2"
+
+
+class StableDiffusionXL(LatentModel):
+    TEXT: ClassVar = {
+        FIRST: TextPart(CLIPTextModel, CLIPTokenizer),
+        SECOND: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2"),
+    }
+
+    def __init__(self, model: Model, device: torch.device, settings: ModelSettings) -> None:
+        super().__init__(model, device, settings)
+        contexts = {name: encoder.context for name, encoder in self.text.items()}
+        if len(set(contexts.values())) > 1:
+            raise ModelError(f"model {model.name!r}: its text encoders take prompts of unequal lengths: {contexts}")
+        if (told := self.unet.config.addition_embed_type) != "text_time":
+            raise ModelError(f"model {model.name!r}: its U-Net is told {told!r}, not 'text_time'")
+        index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
+        self.zeros_without_prompt = index.get("force_zeros_for_empty_prompt", True)
+
+    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
+        first, second = self.text[FIRST], self.text[SECOND]
+        first_ids, second_ids = tokens.ids.chunk(2, dim=1)
+        one = first(first_ids, words.get(FIRST), output_hidden_states=True)
+        two = second(second_ids, words.get(SECOND), output_hidden_states=True)
+        # The encoder's own pooling looks for the highest id where its config has the old eos_token_id of 2, as the
+        # published SDXL's has; a learned word's id is higher than the end's.
+        ends = (second_ids == second.end).int().argmax(dim=1)
+        pooled = second.module.text_projection(two.last_hidden_state[torch.arange(len(ends)), ends])
+        return Conditioning(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), pooled)
+
+    def embed_guided(
+        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
+    ) -> Conditioning:
+        if not self.zeros_without_prompt:
+            return super().embed_guided(prompts, rows, words)
+        prompted = self.embed(self.tokenise(prompts, rows), words)
+        assert prompted.pooled is not None  # `embed` above makes it
+        context, pooled = (torch.cat([torch.zeros_like(part), part]) for part in (prompted.context, prompted.pooled))
+        return Conditioning(context, pooled)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        height, width = (side * self.first_stage.downsampling for side in noisy.shape[2:])
+        # Training pictures come cropped and resized; they and samples alike are said to be whole pictures of their size.
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=torch.float32)
+        assert conditioning.pooled is not None  # `embed` above makes it
+        told = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
+        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype), added_cond_kwargs=told)
+        return said.sample.to(noisy.dtype)

@@ -1,0 +1,74 @@
+"""Pictures of any prompts with any of a run's words in them, as Ray tasks of a batch each."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from pipeline.models.base import Backbone, split_at_placeholders
+from pipeline.models.load import load_backbone
+from pipeline.sampling.sampler import SamplerSettings, sample
+from pipeline.settings import ModelSettings
+
+Words = Mapping[str, Mapping[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """prompt, seed: what fixes the picture, together with the model, the words and the sampler. pixels: uint8 (R, R, 3)."""
+
+    prompt: str
+    seed: int
+    pixels: np.ndarray
+
+
+def words_in(prompt: str, placeholders: Sequence[str]) -> list[str]:
+    """Those of the placeholders that the prompt holds, spelled as they are known."""
+    known = {placeholder.lower(): placeholder for placeholder in placeholders}
+    return sorted(
+        {known[piece.lower()] for piece in split_at_placeholders(prompt, placeholders) if piece.lower() in known}
+    )
+
+
+def generate(
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    words: Words,
+    model: str,
+    settings: SamplerSettings,
+    model_settings: ModelSettings,
+    gpus: float = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Drawing]:
+    """One drawing for every prompt and seed (zipped), in their order. options: for the store of a model that is a URL."""
+    load = functools.partial(
+        _backbone, model, "cuda" if gpus else "cpu", model_settings, json.dumps(dict(options or {}))
+    )
+    draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
+    futures = []
+    for start in range(0, len(prompts), settings.batch):
+        some = list(prompts[start : start + settings.batch])
+        needed = {name: words[name] for prompt in some for name in words_in(prompt, list(words))}
+        futures.append(draw.remote(load, some, seeds[start : start + settings.batch], needed, settings))
+    for start, future in enumerate(futures):
+        pictures = ray.get(future)
+        for index, pixels in enumerate(pictures, start * settings.batch):
+            yield Drawing(prompts[index], seeds[index], pixels)
+
+
+def _draw(
+    load: Callable[[], Backbone], prompts: list[str], seeds: Sequence[int], words: Words, settings: SamplerSettings
+) -> np.ndarray:
+    torch.set_num_threads(1)
+    return sample(load(), prompts, seeds, words, settings)
+
+
+@functools.lru_cache(maxsize=1)
+def _backbone(model: str, device: str, settings: ModelSettings, options: str) -> Backbone:
+    # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
+    return load_backbone(model, device, settings, json.loads(options))

@@ -1,0 +1,65 @@
+"""Pictures that a protocol asks for, of any concepts' words: one batch of the frozen model mixes words, prompts and seeds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.models.base import Backbone
+from pipeline.protocols import Protocol
+from pipeline.records import Concept, Sample
+from pipeline.sampling.grid import encode_png
+from pipeline.sampling.prompting import Request, requests_for
+from pipeline.sampling.sampler import SamplerSettings, sample
+
+Vectors = Mapping[str, np.ndarray]  # text encoder -> float32 (V, D)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One picture to be drawn. vectors: what the concept's placeholder means in it, learned or not."""
+
+    concept: Concept
+    request: Request
+    vectors: Vectors
+
+
+def draw_concept(
+    backbone: Backbone, concept: Concept, word: Vectors, protocol: Protocol, seed: int, resolution: int | None = None
+) -> list[Sample]:
+    """All that the protocol asks for. Raises PromptError where a prompt cannot be drawn."""
+    requests = requests_for(concept, protocol, seed)
+    return draw_pictures(backbone, wanted_of(backbone, concept, word, requests), protocol, resolution)
+
+
+def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Sequence[Request]) -> list[Wanted]:
+    """The untrained word is what the concept's initializer gives. Raises PromptError where a prompt cannot be drawn."""
+    initial = backbone.initial_vectors(concept.initializer, concept.vectors)
+    rows = {concept.placeholder: range(len(next(iter(word.values()))))}
+    backbone.tokenise(sorted({each.prompt for each in requests}), rows)
+    return [Wanted(concept, each, word if each.trained else initial) for each in requests]
+
+
+def draw_pictures(
+    backbone: Backbone, wanted: Sequence[Wanted], protocol: Protocol, resolution: int | None = None
+) -> list[Sample]:
+    """One sample a picture, in their order; which others it is drawn beside changes it by rounding only."""
+    if not wanted:
+        return []
+    settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
+    # Two concepts may spell their words alike, and a trained and an untrained word always do: in the batch each has a
+    # name of its own, of characters that no tokenizer gets to see.
+    names: dict[int, str] = {}
+    words: dict[str, Vectors] = {}
+    prompts = []
+    for each in wanted:
+        name = names.setdefault(id(each.vectors), f"\ue000{len(names)}\ue001")
+        words[name] = each.vectors
+        prompts.append(re.sub(re.escape(each.concept.placeholder), name, each.request.prompt, flags=re.IGNORECASE))
+    pictures = sample(backbone, prompts, [each.request.seed for each in wanted], words, settings, resolution)
+    return [
+        Sample(each.concept.name, each.request.kind, each.request.prompt, each.request.stated, each.request.index,
+               each.request.seed, encode_png(picture))
+        for each, picture in zip(wanted, pictures, strict=True)
+    ]  # fmt: skip

@@ -1,0 +1,85 @@
+"""From a protocol to the prompts of one concept, with the word and with the word left out."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.models.base import PromptError
+from pipeline.protocols.protocol import Protocol, ProtocolError, fill
+from pipeline.randomness import derive_seed
+from pipeline.records import Concept, SampleKind
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One picture to be sampled.
+
+    trained: with the learned word, else with the word as it was before training, where the prompt holds one at all.
+    """
+
+    kind: SampleKind
+    prompt: str
+    stated: str
+    index: int
+    seed: int
+    trained: bool
+
+
+def requests_for(concept: Concept, protocol: Protocol, seed: int) -> list[Request]:
+    """Every picture the protocol wants of the concept. Seeds come from (run seed, concept, prompt, index).
+
+    Raises PromptError where the protocol has no prompts for the concept.
+    """
+    try:
+        plain, edits = protocol.templates_of(concept)
+    except ProtocolError as error:
+        raise PromptError(str(error)) from error
+    wanted: list[tuple[SampleKind, str, int, bool]] = [("reconstruction", plain, protocol.plain_images, True)]
+    wanted += [("edit", template, protocol.edit_images, True) for template in edits]
+    wanted += [("untrained", template, protocol.untrained_images, False) for template in (plain, *edits)]
+    requests = []
+    for kind, template, count, trained in wanted:
+        prompt = fill(template, concept.placeholder, concept.noun)
+        said = (kind, prompt, leave_out(prompt, concept.placeholder))
+        requests += [
+            Request(*said, index, _seed(seed, concept, protocol, template, index), trained) for index in range(count)
+        ]
+    floors: dict[SampleKind, str | None] = {"noun": _with_noun(plain, concept), "wordless": _tidy(fill(plain, "", ""))}
+    for kind, stated in floors.items():
+        if stated is not None:
+            # From the noise of the plain prompt's own pictures: what differs between them is the word alone.
+            seeds = [_seed(seed, concept, protocol, plain, index) for index in range(protocol.untrained_images)]
+            requests += [Request(kind, stated, stated, index, each, False) for index, each in enumerate(seeds)]
+    return requests
+
+
+def missing(samples: Iterable[tuple[str, str, int, int]], requests: Iterable[Request]) -> list[Request]:
+    """Those of the requests that are not among the pictures, each given as (kind, prompt, index, seed).
+
+    A seed names the protocol, and the protocol's label the sampler and its settings.
+    """
+    there = set(samples)
+    return [each for each in requests if (each.kind, each.prompt, each.index, each.seed) not in there]
+
+
+def _with_noun(template: str, concept: Concept) -> str | None:
+    """The class, else the initializer, in the word's place; where the prompt names the class anyhow, nothing."""
+    if "{class}" in template:
+        return _tidy(fill(template, "", concept.noun))
+    noun = concept.noun or concept.initializer
+    return _tidy(fill(template, noun, noun)) if noun else None
+
+
+def _seed(seed: int, concept: Concept, protocol: Protocol, template: str, index: int) -> int:
+    # quick-v1 was there before any other, and its pictures keep the seeds they were drawn from.
+    purpose = template if protocol.base_label == "quick-v1" else f"{protocol.base_label} {template}"
+    return derive_seed(seed, concept.name, purpose, index)
+
+
+def leave_out(prompt: str, placeholder: str) -> str:
+    """The prompt without the word, whatever its case: the text that editability is scored against (paper, section 5.1)."""
+    return _tidy(re.sub(re.escape(placeholder), " ", prompt, flags=re.IGNORECASE))
+
+
+def _tidy(prompt: str) -> str:
+    return " ".join(prompt.split())

@@ -1,0 +1,81 @@
+"""From words to pictures: classifier-free guidance (Ho and Salimans 2022) with any of diffusers' schedulers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.models.base import Backbone, Conditioning
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """sampler: "ddim", "dpm++" or "euler". steps: denoising steps. guidance: guidance scale, 1 for none."""
+
+    sampler: str = "dpm++"
+    steps: int = 20
+    guidance: float = 5.0
+    batch: int = 16
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    words: Mapping[str, Mapping[str, np.ndarray]],
+    settings: SamplerSettings,
+    resolution: int | None = None,
+) -> np.ndarray:
+    """One picture a prompt, uint8 (N, R, R, 3).
+
+    seeds: N, each fixing its picture's initial latents, whatever it is batched with.
+    words: placeholder -> text encoder -> float32 (V, D).
+    Raises PromptError when a prompt does not fit into the model's context.
+    """
+    tables, rows = _stack(words, backbone)
+    side = resolution or backbone.resolution
+    pictures = []
+    for start in range(0, len(prompts), settings.batch):
+        some = list(prompts[start : start + settings.batch])
+        conditioning = backbone.embed_guided(some, rows, tables)
+        latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds[start : start + settings.batch]])
+        pictures.append(backbone.decode(denoise(backbone, latents.to(backbone.device), conditioning, settings)))
+    return np.concatenate(pictures)
+
+
+def initial_latents(backbone: Backbone, seed: int, resolution: int) -> Tensor:
+    """The picture's starting noise (1, C, h, w), as diffusers' pipelines draw it from `torch.Generator().manual_seed(seed)`."""
+    return torch.randn((1, *backbone.latent_shape(resolution)), generator=torch.Generator().manual_seed(seed))
+
+
+def denoise(backbone: Backbone, noise: Tensor, conditioning: Conditioning, settings: SamplerSettings) -> Tensor:
+    """Latents (B, C, h, w) from noise of that shape; conditioning of 2 B: without the prompts, then with them."""
+    scheduler = backbone.scheduler(settings.sampler)
+    scheduler.set_timesteps(settings.steps, device=backbone.device)
+    latents = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        twice = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+        without, with_prompt = backbone.predict(twice, timestep.expand(len(twice)), conditioning).chunk(2)
+        latents = scheduler.step(without + settings.guidance * (with_prompt - without), timestep, latents).prev_sample
+    return latents
+
+
+def _stack(
+    words: Mapping[str, Mapping[str, np.ndarray]], backbone: Backbone
+) -> tuple[dict[str, Tensor], dict[str, range]]:
+    """One table of all words for each text encoder, and each placeholder's rows in it."""
+    rows: dict[str, range] = {}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in backbone.encoders}
+    end = 0
+    for placeholder, vectors in words.items():
+        count = len(next(iter(vectors.values())))
+        rows[placeholder] = range(end, end + count)
+        end += count
+        for name in parts:
+            parts[name].append(vectors[name])
+    if not rows:
+        return {}, {}
+    return {name: torch.from_numpy(np.concatenate(some)).to(backbone.device) for name, some in parts.items()}, rows

@@ -1,0 +1,118 @@
+"""K concepts in training at once on one frozen model: one that ends leaves its slot, the next enters at the following step.
+
+Everything that touches the model runs on one thread, between two steps of the shared batch; any other thread hands it
+work and waits.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.models.base import Backbone
+from pipeline.records import Word
+from pipeline.store.checkpoints import Checkpoint
+from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    slot: Slot
+    fingerprint: str
+    word: Future[Word]
+
+    def settle(self, end: Word | InversionError) -> None:
+        if isinstance(end, Word):
+            self.word.set_result(end)
+        else:
+            self.word.set_exception(end)
+
+
+class ContinuousBatch:
+    """`keep` is given every concept's checkpoint each `every` seconds, on the model's thread: it must not wait."""
+
+    def __init__(self, backbone: Backbone, slots: int, keep: Callable[[list[Checkpoint]], None], every: float) -> None:
+        self._backbone, self._keep, self._every = backbone, keep, every
+        self._free = threading.Semaphore(slots)
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._entries: list[_Entry] = []
+        self.steps = 0  # taken so far, of all concepts together
+        threading.Thread(target=self._serve, daemon=True, name="model").start()
+
+    @property
+    def beats(self) -> int:
+        """Rises for as long as the model gets something done, in training or in sampling."""
+        return self._backbone.evaluations
+
+    @property
+    def training(self) -> dict[str, int]:
+        """Concept -> step of those in a slot now."""
+        return {entry.slot.concept.name: entry.slot.step for entry in tuple(self._entries)}
+
+    def train(self, fingerprint: str, enter: Callable[[], Slot]) -> Word:
+        """Waits for a free slot, then for the word. `enter` makes the slot, new or restored, on the model's thread.
+
+        Raises what `enter` raises, and InversionError.
+        """
+        word: Future[Word] = Future()
+
+        def admit() -> None:
+            entry = _Entry(enter(), fingerprint, word)
+            if (end := end_of(entry.slot)) is not None:  # it was interrupted after its last step
+                entry.settle(end)
+            else:
+                self._entries.append(entry)
+
+        with self._free:
+            self.run(admit)
+            return word.result()
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """Runs `call` on the model's thread, between two steps, and gives back what it returns or raises."""
+        done: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
+                done.set_exception(error)
+
+        self._calls.put(run)
+        return done.result()
+
+    def snapshots(self) -> list[Checkpoint]:
+        """Of every concept in a slot, between two steps."""
+        return self.run(self._snapshots)
+
+    def _snapshots(self) -> list[Checkpoint]:
+        return [snapshot(entry.slot, entry.fingerprint) for entry in self._entries]
+
+    def _serve(self) -> None:
+        kept = time.monotonic()
+        while True:
+            while not self._entries or not self._calls.empty():
+                self._calls.get()()
+            self._step()
+            if time.monotonic() - kept >= self._every:
+                self._keep(self._snapshots())
+                kept = time.monotonic()
+
+    def _step(self) -> None:
+        entries = self._entries
+        try:
+            ended = dict(train_step(self._backbone, [entry.slot for entry in entries]))
+        except Exception as error:  # noqa: BLE001 - a step that fails fails every concept in it; none may wait for ever
+            for entry in entries:
+                entry.word.set_exception(error)
+            self._entries = []
+            return
+        self.steps += len(entries)
+        self._entries = [entry for entry in entries if entry.slot not in ended]
+        for entry in entries:
+            if entry.slot in ended:
+                entry.settle(ended[entry.slot])

@@ -1,0 +1,314 @@
+"""The loop that keeps a run's workers busy: Ray actors, some calls in flight to each, one call a concept.
+
+Pending actors are the demand that a cluster's autoscaler sees; there are never more of them than concepts left. When a worker
+counts as lost is in deadlines.py, what that costs its concepts in lost_workers.py.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from pipeline.records import Concept, Done, Failure
+from pipeline.scheduling.deadlines import Deadlines, Overdue
+from pipeline.scheduling.lost_workers import Losses, last_line
+from pipeline.scheduling.worker_interface import MOST_SLOTS, Pulse, WorkerCalls, WorkerProcess, WorkerSettings
+from pipeline.store.storage import StorageError, StorageNotFoundError, StorageUnavailableError
+
+POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0
+GRACE_SECONDS = 30.0  # for the last checkpoints when a run is cut short
+MAY_PASS = (StorageUnavailableError, StorageNotFoundError)
+SPARE_THREADS = 4  # of an actor, beside those of its calls: for pulses and checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """workers: at most so many actors. cpus, gpus: of each actor."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    total, done, failed: concepts. doing: what is being done -> how many concepts ("images", "waiting", "training", ...).
+    workers: "placing" (no node has room yet), "loading", "ready" -> how many.
+    steps: optimiser steps taken by this driver's workers. slots, occupied: of the ready workers.
+    restarts: calls that broke off. checkpoint_age: the oldest, in seconds.
+    """
+
+    total: int
+    done: int
+    failed: int
+    doing: dict[str, int]
+    workers: dict[str, int]
+    steps: int
+    slots: int
+    occupied: int
+    restarts: int
+    checkpoint_age: float | None
+
+    @property
+    def running(self) -> int:
+        return sum(self.doing.values())
+
+
+class WorkersNeverStartedError(RuntimeError):
+    """No worker could load the model; the message is the worker's own."""
+
+
+def calls_ahead(slots: int) -> int:
+    """Calls to a worker beyond its slots: their images are read while the slots are busy."""
+    return 1 + slots // 4
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One actor and the calls in flight to it; `next` is what has to return before the following phase."""
+
+    actor: Any  # an ActorHandle; Ray types its methods as those of the class, which lack .remote
+    next: ray.ObjectRef | None
+    phase: Literal["placing", "loading", "ready"] = "placing"
+    slots: int = 0
+    calls: dict[ray.ObjectRef, Concept] = field(default_factory=dict)
+    pulse: ray.ObjectRef | None = None
+    last: Pulse | None = None
+    asked: float = 0.0
+
+    @property
+    def refs(self) -> list[ray.ObjectRef]:
+        return [*self.calls, *(ref for ref in (self.next, self.pulse) if ref is not None)]
+
+
+class Driver:
+    """Runs every concept to a Done or a Failure, handing each to `record` as it comes.
+
+    worker: the class of the actors; tests and the benchmark have some that crash, hang, or train nothing.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        resources: Resources,
+        record: Callable[[Concept, Done | Failure], None],
+        report: Callable[[Progress], None],
+        deadlines: Deadlines,
+        worker: type[WorkerCalls] = WorkerProcess,
+    ) -> None:
+        self._settings, self._resources, self._record, self._report = settings, resources, record, report
+        self._worker, self._deadlines, self._losses = worker, deadlines, Losses(settings.run)
+        self._seats: list[_Seat] = []
+        self._total = self._done = self._failed = self._steps_of_the_lost = 0
+
+    def run(self, concepts: Iterator[Concept], total: int) -> tuple[str, str] | None:
+        """`total` is the number of concepts. Returns the digests of the weights before the first concept and after the
+        last one, from a worker that lived to tell.
+
+        Raises WorkersNeverStartedError when workers die, or never get a place, before any has loaded its model. Whatever
+        ends the loop early, KeyboardInterrupt too, the concepts in training are checkpointed first.
+        """
+        self._total = total
+        try:
+            while self._left:
+                self._grow()
+                self._feed(concepts)
+                self._collect()
+                self._expire()
+                self._shrink()
+                self._report(self.progress())
+            return self._weights_digests()
+        except BaseException:
+            self._checkpoint()
+            raise
+        finally:
+            for seat in self._seats:
+                ray.kill(seat.actor)
+
+    @property
+    def _left(self) -> int:
+        return self._total - self._done - self._failed
+
+    def _ready(self) -> list[_Seat]:
+        return [seat for seat in self._seats if seat.phase == "ready"]
+
+    def _grow(self) -> None:
+        resources, most = self._resources, self._settings.slots or MOST_SLOTS
+        while len(self._seats) < min(resources.workers, self._left):
+            remote: Any = ray.remote(self._worker)  # Ray's own types know an actor's methods only as those of its class
+            actor = remote.options(
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=most + calls_ahead(most) + SPARE_THREADS,
+            ).remote(self._settings)
+            seat = _Seat(actor, actor.__ray_ready__.remote())
+            self._seats.append(seat)
+            self._deadlines.begin(id(seat), "placing")
+
+    def _feed(self, concepts: Iterator[Concept]) -> None:
+        """Fills the emptiest worker first. A concept that was in flight when a worker broke is tried alone."""
+        while seats := self._ready():
+            if (suspect := self._losses.suspect()) is not None:
+                seat = min(seats, key=lambda seat: len(seat.calls))
+                if not seat.calls:
+                    self._losses.take(suspect)
+                    self._call(seat, suspect)
+                    continue
+                seats.remove(seat)  # it is kept free of others, so that it empties
+            open_seats = [
+                seat
+                for seat in seats
+                if len(seat.calls) < seat.slots + calls_ahead(seat.slots)
+                and not self._losses.any_suspect(seat.calls.values())
+            ]
+            if not open_seats:
+                return
+            concept = self._losses.again() or next(concepts, None)
+            if concept is None:
+                return
+            self._call(min(open_seats, key=lambda seat: len(seat.calls) / seat.slots), concept)
+
+    def _call(self, seat: _Seat, concept: Concept) -> None:
+        ref = seat.actor.invert.remote(concept)
+        seat.calls[ref] = concept
+        self._deadlines.begin(concept.name, "concept")
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        for seat in self._ready():
+            if seat.pulse is None and now - seat.asked >= PULSE_SECONDS:
+                seat.pulse, seat.asked = seat.actor.pulse.remote(), now
+        flying = {ref: seat for seat in self._seats for ref in seat.refs}
+        landed, rest = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
+        landed += ray.wait(rest, num_returns=len(rest), timeout=0)[0] if landed and rest else []
+        for ref in landed:
+            self._land(ref, flying[ref])
+
+    def _land(self, ref: ray.ObjectRef, seat: _Seat) -> None:
+        if seat not in self._seats:
+            return  # lost, through another of its calls
+        try:
+            result: Any = ray.get(ref)
+        except RayTaskError as error:
+            if ref == seat.next:
+                self._lose(seat, error)
+            elif ref == seat.pulse:
+                seat.pulse = None
+            elif isinstance(error.cause, StorageError) and not isinstance(error.cause, MAY_PASS):
+                # What is wrong with a concept's images comes back as a Failure: this is the run folder, for all of them.
+                raise StorageError(last_line(error)) from None
+            else:
+                # The actor lives on; only this call broke, perhaps because the store was out of reach for too long.
+                self._break_off(seat.calls.pop(ref), error)
+            return
+        except RayError as error:
+            # Whatever the kind of error, the actor is not trusted any more: it may even still be running.
+            self._lose(seat, error)
+            return
+        if ref == seat.next:
+            self._advance(seat, result)
+        elif ref == seat.pulse:
+            seat.pulse, seat.last = None, result
+            self._deadlines.hear(id(seat), result)
+        else:
+            self._settle(seat.calls.pop(ref), result)
+
+    def _advance(self, seat: _Seat, result: int | None) -> None:
+        if seat.phase == "placing":
+            seat.phase, seat.next = "loading", seat.actor.load.remote()
+            self._deadlines.begin(id(seat), "loading")
+        else:
+            seat.phase, seat.next, seat.slots = "ready", None, int(result or 1)
+            self._deadlines.begin(id(seat), "ready")
+            self._losses.worker_started()
+
+    def _settle(self, concept: Concept, result: Done | Failure) -> None:
+        self._deadlines.end(concept.name)
+        self._losses.settle(concept)
+        self._done += isinstance(result, Done)
+        self._failed += isinstance(result, Failure)
+        self._record(concept, result)
+
+    def _expire(self) -> None:
+        for seat in tuple(self._seats):
+            if seat.phase == "placing" and self._losses.ever_started:
+                continue  # the cluster can hold workers: machines will come again
+            late = self._deadlines.overdue(id(seat), [concept.name for concept in seat.calls.values()])
+            if late is not None:
+                self._lose(seat, late)
+
+    def _lose(self, seat: _Seat, error: RayError | Overdue) -> None:
+        self._release(seat)
+        if seat.phase != "ready":
+            reason = self._losses.worker_never_started(error, self._resources.workers)
+            if reason is not None:
+                raise WorkersNeverStartedError(reason)
+        for concept in seat.calls.values():
+            self._break_off(concept, error)
+
+    def _break_off(self, concept: Concept, error: RayError | Overdue) -> None:
+        self._deadlines.end(concept.name)
+        failure = self._losses.charge(concept, error)
+        if failure is not None:
+            self._settle(concept, failure)
+
+    def _shrink(self) -> None:
+        """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere.
+
+        Those first that hold no model yet: one that does has to tell of the weights when all is done.
+        """
+        spare = len(self._seats) - max(self._left, 1)
+        idle = sorted((seat for seat in self._seats if not seat.calls), key=lambda seat: seat.phase == "ready")
+        for seat in idle[: max(0, spare)]:
+            self._release(seat)
+
+    def _release(self, seat: _Seat) -> None:
+        self._seats.remove(seat)
+        ray.kill(seat.actor)
+        self._deadlines.end(id(seat))
+        self._steps_of_the_lost += seat.last.steps if seat.last else 0
+
+    def _checkpoint(self) -> None:
+        saved = [seat.actor.checkpoint.remote() for seat in self._ready() if seat.calls]
+        if saved:
+            ray.wait(saved, num_returns=len(saved), timeout=GRACE_SECONDS)
+
+    def _weights_digests(self) -> tuple[str, str] | None:
+        for seat in self._ready():
+            try:
+                digests: Any = ray.get(seat.actor.weights_digests.remote(), timeout=10 * GRACE_SECONDS)
+            except RayError:
+                continue
+            return str(digests[0]), str(digests[1])
+        return None
+
+    def progress(self) -> Progress:
+        pulses = [(seat, seat.last) for seat in self._ready() if seat.last is not None]
+        known = Counter(
+            pulse.calls[concept.name][0]
+            for seat, pulse in pulses
+            for concept in seat.calls.values()
+            if concept.name in pulse.calls
+        )
+        in_flight = sum(len(seat.calls) for seat in self._seats)
+        ages = [pulse.checkpoint_age for _, pulse in pulses if pulse.checkpoint_age is not None]
+        return Progress(
+            total=self._total,
+            done=self._done,
+            failed=self._failed,
+            doing=dict(known) | ({"starting": rest} if (rest := in_flight - known.total()) else {}),
+            workers=dict(Counter(seat.phase for seat in self._seats)),
+            steps=self._steps_of_the_lost + sum(pulse.steps for _, pulse in pulses),
+            slots=sum(seat.slots for seat in self._ready()),
+            occupied=sum(doing == "training" for _, pulse in pulses for doing, _ in pulse.calls.values()),
+            restarts=self._losses.restarts,
+            checkpoint_age=max(ages, default=None),
+        )

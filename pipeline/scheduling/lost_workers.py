@@ -1,0 +1,100 @@
+"""What happens to the concepts of a worker that was lost.
+
+Three budgets: what is wrong with a concept itself comes back as a Failure at once; a crash, a lack of memory or a missed
+deadline costs a concept one of LIVES, unless its step checkpoint had moved on meanwhile; a machine that was taken away
+(preemption) costs nothing.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from ray.exceptions import RayError
+
+from pipeline.records import Concept, Failure
+from pipeline.scheduling.deadlines import Overdue
+from pipeline.store.checkpoints import Checkpoint
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import StorageError
+
+LIVES = 3
+
+
+class Losses:
+    """Who is to be tried again, who alone, and who no more.
+
+    A worker takes all of its concepts with it when it breaks, and only one of them may be the cause. So each that gets
+    nowhere is tried again alone: the cause is found, and its neighbours are unharmed.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._again: deque[Concept] = deque()
+        self._suspects: deque[Concept] = deque()
+        self._crashes: Counter[str] = Counter()
+        self._steps: dict[str, int] = {}  # of the checkpoint at the last loss
+        self._boots_lost = 0
+        self.ever_started = False
+        self.restarts = 0
+
+    def charge(self, concept: Concept, error: RayError | Overdue) -> Failure | None:
+        """Lines the concept up again, or says that its lives are spent."""
+        name = concept.name
+        self.restarts += 1
+        if getattr(error, "preempted", False) or self._moved_on(name):
+            self._again.append(concept)
+            return None
+        self._crashes[name] += 1
+        if self._crashes[name] < LIVES:
+            self._suspects.append(concept)
+            return None
+        reason = f"broke off {LIVES} times, the last time with: {last_line(error)}"
+        return Failure(name, "worker", reason, LIVES, self._fingerprint(name))
+
+    def settle(self, concept: Concept) -> None:
+        self._crashes.pop(concept.name, None)
+        self._steps.pop(concept.name, None)
+
+    def again(self) -> Concept | None:
+        return self._again.popleft() if self._again else None
+
+    def suspect(self) -> Concept | None:
+        return self._suspects[0] if self._suspects else None
+
+    def take(self, suspect: Concept) -> None:
+        self._suspects.remove(suspect)
+
+    def any_suspect(self, concepts: Iterable[Concept]) -> bool:
+        return any(self._crashes[concept.name] for concept in concepts)
+
+    def worker_started(self) -> None:
+        self._boots_lost, self.ever_started = 0, True
+
+    def worker_never_started(self, error: RayError | Overdue, workers: int) -> str | None:
+        """The reason to give up, after as many lost boots in a row as cannot be chance."""
+        self._boots_lost += not getattr(error, "preempted", False)
+        enough = max(LIVES, 2 * workers) if self.ever_started else LIVES
+        return last_line(error) if self._boots_lost >= enough else None
+
+    def _moved_on(self, name: str) -> bool:
+        checkpoint = self._checkpoint(name)
+        step = checkpoint.step if checkpoint else 0
+        moved = step > self._steps.get(name, 0)
+        self._steps[name] = max(step, self._steps.get(name, 0))
+        return moved
+
+    def _fingerprint(self, name: str) -> str:
+        """Of its last checkpoint; without one there is no telling, and the next run tries the concept again."""
+        checkpoint = self._checkpoint(name)
+        return checkpoint.fingerprint if checkpoint else ""
+
+    def _checkpoint(self, name: str) -> Checkpoint | None:
+        try:
+            return self._run.checkpoint(name)
+        except StorageError:
+            return None  # a store that cannot be asked tells of no progress
+
+
+def last_line(error: BaseException) -> str:
+    """A remote error's text is a traceback; its last line is what a person wants."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

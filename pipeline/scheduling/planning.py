@@ -1,0 +1,127 @@
+"""What is left to do, from the manifest, the run folder's markers and its tables, before anything is scheduled.
+
+A concept without a marker or a recorded failure is to be done, whatever its images are: nobody reads them here. The others
+are done if their fingerprint is that of a marker. An image whose identity in its store is still the one noted beside the
+word has the digest noted there; only what changed, or comes from a store that tells no identities, is read again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.inputs.image_sets import ImageSetError, digest_of, find_sources
+from pipeline.inputs.sidecars import extras_of
+from pipeline.models.find import Model
+from pipeline.records import Concept, Failure, Source
+from pipeline.settings import InversionSettings
+from pipeline.store.fingerprint import content_of, fingerprint
+from pipeline.store.publish import part_path, plan_parts, read_table
+from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
+from pipeline.store.storage import StorageError
+
+READERS = 32  # threads: listing and reading images is waiting, mostly
+
+Known = Mapping[str, Source]  # URL -> the file as it was when its concept was learned
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """left: to be done now. done: concept -> fingerprint of those that have their word.
+    failed: those that failed before with the same inputs, or whose images cannot be listed any more.
+    """
+
+    left: tuple[Concept, ...]
+    done: dict[str, str]
+    failed: tuple[Failure, ...]
+
+
+def plan(
+    concepts: Sequence[Concept],
+    run: RunFolder,
+    model: Model,
+    precision: str,
+    settings: InversionSettings,
+    storage_options: dict[str, Any],
+    *,
+    retry_failed: bool = False,
+) -> Plan:
+    """precision: how the model's dtype is told apart in fingerprints."""
+    committed, failed_before = run.committed(), run.failed()
+    touched = {name for name, _ in committed | failed_before}
+    left: set[str] = {concept.name for concept in concepts} - touched
+    done: dict[str, str] = {}
+    failed: list[Failure] = []
+    unpublished = _unpublished(run, committed)
+
+    def look(concept: Concept, known: Known | None) -> str | Failure:
+        if known is None:
+            known = _known_from(run, unpublished.get(concept.name))
+        try:
+            sources = find_sources(concept, storage_options, extras_of(settings))
+            digests = [
+                content_of(replace(source, digest=_digest(source, known, storage_options))) for source in sources
+            ]
+        except (ImageSetError, StorageError) as error:
+            return Failure(concept.name, "images", str(error))
+        return fingerprint(concept, digests, model.digest, precision, settings)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for some, known in _by_part([concept for concept in concepts if concept.name in touched], run, len(concepts)):
+            seen = readers.map(look, some, [known.get(concept.name) for concept in some])
+            for concept, found in zip(some, seen, strict=True):
+                if isinstance(found, Failure):
+                    failed.append(found)
+                elif (key := (concept.name, short(found))) in committed:
+                    done[concept.name] = found
+                elif key in failed_before and not retry_failed:
+                    failed.append(replace(run.failure(concept.name, found), fingerprint=found))
+                else:
+                    left.add(concept.name)
+    return Plan(tuple(concept for concept in concepts if concept.name in left), done, tuple(failed))
+
+
+def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> str:
+    before = known.get(source.url)
+    if before is not None and source.identity is not None and source.identity == before.identity:
+        return before.digest
+    return digest_of(source, storage_options)
+
+
+def _by_part(
+    concepts: Sequence[Concept], run: RunFolder, total: int
+) -> Iterator[tuple[list[Concept], dict[str, Known]]]:
+    """The concepts in groups, one a part of the embeddings, each with what that part tells of their images."""
+    if not concepts:
+        return
+    parts = plan_parts(run, total)["embeddings"]
+    groups: dict[int, list[Concept]] = defaultdict(list)
+    for concept in concepts:
+        groups[shard_of(concept.name, parts)].append(concept)
+    for number, some in groups.items():
+        yield some, _known(read_table(run, part_path("embeddings", number, parts)))
+
+
+def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, str]:
+    """Concept -> where its row lies, of words committed by a driver that died before it published."""
+    found = {}
+    for file in run.storage.names(ATTEMPTS):
+        name, *rest = file.split("@")
+        if len(rest) == 3 and rest[2] == "embedding.parquet" and (name, rest[0]) in committed:
+            found[name] = f"{ATTEMPTS}/{file}"
+    return found
+
+
+def _known_from(run: RunFolder, path: str | None) -> Known:
+    if path is None:
+        return {}
+    table = read_table(run, path)  # None: published meanwhile, by another driver; the images are read again
+    return next(iter(_known(table).values()), {})
+
+
+def _known(table: Any) -> dict[str, Known]:
+    if table is None or "sources" not in table.column_names:
+        return {}
+    rows = zip(table["concept"].to_pylist(), table["sources"].to_pylist(), strict=True)
+    return {name: {source["url"]: Source(**source) for source in sources or ()} for name, sources in rows}

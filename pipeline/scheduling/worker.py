@@ -1,0 +1,228 @@
+"""The worker holds one frozen model and serves several concepts at once, one call each.
+
+A call finds and reads its images on its own thread, waits for a slot of the shared batch, and commits what was learned;
+only training and sampling need the model's thread. Nothing here knows of Ray: driver.py makes actors of this class.
+"""
+
+import functools
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline.inputs.image_sets import ImageSetError, find_sources, load_images
+from pipeline.inputs.sidecars import captions_of, extras_of
+from pipeline.models.base import PromptError
+from pipeline.models.load import load_backbone
+from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Stage, Word
+from pipeline.sampling.grid import draw_grid, encode_png
+from pipeline.sampling.pictures_of_a_word import draw_concept
+from pipeline.scheduling.continuous_batch import ContinuousBatch
+from pipeline.scheduling.slot_count import measure_slots
+from pipeline.scheduling.termination import before_termination
+from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerCalls, WorkerSettings
+from pipeline.settings import InversionSettings
+from pipeline.store.checkpoints import Checkpoint
+from pipeline.store.run_folder import Marker
+from pipeline.store.run_tables import embedding_rows, sample_rows
+from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
+from pipeline.store.word_files import encode_word
+from pipeline.training.importing import MAX_BYTES, imported_word
+from pipeline.training.inversion import Beside, DivergedError, InversionError, Slot, new_slot, restore
+
+# Public folder -> the name its file has under an attempt.
+ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
+SLOWER = 4.0  # by so much the learning rate falls for a word that diverged
+
+
+class Worker(WorkerCalls):
+    """Made at once; `load` takes its time."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self._doing: dict[str, Doing] = {}
+        self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
+        self._kept = time.monotonic()
+        before_termination(self.checkpoint)
+
+    def load(self) -> int:
+        """Loads the frozen model; returns the number of slots."""
+        torch.set_num_threads(self.settings.threads)
+        told = self.settings
+        self.backbone = load_backbone(
+            told.model, told.device, told.model_settings, told.storage_options, told.model_digest
+        )
+        self._digest_at_start = self.backbone.weights_digest()
+        self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)
+        self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, self.settings.checkpoint_seconds)
+        threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
+        return self.slots
+
+    def weights_digests(self) -> tuple[str, str]:
+        """The digest of the weights when they were loaded, and now."""
+        return self._digest_at_start, self.batch.run(self.backbone.weights_digest)
+
+    def pulse(self) -> Pulse:
+        training = self.batch.training
+        calls = {name: (doing, training.get(name, 0)) for name, doing in tuple(self._doing.items())}
+        age = time.monotonic() - self._kept if training else None
+        return Pulse(self.batch.beats, self.batch.steps, self.slots, calls, age)
+
+    def checkpoint(self) -> None:
+        """Returns once every concept in training could go on elsewhere from the step it is at."""
+        if hasattr(self, "batch"):
+            self._save(self.batch.snapshots())
+
+    def _keep(self, checkpoints: list[Checkpoint]) -> None:
+        if self._checkpoints.empty():  # a slow store gets the latest, not a queue of old ones
+            self._checkpoints.put(checkpoints)
+
+    def _write_checkpoints(self) -> None:
+        while True:
+            try:
+                self._save(self._checkpoints.get())
+            except StorageError:
+                continue  # the age that `pulse` tells shows it, and training needs no store
+
+    def _save(self, checkpoints: list[Checkpoint]) -> None:
+        for checkpoint in checkpoints:
+            self.settings.run.save_checkpoint(checkpoint)
+        self._kept = time.monotonic()
+
+    def invert(self, concept: Concept) -> Done | Failure:
+        """Learns, samples and commits one concept. Whatever is wrong with the concept comes back as a Failure."""
+        name, settings, run = concept.name, self.settings, self.settings.run
+        stage: Stage = "images"
+        print_ = ""
+        try:
+            self._doing[name] = "images"
+            images = self._load(concept)
+            print_ = settings.fingerprint(concept, images.sources)
+            if run.is_committed(name, print_):  # by another driver of the same run
+                marker = run.marker(name, print_)
+                return Done(name, print_, marker.steps, marker.seconds)
+            stage = "inversion"
+            word = self._import(concept, images) if concept.word_file else self._train(concept, print_, images)
+            concept = replace(concept, vectors=len(next(iter(word.vectors.values()))))
+            stage = "sampling"
+            self._doing[name] = "sampling"
+            samples = self.batch.run(lambda: self._sample(concept, images, word))
+            self._doing[name] = "committing"
+            return self._commit(concept, print_, images, word, samples)
+        except (ImageSetError, InversionError, PromptError) as error:
+            if isinstance(error, ImageSetError) and error.sources:
+                print_ = settings.fingerprint(concept, error.sources)
+            return Failure(name, stage, str(error), fingerprint=print_)
+        finally:
+            self._doing.pop(name, None)
+
+    def _load(self, concept: Concept) -> ImageSet:
+        inversion, options = self.settings.inversion, self.settings.storage_options
+        side = inversion.resolution or self.backbone.resolution
+        extras = extras_of(inversion)
+        sources = find_sources(concept, options, extras)
+        return load_images(sources, side, inversion.crop, options, inversion.minimum_images, extras)
+
+    def _import(self, concept: Concept, images: ImageSet) -> Word:
+        """Raises InversionError."""
+        settings = self.settings
+        try:
+            data = Storage(str(concept.word_file), settings.storage_options).read_bytes(at_most=MAX_BYTES)
+        except (StorageNotFoundError, StorageTooLargeError) as error:
+            raise InversionError(str(error)) from error
+        return self.batch.run(lambda: imported_word(concept, data, images, self.backbone, settings.inversion))
+
+    def _train(self, concept: Concept, print_: str, images: ImageSet) -> Word:
+        """A word that diverges is learned once more at a lower rate. Raises InversionError."""
+        self._doing[concept.name] = "waiting"
+        before, settings = self.settings.run.checkpoint(concept.name), self.settings.inversion
+        slower = replace(settings, learning_rate=settings.learning_rate / SLOWER)
+        if before is not None and (before.fingerprint, before.learning_rate) == (print_, slower.learning_rate):
+            return self._attempt(concept, print_, images, slower, before)  # its first attempt diverged elsewhere
+        try:
+            return self._attempt(concept, print_, images, settings, before)
+        except DivergedError as first:
+            try:
+                return self._attempt(concept, print_, images, slower, None)
+            except DivergedError as second:
+                raise InversionError(
+                    f"{first}, and at a learning rate of {slower.learning_rate:g}, {second}; try a lower --learning-rate"
+                ) from second
+
+    def _attempt(
+        self, concept: Concept, print_: str, images: ImageSet, settings: InversionSettings, before: Checkpoint | None
+    ) -> Word:
+        nearest = self._nearest(images)
+        try:
+            beside = Beside(captions_of(concept, images), images.masks, nearest)
+        except ValueError as error:
+            raise InversionError(str(error)) from error
+
+        def enter() -> Slot:
+            self._doing[concept.name] = "training"
+            if not self.batch.training:
+                self._kept = time.monotonic()
+            slot = new_slot(concept, images.pixels, self.backbone, settings, beside)
+            if before is not None and (before.fingerprint, before.learning_rate) == (print_, settings.learning_rate):
+                restore(slot, before)
+            return slot
+
+        return self.batch.train(print_, enter)
+
+    def _nearest(self, images: ImageSet) -> tuple[str, ...]:
+        if self.settings.inversion.start != "nearest":
+            return ()
+        assert self.settings.look is not None, "whoever asks for the nearest words says who looks for them"
+        return self.settings.look(images.pixels, self._vocabulary)
+
+    @functools.cached_property
+    def _vocabulary(self) -> list[str]:
+        return self.backbone.vocabulary_words()
+
+    def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
+        training = [
+            Sample(concept.name, "training", "", "", index, 0, encode_png(pixels))
+            for index, pixels in enumerate(images.pixels)
+        ]
+        inversion = self.settings.inversion
+        drawn = draw_concept(
+            self.backbone, concept, word.vectors, self.settings.protocol, inversion.seed, inversion.resolution
+        )
+        return training + drawn
+
+    def _commit(self, concept: Concept, print_: str, images: ImageSet, word: Word, samples: Sequence[Sample]) -> Done:
+        """Everything under the attempt's own id first, the marker last; then, if this attempt counts, the public files."""
+        run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
+        public = {
+            run.word_path(name): encode_word(word.placeholder, word.vectors),
+            run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
+        }
+        files = {
+            "embedding.parquet": _parquet(embedding_rows(concept, print_, word, images)),
+            "samples.parquet": _parquet(sample_rows(print_, samples)),
+            **{ATTEMPT_FILES[path.split("/")[0]]: data for path, data in public.items()},
+        }
+        paths = {file: run.attempt_path(name, print_, attempt, file) for file in files}
+        for file, data in files.items():
+            run.storage.write_bytes(paths[file], data)
+        counts = run.commit(Marker(name, print_, attempt, word.steps, word.seconds))
+        if counts:
+            for path, data in public.items():
+                run.storage.write_bytes(path, data)
+        # What is still under the attempt's id after this waits for the tables; see publish.py.
+        for file in ATTEMPT_FILES.values() if counts else files:
+            run.storage.delete(paths[file])
+        run.forget_checkpoint(name)
+        return Done(name, print_, word.steps, word.seconds)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())

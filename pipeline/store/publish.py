@@ -1,0 +1,175 @@
+"""Makes the run folder's tables from its commit markers.
+
+A table's part is a function of the markers of the concepts that its number stands for, and is written under one name.
+Whoever writes it, and however often, the rows are the same: two drivers cannot double a row, and a driver that died
+between two parts leaves nothing to clean up.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.records import Failure
+from pipeline.store.lease import lease
+from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
+from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows
+from pipeline.store.storage import StorageNotFoundError
+
+# Concepts a part: samples are megabytes each, embeddings and scores kilobytes, and no part should outgrow memory.
+FEW, MANY = 16, 512
+SOURCES = {"embeddings": ("embedding.parquet", EMBEDDINGS), "samples": ("samples.parquet", SAMPLES)}
+LAYOUT = "_layout.json"
+WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samples
+
+
+def plan_parts(run: RunFolder, concepts: int) -> dict[str, int]:
+    """Table -> number of parts; settled by a run's first driver and kept from then on, however the manifest grows.
+
+    The number of samples' parts is a multiple of the others', so that a part of scores comes from whole parts of samples.
+    """
+    if not run.storage.exists(LAYOUT):
+        large = max(1, math.ceil(concepts / MANY))
+        parts = {"embeddings": large, "scores": large, "samples": large * max(1, math.ceil(concepts / large / FEW))}
+        run.storage.create_exclusive(LAYOUT, json.dumps(parts).encode())
+    return {table: int(count) for table, count in run.read_json(LAYOUT).items()}
+
+
+def part_path(table: str, number: int, parts: int) -> str:
+    return f"{table}/part-{number:05d}-of-{parts:05d}.parquet"
+
+
+def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> tuple[str, ...]:
+    """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
+
+    Returns the committed concepts whose rows are to be found nowhere any more: they are not done from now on, and the
+    same run once more learns them again. Drivers of one run publish one after the other: each reads a part, adds to it
+    and replaces it, and would undo what another added in between.
+    """
+    with lease(run.storage, "publish") as renew:
+        return _publish(run, expected, parts, renew)
+
+
+def _publish(
+    run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int], renew: Callable[[], None]
+) -> tuple[str, ...]:
+    markers = run.committed()
+    done = {name: print_ for name, print_ in expected.items() if (name, short(print_)) in markers}
+    # Rows and files of a word that has been learned anew are replaced. Were its old marker left standing, a return to
+    # the old inputs would find nothing to do, and the new word in their place.
+    for name, print_ in markers:
+        if name in done and print_ != short(done[name]):
+            run.withdraw(name, print_)
+    by_part: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    for table in SOURCES:
+        for name, print_ in done.items():
+            by_part[table, shard_of(name, parts[table])][name] = print_
+
+    waiting = {tuple(file.split("@")[::3]) for file in run.storage.names(ATTEMPTS)}  # (concept, kind of file)
+    there = {f"{table}/{name}" for table in SOURCES for name in run.storage.names(table)}
+
+    def publish_part(part: tuple[str, int]) -> set[str]:
+        (table, number), members = part, by_part[part]
+        path, source = part_path(table, number, parts[table]), SOURCES[table][0]
+        if table == "samples" and path in there and not any((name, source) in waiting for name in members):
+            return set()  # a night that adds a hundred words shall not read ten thousand words' pictures
+        return _publish_part(run, table, path, members, renew)
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        lost = set().union(*writers.map(publish_part, sorted(by_part)))
+    for name in lost:
+        run.withdraw(name, done.pop(name))
+    renew()
+    _clear_attempts(run, done)
+    for name in set(run.checkpointed()).intersection(done):
+        run.forget_checkpoint(name)  # of a worker that died between its commit and this deed
+    run.storage.sweep()
+    return tuple(sorted(lost))
+
+
+def _publish_part(
+    run: RunFolder, table: str, path: str, members: Mapping[str, str], renew: Callable[[], None]
+) -> set[str]:
+    """members: concept -> fingerprint of those that belong into this part. Returns those without rows."""
+    gone: set[str] = set()
+    while True:
+        old = read_table(run, path)
+        rows = [] if old is None else [old]
+        present = {
+            key
+            for table_ in rows
+            for key in zip(*(table_[name].to_pylist() for name in ("concept", "fingerprint")), strict=True)
+        }
+        missing = {name: print_ for name, print_ in members.items() if (name, print_) not in present}
+        lost = gone.intersection(missing)
+        fresh = {name: _attempt_rows(run, table, name, print_) for name, print_ in missing.items() if name not in lost}
+        if gone_now := {name for name, found in fresh.items() if found is None}:
+            # Another driver may have published them since we read the part, and tidied their attempts away: look again.
+            gone |= gone_now
+            continue
+        if fresh:
+            kept = [some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()])) for some in rows]
+            # A part that an older version wrote may lack a column.
+            together = pa.concat_tables([*kept, *fresh.values()], promote_options="default")
+            renew()
+            write_table(run, path, together.select(SOURCES[table][1].names).sort_by("concept"))
+        return lost
+
+
+def _attempt_rows(run: RunFolder, table: str, name: str, print_: str) -> pa.Table | None:
+    """None when the attempt, or the marker that names it, is not there any more."""
+    source, schema = SOURCES[table]
+    try:
+        data = run.storage.read_bytes(run.attempt_path(name, print_, run.marker(name, print_).attempt, source))
+    except StorageNotFoundError:
+        return None
+    return pq.read_table(pa.BufferReader(data)).cast(schema)
+
+
+def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> pa.Table | None:
+    """One part, or None if it has not been written."""
+    try:
+        return pq.read_table(pa.BufferReader(run.storage.read_bytes(path)), columns=columns)
+    except StorageNotFoundError:
+        return None
+
+
+def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    # One row group a concept or so: a reader of one concept's pictures then reads no other's.
+    pq.write_table(table, sink, compression="zstd", row_group_size=256)
+    run.storage.write_bytes(path, bytes(sink.getvalue()))
+
+
+def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
+    """failures: of every concept of the manifest that has no word."""
+    table = failure_rows(sorted(failures, key=lambda failure: failure.concept))
+    write_table(run, part_path("failures", 0, 1), table)
+
+
+def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
+    """Removes the attempts of what is now published, after putting in place what a worker that died right after its
+    commit left there. Attempts of other concepts may still be under way, perhaps under another driver.
+    """
+    done_files = {(name, short(print_)) for name, print_ in done.items()}
+
+    def clear(file: str) -> None:
+        if file.count("@") != 3:
+            return  # somebody else's
+        name, print_, attempt, kind = file.split("@")
+        if (name, print_) not in done_files:
+            return
+        public = {"word.safetensors": run.word_path(name), "grid.png": run.grid_path(name)}.get(kind)
+        try:
+            if public and attempt == run.marker(name, done[name]).attempt:
+                run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))
+        except StorageNotFoundError:
+            return  # its worker, or another driver, was faster
+        run.storage.delete(f"{ATTEMPTS}/{file}")
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        list(writers.map(clear, run.storage.names(ATTEMPTS)))

@@ -1,0 +1,116 @@
+"""What goes wrong with a store: what may pass is tried again, everything else is explained at once.
+
+Any call that may be made twice goes through `keep_trying`; it raises nothing but StorageErrors, which name the URL and
+never a credential.
+"""
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.store.locations import without_credentials
+
+ATTEMPTS = 6
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+TRANSIENT_ERRNOS = frozenset({errno.EBUSY, errno.EREMOTEIO, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
+CONNECTION_FAULTS = frozenset(
+    {
+        "botocore.ConnectionError",
+        "botocore.HTTPClientError",
+        "botocore.IncompleteReadError",
+        "botocore.ResponseParserError",
+        "aiohttp.ClientConnectionError",
+        "aiohttp.ClientPayloadError",
+    }
+)
+LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+T = TypeVar("T")
+# Waits must differ between processes and touch no result, so this generator is seeded by the system.
+_jitter = np.random.default_rng()
+
+
+class StorageError(OSError):
+    """A file could not be read, written or listed, and trying again would not help."""
+
+
+class StorageNotFoundError(StorageError, FileNotFoundError):
+    """There is no such file, folder or bucket."""
+
+
+class StorageTooLargeError(StorageError):
+    """The file is larger than the reader takes."""
+
+
+class StorageUnavailableError(StorageError):
+    """The store did not answer in all attempts: nothing is known about the file."""
+
+
+def keep_trying(action: str, url: str, options: Mapping[str, Any], call: Callable[[], T]) -> T:
+    """The call's result, after as many as ATTEMPTS tries with growing, jittered waits.
+
+    action: a verb for the message ("cannot read ..."). Raises StorageUnavailableError when no try got through, and
+    another StorageError at the first fault that would not pass.
+    """
+    failed = f"cannot {action} {without_credentials(url, options)}"
+    said = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+            time.sleep(wait * _jitter.uniform(0.5, 1.0))
+        try:
+            return call()
+        # Every store has exceptions of its own; what is not known to pass is reported at once.
+        except Exception as error:  # noqa: BLE001
+            said = without_credentials(f"{type(error).__name__}: {error}", options)
+            if not _is_transient(error):
+                # "from None": the original's text may hold what was struck out of ours.
+                raise _explained(error, failed, said) from None
+    raise StorageUnavailableError(
+        f"{failed}: no answer in {ATTEMPTS} attempts ({said}). "
+        "Check the endpoint and the network, then run the same command again."
+    )
+
+
+def http_status(error: BaseException | None) -> int | None:
+    """The HTTP status behind an exception: botocore keeps it in a response, other clients in an attribute."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0) or None
+        for name in ("status", "code"):
+            if isinstance(value := getattr(error, name, None), int):
+                return value
+        error = error.__cause__
+    return None
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, LASTING):
+        return False
+    status = http_status(error)
+    if status is not None:
+        return status in TRANSIENT_STATUSES
+    if isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError):
+        return True
+    # botocore and aiohttp keep their connection faults apart from Python's; naming them here imports neither.
+    if {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__} & CONNECTION_FAULTS:
+        return True
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS
+
+
+def _explained(error: Exception, failed: str, said: str) -> StorageError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return StorageNotFoundError(f"{failed}: there is no such file, folder or bucket. Check the spelling.")
+    if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+        return StorageError(f"{failed}: access denied ({said}). Check the credentials and what they may do there.")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return StorageError(f"{failed}: no space is left there. Free some and run the same command again.")
+    if isinstance(error, IsADirectoryError):
+        return StorageError(f"{failed}: it is a folder, not a file.")
+    return StorageError(f"{failed}: {said}")

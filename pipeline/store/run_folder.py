@@ -1,0 +1,131 @@
+"""The run folder: where each output lies, and what counts as done.
+
+An attempt writes everything under its own id; its commit marker, written last and created exclusively, is what makes a
+concept done. Whoever reads internals trusts only what a marker names. The tables are made from the markers by publish.py.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.records import Failure
+from pipeline.store.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
+from pipeline.store.storage import Storage, StorageNotFoundError
+
+ATTEMPTS, COMMITTED, FAILED, CHECKPOINTS = "_attempts", "_committed", "_failed", "_checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The word of (concept, fingerprint) is done; its files are those of `attempt`, or already published."""
+
+    concept: str
+    fingerprint: str
+    attempt: str
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder at `storage`'s URL: every path in it, and what is kept under its internal names."""
+
+    storage: Storage
+
+    def word_path(self, concept: str) -> str:
+        return f"words/{concept}.safetensors"
+
+    def grid_path(self, concept: str) -> str:
+        return f"grids/{concept}.png"
+
+    def attempt_path(self, concept: str, fingerprint: str, attempt: str, file: str) -> str:
+        return f"{ATTEMPTS}/{concept}@{short(fingerprint)}@{attempt}@{file}"
+
+    def committed(self) -> set[tuple[str, str]]:
+        """(concept, short fingerprint) of every marker, by one listing."""
+        return _keys(self.storage.names(COMMITTED))
+
+    def failed(self) -> set[tuple[str, str]]:
+        """(concept, short fingerprint) of every recorded failure, by one listing."""
+        return _keys(self.storage.names(FAILED))
+
+    def commit(self, marker: Marker) -> bool:
+        """True if this attempt is the one that counts; False if another attempt committed the same word before."""
+        path = f"{COMMITTED}/{_file(marker.concept, marker.fingerprint)}"
+        return self.storage.create_exclusive(path, _json(asdict(marker)))
+
+    def is_committed(self, concept: str, fingerprint: str) -> bool:
+        return self.storage.exists(f"{COMMITTED}/{_file(concept, fingerprint)}")
+
+    def marker(self, concept: str, fingerprint: str) -> Marker:
+        return Marker(**json.loads(self.storage.read_bytes(f"{COMMITTED}/{_file(concept, fingerprint)}")))
+
+    def withdraw(self, concept: str, fingerprint: str) -> None:
+        """Undoes a commit; `fingerprint` may be the short one."""
+        self.storage.delete(f"{COMMITTED}/{_file(concept, fingerprint)}")
+
+    def checkpointed(self) -> list[str]:
+        """The concepts that have a step checkpoint, by one listing."""
+        return [name.removesuffix(".safetensors") for name in self.storage.names(CHECKPOINTS)]
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.storage.write_bytes(_checkpoint(checkpoint.concept), encode_checkpoint(checkpoint))
+
+    def checkpoint(self, concept: str) -> Checkpoint | None:
+        """Of whichever fingerprint was last in training; None where there is none."""
+        try:
+            return decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
+        except StorageNotFoundError:
+            return None
+
+    def forget_checkpoint(self, concept: str) -> None:
+        self.storage.delete(_checkpoint(concept))
+
+    def record_failure(self, failure: Failure) -> None:
+        """A concept whose images could not even be listed is remembered without a fingerprint: the next run looks for them
+        when it plans. Without one, what went wrong elsewhere is not: the next run tries it again.
+        """
+        if failure.fingerprint or failure.stage == "images":
+            path = f"{FAILED}/{_file(failure.concept, failure.fingerprint)}"
+            self.storage.write_bytes(path, _json(asdict(failure)))
+
+    def failure(self, concept: str, fingerprint: str) -> Failure:
+        return Failure(**json.loads(self.storage.read_bytes(f"{FAILED}/{_file(concept, fingerprint)}")))
+
+    def forget_failure(self, concept: str, fingerprint: str) -> None:
+        self.storage.delete(f"{FAILED}/{_file(concept, fingerprint)}")
+
+    def write_json(self, path: str, content: dict[str, Any]) -> None:
+        self.storage.write_bytes(path, _json(content))
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        return dict(json.loads(self.storage.read_bytes(path)))
+
+
+def _checkpoint(concept: str) -> str:
+    return f"{CHECKPOINTS}/{concept}.safetensors"
+
+
+def short(fingerprint: str) -> str:
+    """Enough of a fingerprint to tell a concept's versions apart in a file name."""
+    return fingerprint[:16]
+
+
+def shard_of(concept: str, shards: int) -> int:
+    """Which part of a table holds the concept: by its name alone, so that any two writers agree."""
+    return int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8], "big") % shards
+
+
+def _file(concept: str, fingerprint: str) -> str:
+    # "@" is not allowed in a concept's name, so the two halves can always be told apart.
+    return f"{concept}@{short(fingerprint)}.json"
+
+
+def _keys(names: Iterable[str]) -> set[tuple[str, str]]:
+    return {(name.split("@")[0], name.split("@")[1].removesuffix(".json")) for name in names if "@" in name}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

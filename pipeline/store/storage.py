@@ -1,0 +1,351 @@
+"""Files on local disk or in any object store that fsspec reaches, behind the few operations a run needs.
+
+    Storage("s3://bucket/run-7", parse_storage_options(["endpoint_url=http://minio:9000"])).write_bytes("run.json", ...)
+
+A Storage is a URL and options, no open connection, so it travels to other processes.
+"""
+
+import contextlib
+import copy
+import errno
+import os
+import posixpath
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from pipeline.store.locations import local_path, parse_storage_options, protocol_of, resolve_url, without_credentials
+from pipeline.store.retry import (
+    StorageError,
+    StorageNotFoundError,
+    StorageTooLargeError,
+    StorageUnavailableError,
+    http_status,
+    keep_trying,
+)
+
+__all__ = [
+    "Storage",
+    "StorageError",
+    "StorageNotFoundError",
+    "StorageTooLargeError",
+    "StorageUnavailableError",
+    "parse_storage_options",
+    "protocol_of",
+    "resolve_url",
+    "without_credentials",
+]
+
+# A listing of many pages must not start again for one lost page, so each request has a few tries of its own as well.
+S3_CONFIG = {"retries": {"mode": "standard", "max_attempts": 3}, "connect_timeout": 10, "read_timeout": 60}
+S3_PROTOCOLS = frozenset({"s3", "s3a"})
+# Options are an object store's (endpoint, keys): they mean nothing to these, and must not be sent to a web server.
+WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+PARTIAL = ".partial"
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # what _through_partial writes, and nobody else
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Storage:
+    """A folder (or one file) at `url`; every path below is relative to it, "" being the URL itself.
+
+    options: fsspec's keyword arguments, used where the URL is an object store's.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.url.strip() or "\0" in self.url:
+            raise ValueError("a storage URL must not be empty or hold a NUL character")
+        if "::" in self.url:
+            raise ValueError(f"chained URLs ('::') are not supported: {without_credentials(self.url)}")
+        try:
+            fsspec.get_filesystem_class(protocol_of(self.url))
+        except ValueError:
+            raise ValueError(
+                f"{without_credentials(self.url)}: nothing is known of {protocol_of(self.url)}://; "
+                "use s3://, gs://, https://, memory:// or a path"
+            ) from None
+        except ImportError as error:
+            raise ValueError(f"{without_credentials(self.url)}: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"Storage({without_credentials(self.url)!r})"
+
+    @property
+    def is_local(self) -> bool:
+        return protocol_of(self.url) in ("file", "local")
+
+    @property
+    def is_web(self) -> bool:
+        """A web server: its files can be read by name, and nothing can be listed or written."""
+        return protocol_of(self.url) in ("http", "https")
+
+    def join(self, path: str) -> str:
+        """The URL of `path`. Raises ValueError for one that leads outside this folder."""
+        parts = path.split("/")
+        if path and (any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path or "://" in path):
+            raise ValueError(f"{path[:200]!r} is not a plain path inside {without_credentials(self.url)}")
+        root = local_path(self.url) if self.is_local else re.sub(r"(?<![:/])/+$", "", self.url)
+        return root + "/" * (not root.endswith("/")) + path if path else root
+
+    def folder(self, path: str) -> "Storage":
+        return Storage(self.join(path), self.options)
+
+    def read_bytes(self, path: str = "", at_most: int | None = None) -> bytes:
+        """The whole file. Raises StorageTooLargeError, having read little more, when it has over `at_most` bytes."""
+        end = None if at_most is None else at_most + 1
+
+        def read() -> bytes:
+            if self.is_local:
+                with Path(self.join(path)).open("rb") as file:
+                    return file.read() if end is None else file.read(end)
+            try:
+                # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
+                whole = {"max_concurrency": 1} if protocol_of(self.url) in S3_PROTOCOLS else {}
+                part = whole if end is None else {"start": 0, "end": end}
+                return bytes(self._fs().cat_file(self._key(path), **part))
+            except OSError as error:
+                if end is not None and http_status(error) == 416:  # no range of an empty object can be satisfied
+                    return b""
+                raise
+
+        data = self._try("read", path, read)
+        if at_most is not None and len(data) > at_most:
+            shown = without_credentials(self.join(path), self.options)
+            raise StorageTooLargeError(f"{shown} has more than {at_most:,} bytes")
+        return data
+
+    def download(self, path: str, target: Path) -> None:
+        """The file as a local one, without its whole in memory. The target's folder has to be there."""
+        self._try("read", path, lambda: self._fs().get_file(self._key(path), str(target)))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Writes or replaces the file; a reader sees the old bytes or the new, never a part."""
+        if self.is_local:
+            self._try("write", path, lambda: self._through_partial(path, data, os.replace))
+        else:
+            self._try("write", path, lambda: self._fs().pipe_file(self._key(path), data))
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        """Writes the file unless there is one: True if this call made it. Of several callers exactly one gets True.
+
+        On memory:// and stores without conditional writes that holds only for callers that do not race.
+        """
+        if self.is_local:
+            return self._try("create", path, lambda: self._through_partial(path, data, _link))
+        if protocol_of(self.url) not in S3_PROTOCOLS:
+            return self._try("create", path, lambda: _made(self._fs().pipe_file, self._key(path), data, mode="create"))
+        # An answer may be lost after the store has done its work; the mark tells our own file from another's.
+        mark = uuid.uuid4().hex
+
+        def create() -> bool:
+            made = _made(self._fs().pipe_file, self._key(path), data, mode="create", Metadata={"creator": mark})
+            return made or self._fs().metadata(self._key(path), refresh=True).get("creator") == mark
+
+        return self._try("create", path, create)
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist."""
+        return list(self.identities(folder))
+
+    def identities(self, folder: str = "") -> dict[str, str | None]:
+        """Name -> identity of the files right inside the folder, by name, from one listing; {} when it does not exist.
+
+        An identity is what the store says of a file's version and size; None where it says too little.
+        """
+
+        def listed() -> dict[str, str | None]:
+            if self.is_local:
+                return _versions_in(self.join(folder))
+            return {
+                posixpath.basename(info["name"].strip("/")): _version_in_store(info) for info in self._files(folder)
+            }
+
+        try:
+            found = self._try("list", folder, listed)
+        except StorageNotFoundError:
+            return {}
+        return {name: found[name] for name in sorted(found) if not name.endswith(PARTIAL)}
+
+    def identity(self, path: str = "") -> str | None:
+        """Of one file; None for one that is not there as well."""
+        try:
+            if self.is_local:
+                return self._try("look for", path, lambda: _version_on_disk(Path(self.join(path)).stat()))
+            return self._try("look for", path, lambda: _version_in_store(self._fs().info(self._key(path))))
+        except StorageNotFoundError:
+            return None
+
+    def _files(self, folder: str) -> list[dict[str, Any]]:
+        root = self._key(folder).strip("/")
+        there = self._fs().ls(self._key(folder), detail=True, refresh=True)
+        # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
+        return [info for info in there if info["type"] == "file" and info["name"].strip("/") != root]
+
+    def find(self, folder: str = "") -> list[str]:
+        """The paths of all files below the folder, relative to it, sorted; [] when it does not exist."""
+
+        def listed() -> list[str]:
+            if self.is_local:
+                return _files_below(self.join(folder))
+            start = self._key(folder).strip("/") + "/"
+            found = (name.strip("/") for name in self._fs().find(self._key(folder)))
+            return [name.removeprefix(start) for name in found if name.startswith(start)]
+
+        return self._list(folder, listed)
+
+    def glob(self) -> dict[str, str | None]:
+        """URL -> identity of all files that the URL, read as a glob pattern, matches, by URL."""
+
+        def matched() -> dict[str, str | None]:
+            found = self._fs().glob(self._key(""), detail=True)
+            files = {name: info for name, info in found.items() if info["type"] == "file"}
+            if self.is_local:
+                return {str(name): _version_on_disk(Path(name).stat()) for name in sorted(files)}
+            return {str(self._fs().unstrip_protocol(name)): _version_in_store(files[name]) for name in sorted(files)}
+
+        return self._try("list", "", matched)
+
+    def exists(self, path: str = "") -> bool:
+        return self._kind(path) is not None
+
+    def is_file(self, path: str = "") -> bool:
+        return self._kind(path) == "file"
+
+    def _kind(self, path: str) -> str | None:
+        try:
+            # Not fs.exists: fsspec's default answers False to any fault.
+            return self._try("look for", path, lambda: str(self._fs().info(self._key(path))["type"]))
+        except StorageNotFoundError:
+            return None
+
+    def delete(self, path: str) -> None:
+        """Deletes the file; one that is not there is no error."""
+
+        def remove() -> None:
+            try:
+                if self.is_local:
+                    Path(self.join(path)).unlink()
+                else:
+                    self._fs().rm_file(self._key(path))
+            except (FileNotFoundError, KeyError):
+                pass
+
+        return self._try("delete", path, remove)
+
+    def sweep(self) -> None:
+        """Removes what killed writers left unfinished below this folder. A living writer whose file is taken writes it anew.
+
+        An object store shows no unfinished files.
+        """
+        if self.is_local:
+            for path in self._try("list", "", lambda: _files_below(self.join(""))):
+                if UNFINISHED.fullmatch(posixpath.basename(path)):
+                    self.delete(path)
+
+    def _fs(self) -> Any:
+        # fsspec keeps one file system for the same arguments, so asking again costs microseconds.
+        protocol = protocol_of(self.url)
+        if protocol in WITHOUT_OPTIONS:
+            return fsspec.filesystem(protocol)
+        options = copy.deepcopy(dict(self.options))  # botocore rewrites the settings that it is given
+        if protocol in S3_PROTOCOLS:
+            options["config_kwargs"] = copy.deepcopy(S3_CONFIG) | options.get("config_kwargs", {})
+        system = fsspec.filesystem(protocol, use_listings_cache=False, **options)
+        if protocol in S3_PROTOCOLS:
+            system.retries = 1  # the tries are counted in _keep_trying and, for a request, in S3_CONFIG
+        return system
+
+    def _key(self, path: str) -> str:
+        return str(self._fs()._strip_protocol(self.join(path)))
+
+    def _try(self, action: str, path: str, call: Callable[[], T]) -> T:
+        return keep_trying(action, self.join(path), self.options, call)
+
+    def _through_partial(self, path: str, data: bytes, put_in_place: Callable[[Path, Path], T]) -> T:
+        target = Path(self.join(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+        try:
+            partial.write_bytes(data)
+            return put_in_place(partial, target)
+        except FileNotFoundError:
+            # Swept away, or its folder was removed: an error that passes, so that it is written anew.
+            raise OSError(errno.EBUSY, "the unfinished file was taken away") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _list(self, folder: str, listed: Callable[[], list[str]]) -> list[str]:
+        try:
+            found = self._try("list", folder, listed)
+        except StorageNotFoundError:
+            return []
+        return sorted(name for name in found if not name.endswith(PARTIAL))
+
+
+def _files_below(folder: str) -> list[str]:
+    walked = os.walk(folder, onerror=_unless_gone)
+    return [os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names]
+
+
+def _versions_in(folder: str) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # A file deleted since the folder was read is gone; the error would say that the whole folder is.
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file():
+                    versions[entry.name] = _version_on_disk(entry.stat())
+    return versions
+
+
+def _version_on_disk(said: os.stat_result) -> str:
+    return f"{said.st_size}-{said.st_mtime_ns}"
+
+
+def _version_in_store(info: Mapping[str, Any]) -> str | None:
+    """Stores differ in what they call the digest, or whatever else changes with the bytes of a file."""
+    names = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
+    version = next((info[name] for name in names if info.get(name)), None)
+    return None if version is None else f"{info.get('size')}-{str(version).strip(chr(34))}"
+
+
+def _made(write: Callable[..., object], *arguments: Any, **keywords: Any) -> bool:
+    try:
+        write(*arguments, **keywords)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link(partial: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        data = partial.read_bytes()  # before the name is claimed: it may have been swept away
+        # Without hard links the name can still be claimed by one only, though a reader may see it unfinished.
+        try:
+            with target.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -1,0 +1,52 @@
+"""A word that somebody else's trainer learned, as if it had been learned here: so that it is drawn and scored like ours."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from pipeline.models.base import Backbone
+from pipeline.records import Concept, ImageSet, Word
+from pipeline.settings import InversionSettings
+from pipeline.store.word_files import WordFileError, decode_word, suited
+from pipeline.training.inversion import InversionError, validate
+from pipeline.training.slot import Beside, new_slot
+
+MAX_BYTES = 50_000_000  # of a word's file; the widest words of the most vectors take half a megabyte
+
+
+def imported_word(
+    concept: Concept, data: bytes, images: ImageSet, backbone: Backbone, settings: InversionSettings
+) -> Word:
+    """The word in a file's bytes, under the concept's placeholder whatever the file calls it.
+
+    It has as many vectors as the file, no steps and no learning rate; its loss is that of our validation batch. `initial`
+    is what our own training would have started from.
+    Raises InversionError for bytes that are no word, or a word for another model, and PromptError.
+    """
+    began = time.monotonic()
+    try:
+        vectors = suited(decode_word(data)[1], backbone.encoders)
+    except WordFileError as error:
+        raise InversionError(f"{concept.word_file}: {error}") from error
+    count = len(next(iter(vectors.values())))
+    plain = replace(settings, progressive=0.0, start="words", start_clip="")
+    slot = new_slot(
+        replace(concept, vectors=count), images.pixels, backbone, plain, Beside(images.captions, images.masks)
+    )
+    with torch.no_grad():
+        for name, parameter in slot.words.items():
+            parameter[:count] = torch.from_numpy(vectors[name]).to(parameter.device)
+    validate(backbone, [slot])
+    return Word(
+        concept=concept.name,
+        placeholder=concept.placeholder,
+        vectors=vectors,
+        initial=slot.initial,
+        initializer=concept.initializer or "",
+        steps=0,
+        stopped_by="imported",
+        learning_rate=0.0,
+        loss=slot.losses[-1],
+        seconds=time.monotonic() - began,
+    )

@@ -1,0 +1,91 @@
+"""The sentences that a word is trained in: templates or captions, as token ids, and which picture may have which.
+
+Which sentence a picture gets is drawn at every step; here stands only the choice there is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.models.base import Backbone, Tokens
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+from pipeline.training.templates import templates_for
+
+HOLE = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """tokens: ids (S, L) of all sentences, the templates first.
+
+    choices: int64 (1, N, P), the P sentences of each of N pictures, as rows of `tokens`; (2, N, P) where a picture has a
+    word of its own, the second being the sentences that hold it.
+    """
+
+    tokens: Tokens
+    choices: Tensor
+
+    def drawn(self, pictures: Tensor, places: Tensor, own: Tensor | None) -> Tokens:
+        """B sentences, for pictures (B,) < N and places (B,) < P; own: bool (B,), with the picture's own word or not."""
+        kinds = torch.zeros_like(pictures) if own is None else own.long()
+        return Tokens(self.tokens.ids[self.choices[kinds, pictures, places]])
+
+
+def sentences_of(
+    backbone: Backbone,
+    concept: Concept,
+    settings: InversionSettings,
+    captions: Sequence[str | None],
+    vectors: int,
+) -> Sentences:
+    """captions: one for each of the N pictures, None for one that has the templates.
+
+    vectors: that the placeholder stands for; the pictures' own words follow the concept's last vector in the table.
+    Raises PromptError.
+    """
+    patterns = list(settings.templates or templates_for(concept.kind))
+    count = len(patterns)
+    names: dict[str, range] = {concept.placeholder: range(vectors)}
+    chosen = [list(range(count)) for _ in captions]
+    for picture, caption in enumerate(captions):
+        if caption is not None:
+            chosen[picture] = [len(patterns)] * count
+            patterns.append(as_pattern(caption, concept.placeholder, patterns[0]))
+    prompts = [pattern.replace(HOLE, concept.placeholder) for pattern in patterns]
+    choices = [chosen]
+    if settings.per_image:
+        chosen_with_own = []
+        for picture, rows in enumerate(chosen):
+            own = own_word(picture)
+            names[own] = range(concept.vectors + picture, concept.vectors + picture + 1)
+            # As the authors' code has it: "a photo of a S* with S_i".
+            places = {row: len(prompts) + place for place, row in enumerate(dict.fromkeys(rows))}
+            prompts += [patterns[row].replace(HOLE, f"{concept.placeholder} with {own}") for row in places]
+            chosen_with_own.append([places[row] for row in rows])
+        choices.append(chosen_with_own)
+    return Sentences(backbone.tokenise(prompts, names), torch.tensor(choices))
+
+
+def own_word(picture: int) -> str:
+    """What a picture's own word is called on its way to the tokenizer: in characters that no caption has."""
+    return f"\ue000{picture}\ue001"
+
+
+def as_pattern(caption: str, placeholder: str, template: str) -> str:
+    """A caption with "{}" where the word stands: as it is written there, or for the first mention of the placeholder.
+
+    One that mentions neither has the template before it.
+
+    >>> (
+    ...     as_pattern("my <cat> asleep", "<cat>", "a photo of a {}"),
+    ...     as_pattern("asleep, at night", "<cat>", "a photo of a {}"),
+    ... )
+    ('my {} asleep', 'a photo of a {}, asleep, at night')
+    """
+    text = " ".join(caption.split())
+    if HOLE in text:
+        return text
+    return text.replace(placeholder, HOLE, 1) if placeholder in text else f"{template}, {text}"

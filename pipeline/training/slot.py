@@ -1,0 +1,141 @@
+"""A concept enters training: its word where it starts, its optimiser, its sentences, and its pictures as cached latents."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.models.base import Backbone, Posterior, Tokens
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+from pipeline.training.sentences import Sentences, sentences_of
+from pipeline.training.start_vectors import NormRule, start_vectors
+from pipeline.training.weighting import mask_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What came with a concept's N pictures.
+
+    captions: one each, None for a picture without; () where nobody asked for them.
+    masks: uint8 (N, R, R), 255 where the concept is. nearest: the words that look most like the pictures.
+    """
+
+    captions: tuple[str | None, ...] = ()
+    masks: np.ndarray | None = None
+    nearest: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One concept in training: its word, optimiser and progress.
+
+    words: text encoder -> (V, D), or (V + N, D) where each of the N pictures has a word of its own below the concept's.
+    stages: from which step on the word has how many of its vectors; the last stage has all.
+    anchors: where regularisation draws the word to. weights: (N or 2 N, 1, h, w) of the latents' places, if any has one.
+    """
+
+    concept: Concept
+    settings: InversionSettings
+    posterior: Posterior
+    stages: tuple[tuple[int, Sentences], ...]
+    words: dict[str, torch.nn.Parameter]
+    initial: dict[str, np.ndarray]
+    optimiser: torch.optim.Optimizer
+    hold_norm: NormRule
+    anchors: dict[str, Tensor]
+    weights: Tensor | None
+    began: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> Sentences:
+        """Those of the stage that the next step belongs to."""
+        return next(sentences for first, sentences in reversed(self.stages) if self.step >= first)
+
+    @property
+    def templates(self) -> Tokens:
+        """All sentences of the whole word."""
+        return self.stages[-1][1].tokens
+
+    @property
+    def rows(self) -> int:
+        """Of the table of words that it takes."""
+        return len(next(iter(self.words.values())))
+
+    @property
+    def seconds(self) -> float:
+        """In training so far, before an interruption too."""
+        return self.seconds_before + time.monotonic() - self.began
+
+
+def new_slot(
+    concept: Concept, pixels: np.ndarray, backbone: Backbone, settings: InversionSettings, beside: Beside | None = None
+) -> Slot:
+    """Caches the latent posteriors of both flips and tokenises the sentences.
+
+    pixels: uint8 (N, R, R, 3). Raises PromptError when the word or its sentences do not suit the tokenizer, and ValueError
+    when the settings do not suit the word.
+    """
+    beside = beside or Beside()
+    backbone.refuse_placeholder(concept.placeholder)
+    settings.refuse_vectors(concept.vectors)
+    initial = start_vectors(backbone, concept, settings, beside.nearest)
+    anchors = backbone.initial_vectors(concept.initializer, concept.vectors) if settings.regularisation else {}
+    words = {name: _parameter(vectors, backbone) for name, vectors in _with_own(initial, backbone, settings, pixels)}
+    posterior = backbone.encode_images(_both_flips(pixels, settings))
+    weights = None
+    if beside.masks is not None:
+        height, width = posterior.mean.shape[2:]
+        masks = _both_flips(beside.masks, settings)
+        weights = mask_weights(masks, (height, width), settings.background).to(backbone.device)
+    slot = Slot(
+        concept=concept,
+        settings=settings,
+        initial=initial,
+        words=words,
+        posterior=posterior,
+        stages=_stages(backbone, concept, settings, beside.captions or (None,) * len(pixels)),
+        optimiser=torch.optim.AdamW(words.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
+        hold_norm=NormRule(backbone, settings),
+        anchors={name: torch.tensor(vectors, device=backbone.device) for name, vectors in anchors.items()},
+        weights=weights,
+    )
+    slot.hold_norm(slot.words)
+    return slot
+
+
+def _parameter(vectors: np.ndarray, backbone: Backbone) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.tensor(vectors, dtype=torch.float32, device=backbone.device))
+
+
+def _with_own(
+    initial: dict[str, np.ndarray], backbone: Backbone, settings: InversionSettings, pixels: np.ndarray
+) -> list[tuple[str, np.ndarray]]:
+    """The concept's vectors and, below them, those of the pictures' own words, which begin without a meaning."""
+    if not settings.per_image:
+        return list(initial.items())
+    own = backbone.initial_vectors(None, len(pixels))
+    return [(name, np.concatenate([vectors, own[name]])) for name, vectors in initial.items()]
+
+
+def _both_flips(pixels: np.ndarray, settings: InversionSettings) -> np.ndarray:
+    both = np.concatenate([pixels, pixels[:, :, ::-1]]) if settings.flip else pixels
+    return np.ascontiguousarray(both)
+
+
+def _stages(
+    backbone: Backbone, concept: Concept, settings: InversionSettings, captions: tuple[str | None, ...]
+) -> tuple[tuple[int, Sentences], ...]:
+    counts = range(1, concept.vectors + 1) if settings.progressive else [concept.vectors]
+    return tuple(
+        (
+            round(place * settings.progressive * settings.steps),
+            sentences_of(backbone, concept, settings, captions, vectors),
+        )
+        for place, vectors in enumerate(counts)
+    )

@@ -1,0 +1,63 @@
+"""Where a word starts, and how long its vectors may become: both after the vocabulary's own."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.models.base import Backbone
+from pipeline.randomness import numpy_generator
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+
+NEAREST = 5  # words whose mean a word starts from
+
+
+def start_vectors(
+    backbone: Backbone, concept: Concept, settings: InversionSettings, nearest: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Text encoder -> float32 (V, D).
+
+    "words": the initializer's own tokens, or the vocabulary's mean. "statistics": normal with the vocabulary's mean and
+    standard deviation, dimension by dimension. "nearest": the mean of the words `nearest`, which look most like the
+    pictures; the initializer where it is (), as in measuring.
+    Raises PromptError.
+    """
+    if settings.start == "statistics":
+        return {
+            name: _like(table, concept, settings.seed, name)
+            for name, table in ((name, backbone.vocabulary_vectors(name)) for name in backbone.encoders)
+        }
+    if settings.start == "nearest" and nearest:
+        means = [backbone.initial_vectors(word, 1) for word in nearest]
+        return {
+            name: np.repeat(np.mean([mean[name] for mean in means], axis=0), concept.vectors, axis=0)
+            for name in backbone.encoders
+        }
+    return backbone.initial_vectors(concept.initializer, concept.vectors)
+
+
+def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.ndarray:
+    chance = numpy_generator(seed, concept.name, f"start {encoder}")
+    drawn = chance.standard_normal((concept.vectors, table.shape[1]))
+    return (table.mean(0) + table.std(0) * drawn).astype(np.float32)
+
+
+class NormRule:
+    """Keeps vectors as long as the settings want them; does nothing where they want nothing."""
+
+    def __init__(self, backbone: Backbone, settings: InversionSettings) -> None:
+        self.fixed, self.limit = settings.norm == "vocabulary", settings.norm_limit
+        wanted = backbone.encoders if self.fixed or self.limit else ()
+        self.usual = {name: float(np.linalg.norm(backbone.vocabulary_vectors(name), axis=1).mean()) for name in wanted}
+
+    @torch.no_grad()
+    def __call__(self, words: Mapping[str, Tensor]) -> None:
+        """words: text encoder -> (V, D), changed in place."""
+        for name, usual in self.usual.items():
+            norms = words[name].norm(dim=1, keepdim=True).clamp_min(1e-12)
+            if self.fixed:
+                words[name].mul_(usual / norms)
+            else:
+                words[name].mul_((self.limit * usual / norms).clamp_max(1.0))

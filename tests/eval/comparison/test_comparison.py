@@ -1,0 +1,146 @@
+"""The comparison on a tiny model: words in mid-training, where DVAR would stop, captions, and what is refused."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eval.comparison.steps_curve
+from eval.comparison.steps_curve import Recipe, checkpoints, measured, recipes_of
+from eval.comparison.variants import BASE, TRAINED
+from eval.judges.clip import Features
+from jobs.cli.training_arguments import add_training
+from jobs.compare import NOT_STARTED, chosen, main
+from jobs.mini.held_out import write_manifest
+from jobs.mini.recipe.art import Art
+from jobs.mini.recipe.things import training_things
+from pipeline.inputs.manifest import read_manifest
+from pipeline.models.load import load_backbone
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+from pipeline.training.early_stopping import look_every
+from pipeline.training.inversion import train_step
+
+
+@pytest.fixture
+def concepts(tmp_path: Path) -> list[Concept]:
+    rng = np.random.default_rng(0)
+    made = []
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{index}.png")
+        made.append(Concept(name, (str(tmp_path / name),), f"<{name}>", initializer="cat", noun="cat"))
+    return made
+
+
+def test_every_variant_is_one_that_the_job_takes() -> None:
+    """Catches a baseline that stops at the first concept because an option was renamed."""
+    import argparse
+
+    for variant in TRAINED:
+        parser = argparse.ArgumentParser()
+        add_training(parser)
+        parser.parse_args(list(variant.arguments))
+    assert len({variant.folder for variant in TRAINED}) == len(TRAINED)
+    assert [variant.name for variant in chosen("per image")] == [BASE, "per image"]
+
+
+class Blind:
+    """Takes every picture for the second thing that the model knows."""
+
+    name = fingerprint = "blind"
+
+    def encode_images(self, pictures: Sequence[object]) -> Features:
+        return np.ones((len(pictures), 1), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> Features:
+        return np.array([[float(place == 1)] for place in range(len(texts))], np.float32)
+
+
+def test_the_held_out_things_make_a_manifest_that_the_job_takes(tmp_path: Path) -> None:
+    """Catches a column that the manifest's own checks refuse."""
+    drawings = Art(("red thing", "thing"), np.full((2, 3, 32, 32, 4), 200, np.uint8))
+    read = read_manifest(str(write_manifest(drawings, drawings.names, tmp_path, Blind())))
+    assert [concept.name for concept in read.concepts] == ["red-thing", "thing"]
+    assert read.concepts[0].noun == read.concepts[0].initializer == training_things()[1]
+    assert read.concepts[0].carried == {"description": "red thing"}
+    assert len(list((tmp_path / "red-thing").glob("*.png"))) == 3
+    bare = read_manifest(str(write_manifest(drawings, ("thing",), tmp_path / "bare")))
+    assert bare.concepts[0].noun is None
+
+
+def test_a_variant_that_there_is_not_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--output", str(tmp_path / "out"), "--variants", "4 vectors"]) == NOT_STARTED
+    assert "there is no '4 vectors'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_published_recipes_have_their_rates_and_ours_is_the_jobs_default() -> None:
+    paper, diffusers, ours = recipes_of(InversionSettings(), 10_000)
+    assert (paper.settings.steps, paper.settings.batch_size, paper.settings.learning_rate) == (5000, 4, 0.04)
+    assert (diffusers.settings.steps, diffusers.settings.learning_rate) == (3000, 2e-3)
+    assert (paper.settings.early_stop, diffusers.settings.early_stop) == ("dvar", "off")
+    assert ours.settings == InversionSettings()
+    assert recipes_of(InversionSettings(), 100)[0].checkpoints == (0, 12, 25, 50, 100)
+    assert checkpoints(12) == (0, 12)
+
+
+def test_a_word_at_a_checkpoint_is_the_word_that_a_training_of_so_many_steps_gives(
+    concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a curve whose points are not those of words that anybody could have trained."""
+    torch.set_num_threads(1)
+    backbone = load_backbone(str(epsilon_model))
+    seen: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+
+    class Recorded:
+        def __init__(self, *_: object) -> None:
+            self.calls = 0
+
+        def __call__(self, name: str, vectors: dict[str, np.ndarray]) -> tuple[float, float]:
+            seen[name, sum(1 for each, _ in seen if each == name)] = vectors
+            return 0.5, 0.3
+
+    monkeypatch.setattr(eval.comparison.steps_curve, "Scoring", Recorded)
+    settings = InversionSettings(steps=6, learning_rate=1e-2, early_stop="off")
+    rows = measured(backbone, "mini", Recipe("r", settings, (0, 3, 6)), concepts)
+    assert [(row.concept, row.step, row.evaluations) for row in rows if row.concept == "ant"] == [
+        ("ant", 0, 0), ("ant", 3, 12), ("ant", 6, 24)
+    ]  # fmt: skip
+    from pipeline.inputs.image_sets import find_sources, load_images
+    from pipeline.training.slot import new_slot
+
+    pixels = load_images(find_sources(concepts[1], {}), backbone.resolution).pixels
+    slot = new_slot(concepts[1], pixels, backbone, replace(settings, steps=3))
+    np.testing.assert_allclose(seen["bee", 0]["text_encoder"], slot.words["text_encoder"].detach().numpy())
+    for _ in range(3):
+        train_step(backbone, [slot])
+    np.testing.assert_allclose(seen["bee", 1]["text_encoder"], slot.words["text_encoder"].detach().numpy(), atol=1e-5)
+    assert np.abs(seen["bee", 2]["text_encoder"] - seen["bee", 1]["text_encoder"]).max() > 1e-4
+
+
+def test_an_early_stop_is_a_point_where_its_rule_first_held_and_the_course_goes_on(
+    concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a stop that is scored by another word, or whose looks at the fixed batch are not counted."""
+    monkeypatch.setattr("pipeline.training.inversion.has_converged", lambda losses, window: len(losses) >= 3)
+    monkeypatch.setattr(
+        eval.comparison.steps_curve, "PROTOCOL", replace(eval.comparison.steps_curve.PROTOCOL, steps=2, plain_images=2)
+    )
+    every = look_every(4)
+    settings = InversionSettings(steps=3 * every, learning_rate=1e-3, early_stop="dvar")
+    recipe = Recipe("paper", settings, (0, 2 * every, 3 * every), "paper with DVAR")
+    rows = measured(load_backbone(str(epsilon_model)), "mini", recipe, concepts[:1])
+    assert [(row.recipe, row.step, row.evaluations) for row in rows] == [
+        ("paper", 0, 0), ("paper", 2 * every, 8 * every), ("paper", 3 * every, 12 * every),
+        ("paper with DVAR", 0, 2 * every * 4 + 3 * 8),
+    ]  # fmt: skip
+    assert all(0 < abs(row.reconstruction) <= 1 for row in rows)
+    assert rows[1].reconstruction == rows[3].reconstruction != rows[2].reconstruction

@@ -1,0 +1,121 @@
+"""The plane's marks and intervals, its page, and the cost of a recipe, against values worked out by hand."""
+
+import math
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from eval.comparison.axes import MARGIN, TICKS, WIDTH, beside, ticks
+from eval.comparison.comparison_page import page_of
+from eval.comparison.curve import Course, Measured, costs_of, costs_table, courses_of, courses_svg, courses_table
+from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of
+
+RNG_SEED = 0
+
+
+def points() -> list[Point]:
+    base = [Point("base", name, value, 0.5, 800, 2.0) for name, value in (("a", 0.6), ("b", 0.7), ("c", 0.8))]
+    better = [Point("better <b>", each.concept, each.reconstruction + 0.05, 0.4, 1600, 4.0) for each in base]
+    return [*base, *better, Point("base", "unscored", math.nan, math.nan)]
+
+
+def test_a_mark_is_the_mean_with_the_paired_difference_to_the_base() -> None:
+    base, better = marks_of(points(), "base", np.random.default_rng(RNG_SEED))
+    assert (base.variant, base.concepts) == ("base", 3)
+    assert base.reconstruction.value == pytest.approx(0.7)
+    assert base.reconstruction.low < 0.7 < base.reconstruction.high
+    # Every concept gains the same: paired, that is known exactly, though the means' own intervals overlap.
+    gain = better.reconstruction_against
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert better.editability_against.value == pytest.approx(-0.1)
+    assert (better.evaluations, better.seconds) == (1600, 4)
+
+
+def test_points_survive_the_way_to_a_table_and_back() -> None:
+    found = points_of(point_rows(points()))
+    assert found[:-1] == points()[:-1]
+    assert math.isnan(found[-1].reconstruction)
+
+
+def test_the_page_draws_every_mark_and_takes_names_for_text() -> None:
+    marks = marks_of(points(), "base", np.random.default_rng(RNG_SEED))
+    drawing = plane_svg(marks, "base", 0.9)
+    root = ET.fromstring(drawing)
+    space = "{http://www.w3.org/2000/svg}"
+    circles = {circle.findtext(f"{space}title"): circle for circle in root.iter(f"{space}circle")}
+    assert set(circles) == {"base", "better <b>"}
+    assert float(circles["better <b>"].get("cy", "nan")) < float(circles["base"].get("cy", "nan")), "up is closer"
+    assert float(circles["better <b>"].get("cx", "nan")) < float(circles["base"].get("cx", "nan"))
+    page = page_of("a <title>", [drawing], [table_of(marks, "base")])
+    assert "<b>" not in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+    assert "| better <b> | 3 | 0.750 (" in table_of(marks, "base")
+
+
+def course(recipe: str, scale: float, last: float) -> Course:
+    quality = np.array([[0.0, last / 2, last], [0.0, last / 2, last]])
+    return Course(recipe, np.array([0.0, 100, 200]) * scale, quality, np.full((2, 3), 0.3) - 0.1 * quality)
+
+
+def test_labels_of_marks_that_lie_together_do_not_lie_on_each_other() -> None:
+    places = [(300.0 + step, 200.0 + step) for step in range(8)]
+    labels = [ET.fromstring(f"<g>{each}</g>").find("text") for each in beside(places, ["1 vector"] * 8)]
+    spots = [(float(text.get("x", "nan")), float(text.get("y", "nan"))) for text in labels if text is not None]
+    assert len(spots) == 8
+    for number, (x, y) in enumerate(spots):
+        assert MARGIN <= x <= WIDTH
+        assert all(abs(y - y_) >= 15 or abs(x - x_) >= 60 for x_, y_ in spots[:number]), "two labels share a place"
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.662, 0.683), (0, 872), (0.63, 0.82), (-0.1, 0.1), (0.5, 0.50001), (0, 60000)]
+)
+def test_ticks_differ_and_lie_on_their_axis(low: float, high: float) -> None:
+    said = ticks(low, high)
+    assert 2 <= len(said) == len(set(said)) <= TICKS
+    assert all(low - 1e-9 <= float(each) <= high + 1e-9 for each in said)
+    assert float(said[1]) - float(said[0]) == pytest.approx(float(said[-1]) - float(said[-2]))
+
+
+def test_the_page_shows_a_table_with_a_pipe_in_a_name_and_the_line_below_it() -> None:
+    page = page_of("t", [], ["| a | b |\n|---|---|\n| x \\| <i>y | 1 |\n\n3 concepts\n"])
+    assert "<tr><td>x | &lt;i&gt;y</td><td>1</td></tr></table>" in page
+    assert "<p>3 concepts</p>" in page
+
+
+def test_a_reference_that_is_there_untrained_makes_an_infinite_share_and_no_missing_one() -> None:
+    at_once = Course("at once", np.array([0.0, 100]), np.full((2, 2), 0.8), np.full((2, 2), 0.3))
+    later = Course("later", np.array([0.0, 100]), np.array([[0.1, 0.8]] * 2), np.full((2, 2), 0.3))
+    cost = costs_of([at_once, later], "at once", np.random.default_rng(RNG_SEED))[1]
+    assert cost.evaluations == pytest.approx(100 * (0.95 * 0.8 - 0.1) / 0.7)
+    assert cost.ratio == cost.ratio_high == math.inf
+    assert "nan" not in costs_table([cost], "at once")
+
+
+def test_the_cost_is_read_off_between_the_checkpoints_and_held_against_the_references_end() -> None:
+    costs = costs_of([course("slow", 4, 0.8), course("fast", 1, 0.8), course("weak", 1, 0.5)], "slow",
+                     np.random.default_rng(RNG_SEED))  # fmt: skip
+    slow, fast, weak = costs
+    assert slow.evaluations == pytest.approx(800 * 0.95)
+    assert (fast.evaluations, fast.low, fast.high) == pytest.approx((190, 190, 190))
+    assert (fast.ratio, fast.ratio_low, fast.ratio_high, fast.reached) == pytest.approx((0.25, 0.25, 0.25, 1))
+    assert fast.text == pytest.approx(0.3 - 0.076 - (0.3 - 0.08))
+    assert math.isnan(weak.evaluations)
+    assert weak.reached == 0
+    assert "| weak | not within its budget | – | 0% | – |" in costs_table(costs, "slow")
+
+
+def test_concepts_that_diverged_under_one_recipe_are_left_out_of_all() -> None:
+    rows = [
+        Measured(recipe, name, step, 4 * step, math.nan if (recipe, name, step) == ("hot", "b", 9) else 0.5, 0.3)
+        for recipe in ("hot", "mild")
+        for name in ("a", "b", "c")
+        for step in (0, 9)
+    ]
+    hot, mild = courses_of(rows)
+    assert hot.reconstruction.shape == mild.reconstruction.shape == (2, 2)
+    assert hot.evaluations.tolist() == [0, 36]
+    assert len(courses_table([hot, mild], np.random.default_rng(0)).splitlines()) == 6
+    ET.fromstring(courses_svg([hot, mild], np.random.default_rng(0)))

@@ -1,0 +1,84 @@
+"""Whose training images a word's pictures look like, on features whose answer can be read off."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.scores.confusion import FEATURES, MOST_COMPARED, Features, Mistaken, confusion_over, features_of
+
+EAST, NORTH, UP = np.eye(3)
+HALF = math.sqrt(0.5)
+
+
+def of(training: np.ndarray, *samples: np.ndarray) -> Features:
+    return Features(training, np.stack(samples))
+
+
+def test_words_that_drew_their_own_concept_are_right_and_one_that_drew_anothers_is_named() -> None:
+    found = confusion_over({"a": of(EAST, EAST, EAST), "b": of(NORTH, NORTH, EAST), "c": of(UP, UP)})
+    assert found is not None
+    assert found.concepts == 3
+    assert found.chance == pytest.approx(1 / 3)
+    assert found.nearest_own == pytest.approx((1 + 0.5 + 1) / 3)
+    assert found.by_concept == {"a": 1, "b": 0.5, "c": 1}
+    assert found.mistaken == (Mistaken("b", "a", 0.5),)
+    assert found.own == pytest.approx((1 + 0.5 + 1) / 3)
+    assert found.other == pytest.approx(0.5 / 6)  # of six pairs only b's pictures are half like a's
+
+
+def test_it_is_the_brute_force_mean_over_all_training_images() -> None:
+    """Catches a mean training feature that was made a unit vector, which would favour concepts of varied images."""
+    varied, plain = np.stack([EAST, NORTH]), np.stack([(EAST + UP) * HALF])
+    picture = (EAST + NORTH + UP) / math.sqrt(3)
+    found = confusion_over({"varied": of(varied.mean(0), picture), "plain": of(plain.mean(0), picture)})
+    assert found is not None
+    assert found.by_concept == {"varied": 0, "plain": 1}
+    assert found.own == pytest.approx(np.mean([(varied @ picture).mean(), (plain @ picture).mean()]))
+
+
+@given(seed=st.integers(0, 99))
+def test_neither_the_order_of_concepts_nor_copies_of_pictures_nor_the_scale_matter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given = {name: of(rng.normal(size=4), *rng.normal(size=(3, 4))) for name in "abcd"}
+    changed = {
+        name: Features(2 * given[name].training, np.concatenate([given[name].samples] * 2)) for name in reversed("abcd")
+    }
+    one, other = confusion_over(given), confusion_over(changed)
+    assert one is not None
+    assert other is not None
+    assert other.by_concept == one.by_concept
+    assert other.mistaken == one.mistaken
+    assert other.own == pytest.approx(2 * one.own)
+
+
+def test_words_that_know_nothing_are_right_about_as_often_as_a_blind_guess() -> None:
+    rng = np.random.default_rng(0)
+    found = confusion_over({str(n): of(rng.normal(size=32), *rng.normal(size=(8, 32))) for n in range(50)})
+    assert found is not None
+    assert abs(found.nearest_own - found.chance) < 0.02
+
+
+def test_of_many_concepts_an_even_spread_is_compared() -> None:
+    rng = np.random.default_rng(0)
+    found = confusion_over({f"{n:04d}": of(row, row) for n, row in enumerate(rng.normal(size=(2000, 8)))})
+    assert found is not None
+    assert found.concepts == len(found.by_concept) == MOST_COMPARED
+    assert max(found.by_concept) > "1990"
+
+
+def test_a_single_concept_has_nobody_to_be_mistaken_for() -> None:
+    assert confusion_over({"a": of(EAST, EAST)}) is None
+    assert confusion_over({}) is None
+    assert confusion_over({"a": of(EAST, EAST), "b": Features(NORTH, np.empty((0, 3)))}) is None
+
+
+def test_features_survive_the_way_to_a_table_and_back() -> None:
+    row = {"concept": "a", "fingerprint": "f", "protocol": "p", "clip": "c", "clip_digest": "d",
+           "training": EAST, "samples": [EAST, NORTH]}  # fmt: skip
+    found = features_of(pa.Table.from_pylist([row], FEATURES))
+    np.testing.assert_array_equal(found["a"].training, EAST)
+    np.testing.assert_array_equal(found["a"].samples, [EAST, NORTH])

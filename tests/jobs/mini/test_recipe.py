@@ -1,0 +1,143 @@
+"""The recipe of the shipped model, on art of a few pixels: what the generator is shown, and by which words."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from jobs.mini.recipe import scenes, strangers, things
+from jobs.mini.recipe.art import ART_SETS, Art
+from jobs.mini.recipe.loop import Schedule
+from jobs.mini.recipe.pools import Pool, load_pool, save_pool
+from jobs.mini.recipe.train_clip import new_clip, tokenise, train_clip
+from jobs.mini.recipe.train_unet import lesson_of, new_unet, text_encoder_of, train_unet
+from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, small_drawings
+from pipeline.models.find import MINI_FOLDER
+
+NAMES = tuple(name for name in things.training_things() if name.isalpha())[
+    :17
+]  # with 8 drawings each, more than a word is wide
+RNG = np.random.default_rng
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(MINI_FOLDER / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def art() -> Art:
+    return Art(NAMES, RNG(0).integers(0, 256, (len(NAMES), len(ART_SETS), 16, 16, 4), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def named(art: Art) -> Pool:
+    return Pool(*scenes.sample_scenes(60, art, NAMES, seed=1))
+
+
+@pytest.fixture(scope="module")
+def unnamed(art: Art) -> Pool:
+    return Pool(*scenes.sample_strangers(40, art, SYMBOL, seed=2))
+
+
+def test_a_pool_is_read_as_it_was_written(named: Pool, tmp_path: Path) -> None:
+    save_pool(tmp_path, "train", named)
+    read = load_pool(tmp_path, "train")
+    assert (read.scenes, read.captions) == (named.scenes, named.captions)
+    np.testing.assert_array_equal(read.pictures, named.pictures)
+
+
+def test_strangers_are_called_by_the_symbol_and_never_by_their_names(unnamed: Pool) -> None:
+    """Catches a noun that the generator reads for a thing it was to know by its drawing alone."""
+    assert not any(name in said.split() for said in unnamed.captions for name in NAMES)
+    assert sum(SYMBOL in said.split() for said in unnamed.captions) > 30  # the others name their style and nothing else
+    assert {scene.things[0] for scene in unnamed.scenes} == set(NAMES)
+
+
+def test_a_starred_caption_differs_in_its_noun_alone(named: Pool, art: Art, tokenizer: CLIPTokenizer) -> None:
+    """Catches a word made from one drawing that stands for two things."""
+    lesson = lesson_of(named, torch.zeros(60, 4, 16, 16), art, tokenizer)
+    symbol: Any = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
+    for row, (scene, said) in enumerate(zip(named.scenes, named.captions, strict=True)):
+        stars = int(lesson.starred[row].eq(symbol).sum())
+        assert stars == (len(scene.things) == 1 and not scene.twice and scene.things[0] in said)
+        assert symbol not in lesson.tokens[row]
+        assert NAMES[lesson.things[row]] == scene.things[0]
+        assert lesson.shown[row] == scene.drawings[0]
+
+
+def test_words_made_from_drawings_are_distributed_as_nouns_are_and_tell_drawings_apart() -> None:
+    """Catches words so far from the vocabulary that a search which starts there never meets them."""
+    chance = torch.Generator().manual_seed(0)
+    nouns = 0.3 + 0.05 * torch.randn(50, 32, generator=chance)
+    drawings = torch.rand(200, 768, generator=chance) * 2 - 1
+    words = WordsOfDrawings(drawings, nouns)(drawings, torch.zeros(200, 32)).detach()
+    torch.testing.assert_close(words.mean(), nouns.mean(), atol=0.01, rtol=0)
+    torch.testing.assert_close(words.std(0).mean(), nouns.std(0).mean(), atol=0.01, rtol=0)
+    assert torch.cdist(words, words).add(torch.eye(200)).min() > 0.05
+
+
+def test_drawings_are_seen_small_and_on_white() -> None:
+    clear = np.zeros((1, 1, 32, 32, 4), np.uint8)
+    clear[..., :16, :, :] = (255, 0, 0, 255)
+    seen = small_drawings(Art(("half",), clear)).view(16, 16, 3)
+    assert (seen[:8] == torch.tensor([1.0, -1.0, -1.0])).all()
+    assert (seen[8:] == 1).all()
+
+
+def test_a_stranger_that_looks_like_a_held_out_thing_is_noticed() -> None:
+    """Catches a generator that has been shown, under another name, what its words are to be learned from."""
+    sprites = RNG(0).integers(0, 256, (3, 2, 96, 96, 4), np.uint8)
+    sprites = sprites[:, :, ::6, ::6].repeat(6, 2).repeat(6, 3)
+    other = RNG(1).integers(0, 256, (1, 2, 16, 16, 4), np.uint8).repeat(6, 2).repeat(6, 3)
+    alike = strangers._likeness(Art(("same", "other"), np.concatenate([sprites[1:2], other])), Art(NAMES[:3], sprites))
+    assert alike[0] > 0.999
+    assert alike[1] < strangers.TOO_ALIKE
+
+
+def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
+    named: Pool, unnamed: Pool, art: Art, tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    """Catches a scaffold that gets no gradient, weights that were to be frozen and are not, and a resumed run that differs."""
+    torch.manual_seed(0)
+    encoder = text_encoder_of(new_clip(len(tokenizer)), tokenizer)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    latents = torch.randn(60, 4, 16, 16)
+    lessons = lesson_of(named, latents, art, tokenizer), lesson_of(unnamed, latents[:40], art, tokenizer)
+    new_unet().save_pretrained(tmp_path / "start")
+
+    def trained(steps: int, name: str) -> dict[str, torch.Tensor]:
+        schedule = Schedule(steps, 1e-3, warmup=1, descent=1e-9)
+        unet = train_unet(*lessons, NAMES, tokenizer, encoder, schedule, tmp_path / name, tmp_path / "start")
+        return dict(unet.state_dict())
+
+    trained(1, "halves")
+    halves, whole = trained(2, "halves"), trained(2, "whole")
+    assert all(torch.equal(halves[name], whole[name]) for name in whole)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    kept = load_file(tmp_path / "whole")
+    assert kept["first/words.linear.weight"].abs().sum() > 0
+
+
+def test_the_clip_goes_on_from_given_weights(named: Pool, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    """Catches weights that are not taken up: the training would begin anew, and nobody would notice for an hour."""
+    alone = [index for index, scene in enumerate(named.scenes) if scene == scenes.Scene(scene.things, scene.drawings)]
+    assert alone, "the pool has scenes that differ in their thing alone"
+    start = tmp_path / "start.safetensors"
+    given = {name: value for name, value in new_clip(len(tokenizer)).state_dict().items() if value.is_floating_point()}
+    save_file({name: value.half().contiguous() for name, value in given.items()}, start)
+    schedule = Schedule(1, 1e-9, warmup=1)
+    trained: Any = train_clip(named, tokenizer, schedule, tmp_path / "clip.safetensors", start)
+    for name, value in trained.named_parameters():
+        torch.testing.assert_close(value, given[name].half().float(), atol=1e-5, rtol=0)
+    assert trained.encode_text(tokenise(tokenizer, ["a photo of a cat"])).shape == (1, 128)
+
+
+def test_scenes_that_differ_in_their_drawing_alone_deserve_the_same_words() -> None:
+    scene = scenes.Scene(("cat",), (2,))
+    assert replace(scene, drawings=()) == replace(scenes.Scene(("cat",), (0,)), drawings=())

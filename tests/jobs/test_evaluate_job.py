@@ -1,0 +1,114 @@
+"""What jobs/evaluate.py refuses before it starts anything, and how it says what a night came to."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cluster.session import Session
+from eval.nightly.gate import Change, Comparison
+from eval.nightly.history import CanaryReading, Verdict
+from eval.scores.summary import Estimate
+from jobs.evaluate import NOT_STARTED, main, open_run, parser, refuse_doubles, say
+from pipeline.models.find import find_model
+from pipeline.records import Failure
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with nothing in it but what it was made by."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    made = {"model": "mini", "model_digest": find_model("mini").digest, "clip": "mini", "protocol": "quick-v1",
+            "model_settings": {}, "settings": {"seed": 0, "resolution": None}}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(made))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--protocol", "papre"), "protocol 'papre': there is no such file"),
+        (("--night", "../n"), "--night '../n'"),
+        (("--fail-on-drop", "2"), "--fail-on-drop 2.0: it takes a similarity between 0 and 1"),
+        (("--until-ci", "2"), "--until-ci 2.0: it takes half a width of an interval"),
+        (("--clip", "nowhere"), "there is no CLIP named 'nowhere'"),
+        (("--dino", "timm:no_such:x"), "must be timm:ARCHITECTURE:FILE"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_with_what_would_be_right(
+    arguments: tuple[str, str], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run), *arguments]) == NOT_STARTED
+    assert said in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
+def test_words_of_other_weights_than_the_models_now_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a model replaced under its name, on which every word would mean something else."""
+    made = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**made, "model_digest": "0" * 64}))
+    assert main([str(run)]) == NOT_STARTED
+    assert "learned on mini with weights 000000000000" in capsys.readouterr().err
+
+
+def test_words_are_drawn_again_by_a_model_that_is_held_as_it_was_in_training(run: Path) -> None:
+    """Catches a night's pictures in another precision than the night before's."""
+    made = json.loads((run / "run.json").read_text())
+    held = {
+        "dtype": "bfloat16",
+        "text_encoder_dtype": "float32",
+        "first_stage_dtype": "bfloat16",
+        "offload_first_stage": True,
+    }
+    (run / "run.json").write_text(json.dumps({**made, "model_settings": held}))
+    opened = open_run(str(run), {}, parser().parse_args([str(run)]))
+    drawing = opened.judgement(Session(cpus=2, gpus=0, nodes=1, local=True, several_nodes=False), "mini").drawing
+    assert drawing is not None
+    assert asdict(drawing.settings) == held
+
+
+def test_runs_that_were_scored_differently_are_not_put_together(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    made = json.loads((run / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**made, "protocol": "paper-v1"}))
+    assert main([str(run), str(other)]) == NOT_STARTED
+    assert "scored by different ones: paper-v1, quick-v1; give --protocol" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == NOT_STARTED
+    assert "run.json" in capsys.readouterr().err
+
+
+def test_a_concept_in_two_runs_of_one_night_is_named() -> None:
+    with pytest.raises(ValueError, match="1 concepts are in several of these runs, such as owl"):
+        refuse_doubles(["owl", "taxi", "owl"])
+    refuse_doubles(["owl", "taxi"])
+
+
+def test_a_bad_night_is_told_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a thousand reasons that scroll the first of them away."""
+    change = Change("owl", 0.7, 0.5)
+    comparisons = (
+        Comparison("reconstruction", "", 500, 0.7, 0.69, 1e-5, 0.004, True, (change,)),
+        *(Comparison("reconstruction", f"g{n}", 20, 0.7, 0.6, 1e-5, 0.01, True, (change,)) for n in range(100)),
+    )
+    estimate = Estimate(0.69, 0.68, 0.7, 500)
+    verdict = Verdict(
+        "n2", False, 500, {"reconstruction": estimate}, "n1", 0.01, comparisons, CanaryReading("n1", 16, 0.0, math.nan),
+        tuple(f"reason {n}" for n in range(101)),
+    )  # fmt: skip
+    say(verdict, [Failure(f"c{n}", "scoring", "no picture") for n in range(30)])
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) <= 50
+    assert "night     n2: NOT GOOD, against n1" in said
+    assert "reconstruction: 0.7000 -> 0.6900 over 500 words learned anew, p = 1e-05" in said
+    assert "reason 0" in said
+    assert "and 81 more, in the report" in said
+    assert "and 10 more without a score" in said

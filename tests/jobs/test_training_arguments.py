@@ -1,0 +1,106 @@
+"""The options that change a word: each reaches its setting, is explained in --help, and is refused with what could be."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli.training_arguments import settings_of
+from jobs.invert_all import parser
+from pipeline.inputs.manifest import MAX_VECTORS, RowDefaults, read_manifest
+from pipeline.settings import InversionSettings
+
+GIVEN: dict[str, tuple[list[str], Any]] = {
+    "steps": (["--steps", "7"], 7),
+    "batch_size": (["--batch-size", "3"], 3),
+    "learning_rate": (["--learning-rate", "0.1"], 0.1),
+    "weight_decay": (["--weight-decay", "0.2"], 0.2),
+    "resolution": (["--resolution", "128"], 128),
+    "crop": (["--crop", "squash"], "squash"),
+    "flip": (["--no-flip"], False),
+    "early_stop": (["--early-stop", "off"], "off"),
+    "seed": (["--seed", "5"], 5),
+    "schedule": (["--schedule", "cosine"], "cosine"),
+    "warmup_steps": (["--warmup-steps", "2"], 2),
+    "start": (["--start", "statistics"], "statistics"),
+    "start_clip": (["--start", "nearest", "--clip", "mini"], "mini"),
+    "templates": (["--templates", "{templates}"], ("a drawing of {}", "my {} at night")),
+    "captions": (["--captions"], True),
+    "masks": (["--masks", "sidecar"], "sidecar"),
+    "background": (["--masks", "alpha", "--mask-background", "0.3"], 0.3),
+    "progressive": (["--progressive", "0.4"], 0.4),
+    "per_image": (["--per-image-words", "0.25"], 0.25),
+    "regularisation": (["--regularisation", "0.5"], 0.5),
+    "min_snr": (["--min-snr", "5"], 5.0),
+    "norm": (["--norm", "vocabulary"], "vocabulary"),
+    "norm_limit": (["--norm-limit", "2"], 2.0),
+}
+WITHOUT_OPTION = {"minimum_images"}
+
+
+def settings(*arguments: str) -> InversionSettings:
+    return settings_of(parser().parse_args(["manifest.csv", *arguments]), {})
+
+
+def test_every_setting_has_an_option() -> None:
+    assert set(GIVEN) | WITHOUT_OPTION == {field.name for field in dataclasses.fields(InversionSettings)}
+
+
+def test_without_options_the_settings_are_the_defaults() -> None:
+    assert settings() == InversionSettings()
+
+
+@pytest.mark.parametrize("field", GIVEN)
+def test_an_option_reaches_its_setting(field: str, tmp_path: Path) -> None:
+    """Catches an option that is taken and dropped."""
+    file = tmp_path / "templates.txt"
+    file.write_text("\ufeffa drawing of {}\n\n  my {} at night \n", encoding="utf-8")
+    arguments, value = GIVEN[field]
+    found = getattr(settings(*(each.format(templates=file) for each in arguments)), field)
+    assert found == value
+    assert found != getattr(InversionSettings(), field)
+
+
+def test_every_option_is_explained() -> None:
+    actions = {option: action.help for action in parser()._actions for option in action.option_strings}
+    for arguments, _ in GIVEN.values():
+        assert all(actions[each] for each in arguments if each.startswith("--"))
+    parser().format_help()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no sentence"),
+        (b"a photo", "one {} where the word stands"),
+        (b"\xff{}", "not UTF-8"),
+        (None, "no such"),
+    ],
+    ids=["empty", "no place for the word", "no text", "no file"],
+)
+def test_a_file_of_templates_that_cannot_serve_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "templates.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Exception) as refused:  # noqa: PT011 - one of two kinds, both of which the job tells
+        settings("--templates", str(file))
+    assert said in str(refused.value)
+
+
+def test_rows_that_say_nothing_have_the_defaults_that_were_given(tmp_path: Path) -> None:
+    """Catches --vectors and --initializer that override what a row says, or that nothing looks at."""
+    path = tmp_path / "manifest.csv"
+    path.write_text("concept,images,initializer,class,vectors\na,a/,,,\nb,b/,owl,,2\nc,c/,,bird,\n")
+    rows = read_manifest(str(path), defaults=RowDefaults(3, "a toy")).concepts
+    assert [(row.vectors, row.initializer) for row in rows] == [(3, "a toy"), (2, "owl"), (3, "bird")]
+    assert next((row.vectors, row.initializer) for row in read_manifest(str(path)).concepts) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "initializer", "said"),
+    [(0, None, "vectors is 0"), (MAX_VECTORS + 1, None, "vectors is 65"), (1, " ", "initializer is ' '")],
+)
+def test_defaults_that_no_row_could_have_are_refused(vectors: int, initializer: str | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RowDefaults(vectors, initializer)

@@ -1,0 +1,197 @@
+"""The driver's loop on a real local Ray, with workers that crash, hang and break off as their concepts' names say."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipeline.records import Failure
+from pipeline.scheduling.deadlines import Deadlines
+from pipeline.scheduling.driver import Progress, WorkersNeverStartedError
+from pipeline.scheduling.lost_workers import LIVES
+from tests.scripted_run import ScriptedRun, quick
+from tests.scripted_worker import (
+    OneLoadsForEver,
+    ScriptedWorker,
+    WorkerThatDiesLoading,
+    WorkerThatLoadsForEver,
+    WorkerWithoutModel,
+)
+
+ROOT = Path(__file__).parents[3]
+SOON = Deadlines(loading=3, stall=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, configure_logging=False, log_to_driver=False,
+                 runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})  # fmt: skip
+        yield
+        ray.shutdown()
+
+
+def test_every_concept_is_called_once_and_the_weights_are_asked_for(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, quick(20))
+    assert run.go() == ("same", "same")
+    assert set(run.results) == set(run.names)
+    assert run.calls == Counter(run.names)
+    last = run.seen[-1]
+    assert (last.done, last.failed, last.running, last.restarts) == (20, 0, 0, 0)
+
+
+def test_the_weights_are_asked_for_although_another_worker_is_still_loading(tmp_path: Path) -> None:
+    """Catches the only worker that could tell of the weights being let go, because it is the one with nothing to do."""
+    run = ScriptedRun(tmp_path, ["quick-1", "quick-2"], OneLoadsForEver)
+    assert run.go() == ("same", "same")
+
+
+def test_there_are_never_more_workers_than_concepts(tmp_path: Path) -> None:
+    """Catches a cluster that is asked for fifty machines to do three concepts."""
+    run = ScriptedRun(tmp_path, ["long-1"])
+    run.go(workers=4)
+    assert max(sum(progress.workers.values()) for progress in run.seen) == 1
+
+
+def test_a_worker_for_which_nothing_is_left_is_let_go_while_the_last_concept_goes_on(tmp_path: Path) -> None:
+    """Catches forty-nine GPUs that are paid for until the slowest word of the night is learned."""
+    run = ScriptedRun(tmp_path, ["held-1", *quick(6)])
+    most = 0
+
+    def release_once_alone(progress: Progress) -> None:
+        nonlocal most
+        workers = sum(progress.workers.values())
+        most = max(most, workers)
+        if most == 2 and (workers, progress.running) == (1, 1):
+            (tmp_path / "release").touch()
+
+    run.report = release_once_alone
+    run.go(workers=2, deadlines=Deadlines(concept=60))
+    assert run.failures == {}
+    assert set(run.calls.values()) == {1}, "a worker that is busy must not be the one that goes"
+
+
+def test_a_worker_has_a_concept_ahead_of_its_slots(tmp_path: Path) -> None:
+    """Catches a slot that stands idle while the next concept's images are on their way."""
+    run = ScriptedRun(tmp_path, ["long-1", "long-2", "long-3", "long-4"])
+    run.go(workers=1, slots=1)
+    assert max(progress.running for progress in run.seen) == 2
+
+
+def test_bad_input_costs_one_call_and_is_not_tried_again(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, ["bad-1", *quick(5)])
+    run.go()
+    assert run.failures == {"bad-1": Failure("bad-1", "images", "no readable image", fingerprint="f" * 64)}
+    assert run.calls["bad-1"] == 1
+
+
+def test_a_poison_concept_is_given_up_and_its_neighbours_are_unharmed(tmp_path: Path) -> None:
+    """Catches a concept that kills worker after worker for ever, and good ones that are given up together with it."""
+    run = ScriptedRun(tmp_path, ["long-1", "long-2", "poison-1", *quick(8), "long-3"])
+    run.go()
+    assert list(run.failures) == ["poison-1"]
+    failure = run.failures["poison-1"]
+    assert (failure.stage, failure.attempts) == ("worker", LIVES)
+    assert f"broke off {LIVES} times" in failure.reason
+    assert run.calls["poison-1"] == LIVES
+    assert max(count for name, count in run.calls.items() if name != "poison-1") <= 2, (
+        "tried alone after the first time"
+    )
+
+
+@pytest.mark.long
+def test_several_poisons_beside_each_other_are_each_found(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, ["poison-1", "poison-2", "poison-3", *quick(4)])
+    run.go(workers=1, slots=4)
+    assert set(run.failures) == {"poison-1", "poison-2", "poison-3"}
+
+
+@pytest.mark.long
+def test_a_concept_that_got_further_before_each_crash_is_never_given_up(tmp_path: Path) -> None:
+    """Catches a long training on bad machines that is thrown away although it was nearly done."""
+    run = ScriptedRun(tmp_path, ["advancing-1", *quick(3)])
+    run.go(workers=1)
+    assert run.failures == {}
+    assert run.calls["advancing-1"] == 5
+
+
+def test_a_call_that_breaks_off_is_tried_again_on_the_worker_that_lives(tmp_path: Path) -> None:
+    """Catches a model loaded anew because a store was out of reach for one concept."""
+    run = ScriptedRun(tmp_path, ["broken-1", *quick(3)])
+    run.go(workers=1)
+    assert "the store was out of reach" in run.failures["broken-1"].reason
+    assert (run.calls["broken-1"], run.processes) == (LIVES, 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["endless", "deaf"])
+def test_a_worker_that_hangs_is_replaced_and_the_others_finish(how: str, tmp_path: Path) -> None:
+    """Catches a run that stands still on Saturday because of one GPU."""
+    run = ScriptedRun(tmp_path, [f"{how}-1", *quick(6)])
+    run.go(deadlines=SOON)
+    assert list(run.failures) == [f"{how}-1"]
+    assert "for 3 s" in run.failures[f"{how}-1"].reason
+
+
+@pytest.mark.long
+def test_a_concept_that_takes_longer_than_it_may_is_given_up(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, ["endless-1", "quick-1"])
+    run.go(deadlines=Deadlines(concept=3))
+    assert "not done within the 3 s that a concept may take" in run.failures["endless-1"].reason
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        (WorkerWithoutModel, "there is no model.safetensors"),
+        (WorkerThatDiesLoading, "died"),
+        (WorkerThatLoadsForEver, "the model was not loaded within 3 s"),
+    ],
+)
+def test_workers_that_cannot_load_the_model_end_the_run_with_the_reason(
+    worker: type[ScriptedWorker], said: str, tmp_path: Path
+) -> None:
+    """Catches a typing error in --model that buys machines all weekend."""
+    with pytest.raises(WorkersNeverStartedError, match=f"(?s){said}"):
+        ScriptedRun(tmp_path, quick(5), worker).go(workers=1, deadlines=SOON)
+
+
+def test_workers_for_which_no_node_has_room_end_the_run_with_the_reason(tmp_path: Path) -> None:
+    """Catches a job that waits for ever for GPUs which its cluster does not have."""
+    with pytest.raises(WorkersNeverStartedError, match="no node had room for a worker within 2 s"):
+        ScriptedRun(tmp_path, quick(5)).go(gpus=1, deadlines=Deadlines(placing=2))
+
+
+def test_an_interrupted_run_checkpoints_what_is_in_training(tmp_path: Path) -> None:
+    """Catches a Ctrl-C that throws the steps since the last checkpoint away."""
+    run = ScriptedRun(tmp_path, ["endless-1", "quick-1"])
+
+    def interrupt_once_in_training(progress: Progress) -> None:
+        if progress.doing.get("training") and progress.done:
+            raise KeyboardInterrupt  # no signal: a test in the background is deaf to that one
+
+    run.report = interrupt_once_in_training
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    checkpoint = run.folder.checkpoint("endless-1")
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+
+
+def test_what_schedules_needs_no_torch() -> None:
+    """Catches a driver that takes seconds and a gigabyte for a library that only its workers use."""
+    modules = (
+        "jobs.invert_all, jobs.cli.run, jobs.cli.progress, pipeline.scheduling.driver, pipeline.scheduling.prometheus"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}; print({{'torch', 'diffusers', 'open_clip'}} & sys.modules.keys())"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout == "set()\n"

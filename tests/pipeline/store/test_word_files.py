@@ -1,0 +1,215 @@
+"""Word files: back from our own bytes, into diffusers to the last bit, and nothing else let in."""
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+from safetensors.torch import save as save_torch
+
+from pipeline.store.word_files import WordFileError, decode_word, encode_word, suited
+from tests.tiny_model import WIDTH, load_pipeline
+
+
+def vectors(count: int) -> np.ndarray:
+    return np.random.default_rng(count).normal(scale=0.02, size=(count, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("placeholder", ["<my-cat>", "<Größe 9>", "sks"])
+def test_a_word_comes_back_from_its_file(placeholder: str, count: int) -> None:
+    name, found = decode_word(encode_word(placeholder, {"text_encoder": vectors(count)}))
+    assert name == placeholder
+    assert found["text_encoder"].dtype == np.float32
+    np.testing.assert_array_equal(found["text_encoder"], vectors(count))
+
+
+def test_a_slice_of_a_larger_table_is_written_as_it_reads() -> None:
+    """Catches the numbers of another row order: safetensors writes memory, not what an array looks like."""
+    slanted = np.asfortranarray(vectors(3))[::-1]
+    np.testing.assert_array_equal(
+        decode_word(encode_word("<w>", {"text_encoder": slanted}))[1]["text_encoder"], vectors(3)[::-1]
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_diffusers_loads_a_word_file_as_it_is(count: int, epsilon_model: Path, tmp_path: Path) -> None:
+    """Catches words that are of use only here."""
+    file = tmp_path / "my-cat.safetensors"
+    file.write_bytes(encode_word("<my-cat>", {"text_encoder": vectors(count)}))
+    theirs = load_pipeline(epsilon_model)
+    theirs.load_textual_inversion(file)
+    names = ["<my-cat>", *(f"<my-cat>_{row}" for row in range(1, count))]
+    table = theirs.text_encoder.get_input_embeddings().weight.detach().numpy()
+    for name, row in zip(names, vectors(count), strict=True):
+        assert table[theirs.tokenizer.convert_tokens_to_ids(name)].tobytes() == row.tobytes()
+
+
+def test_diffusers_single_vector_files_of_one_dimension_are_read() -> None:
+    name, found = decode_word(save({"<w>": vectors(1)[0]}))
+    assert (name, found["text_encoder"].shape) == ("<w>", (1, WIDTH))
+
+
+def test_half_precision_files_of_other_trainers_are_read() -> None:
+    half = torch.from_numpy(vectors(2)).bfloat16()
+    _, found = decode_word(save_torch({"<w>": half}))
+    np.testing.assert_array_equal(found["text_encoder"], half.float().numpy())
+
+
+def legacy(content: object) -> bytes:
+    sink = io.BytesIO()
+    torch.save(content, sink, _use_new_zipfile_serialization=False)
+    return sink.getvalue()
+
+
+def saved_by_torch(content: object) -> bytes:
+    sink = io.BytesIO()
+    torch.save(content, sink)
+    return sink.getvalue()
+
+
+PLAIN = torch.from_numpy(vectors(2))
+TWO = {"text_encoder": vectors(2), "text_encoder_2": np.ones((2, 3), np.float32)}
+# As other programs write them; with the name they give the word.
+OTHERS: dict[str, tuple[bytes, str]] = {
+    "diffusers, safetensors": (save_torch({"<w>": PLAIN}), "<w>"),
+    "diffusers, bin": (saved_by_torch({"<w>": PLAIN}), "<w>"),
+    "A1111, pt": (
+        saved_by_torch(
+            {
+                "string_to_token": {"*": 265},
+                "string_to_param": {"*": PLAIN},
+                "name": "w",
+                "step": 9,
+                "sd_checkpoint": None,
+            }
+        ),
+        "w",
+    ),
+    "A1111, safetensors": (save_torch({"emb_params": PLAIN}), ""),
+    "the authors', pt": (
+        saved_by_torch(
+            {
+                "string_to_token": {"*": torch.tensor(265)},
+                "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(PLAIN)}),
+            }
+        ),
+        "",
+    ),
+    "torch before 1.6": (legacy({"string_to_param": {"*": PLAIN}, "name": "w"}), "w"),
+    "a bare tensor": (saved_by_torch(PLAIN), ""),
+}
+
+
+@pytest.mark.parametrize("program", OTHERS)
+def test_words_of_other_programs_are_read_by_what_is_in_them(program: str) -> None:
+    data, wanted = OTHERS[program]
+    name, found = decode_word(data)
+    assert name == wanted
+    assert list(found) == ["text_encoder"]
+    np.testing.assert_array_equal(found["text_encoder"], vectors(2))
+
+
+@pytest.mark.parametrize("write", [save_torch, saved_by_torch], ids=["safetensors", "torch"])
+def test_words_of_two_text_encoders_are_read(write: Callable[[object], bytes]) -> None:
+    name, found = decode_word(write({"clip_g": torch.ones(2, 3), "clip_l": PLAIN}))
+    assert name == ""
+    for encoder, value in TWO.items():
+        np.testing.assert_array_equal(found[encoder], value)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "a1111"])
+def test_a_word_of_two_text_encoders_comes_back_with_its_name(layout: Literal["diffusers", "a1111"]) -> None:
+    data = encode_word("<w>", TWO, layout)
+    assert set(load(data)) == {"clip_l", "clip_g"}
+    name, found = decode_word(data)
+    assert name == "<w>"
+    for encoder, value in TWO.items():
+        np.testing.assert_array_equal(found[encoder], value)
+
+
+def test_a_word_for_a1111_is_called_as_it_looks_for_it() -> None:
+    data = encode_word("<w>", {"text_encoder": vectors(2)}, "a1111")
+    assert list(load(data)) == ["emb_params"]
+    assert decode_word(data)[0] == "<w>"
+
+
+def test_a_word_gets_the_name_that_its_models_text_encoder_has() -> None:
+    found = suited({"text_encoder": vectors(2)}, {"bert": WIDTH})
+    np.testing.assert_array_equal(found["bert"], vectors(2))
+    assert set(suited(TWO, {"text_encoder": WIDTH, "text_encoder_2": 3})) == set(TWO)
+
+
+@pytest.mark.parametrize(
+    ("word", "encoders", "said"),
+    [
+        ({"text_encoder": vectors(1)}, {"text_encoder": 768}, "as wide as 32, but the model's are 768"),
+        ({"text_encoder": vectors(1)}, {"text_encoder": WIDTH, "text_encoder_2": 3}, "as wide as 32, .* 32 and 3"),
+        (TWO, {"text_encoder": WIDTH}, "as wide as 32 and 3, but the model's are 32"),
+    ],
+)
+def test_a_word_of_another_family_is_refused(word: dict[str, np.ndarray], encoders: dict[str, int], said: str) -> None:
+    """Catches a traceback from the middle of a run, and half a word used as if it were a whole one."""
+    with pytest.raises(WordFileError, match=said):
+        suited(word, encoders)
+
+
+NAN = np.full((1, 3), np.nan, np.float32)
+GOOD = encode_word("<w>", {"text_encoder": vectors(1)})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "neither a safetensors file"),
+        (b"not a word at all", "neither a safetensors file"),
+        (pickle.dumps({"<w>": [0.0]}), "neither a safetensors file nor one of torch"),
+        (saved_by_torch(PLAIN)[:-40], "torch does not load it as plain tensors"),
+        (saved_by_torch({"<w>": "text"}), "has shape str"),
+        (saved_by_torch([PLAIN]), "found a list"),
+        (save({"<w>": NAN}), "is not finite"),
+        (save({"clip_l": vectors(1), "clip_h": vectors(1)}), "expected one word in the file, found 2: clip_h, clip_l"),
+        (GOOD[:-4], "neither a safetensors file"),
+        (GOOD[:20], "neither a safetensors file"),
+        (save({"<a>": vectors(1), "<b>": vectors(1)}), "expected one word in the file, found 2: <a>, <b>"),
+        (save({"<w>": np.zeros((1, 2, 3), np.float32)}), "has shape"),
+        (save({"<w>": np.zeros((), np.float32)}), "has shape"),
+    ],
+    ids=[
+        "empty",
+        "text",
+        "pickle",
+        "archive cut short",
+        "text for a tensor",
+        "a list",
+        "no numbers",
+        "one strange half",
+        "cut short",
+        "cut in the header",
+        "two words",
+        "a cube",
+        "a number",
+    ],
+)
+def test_what_is_no_word_file_is_refused_with_the_reason(data: bytes, said: str) -> None:
+    """Catches code run from a pickle, and a traceback where a sentence would help."""
+    with pytest.raises(WordFileError, match=said):
+        decode_word(data)
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, saved_by_torch, legacy], ids=["bare", "torch", "torch before 1.6"])
+def test_a_pickle_is_refused_without_running_it(write: Callable[[object], bytes], tmp_path: Path) -> None:
+    """Catches a stranger's code run from a word file."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    with pytest.raises(WordFileError, match=r"torch does not load it as plain tensors|neither a safetensors file"):
+        decode_word(write({"string_to_param": {"*": Bomb()}}))
+    assert not list(tmp_path.iterdir())
