@@ -21,7 +21,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "eval", "cluster", "jobs")
-MARKDOWN = sorted({*ROOT.glob("*.md"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.md"))})
+MARKDOWN = sorted(
+    {*ROOT.glob("*.md"), *(path for folder in (*PACKAGES, "docs", "tests") for path in (ROOT / folder).rglob("*.md"))}
+)
 YAML = sorted((ROOT / "cluster").rglob("*.yaml"))
 SCRIPTS = [ROOT / "Makefile", ROOT / "cluster/Dockerfile", *sorted((ROOT / "cluster").glob("*.s[hb]*"))]
 JOBS = sorted(path for path in (ROOT / "jobs").rglob("*.py") if 'if __name__ == "__main__"' in path.read_text("utf-8"))
@@ -264,6 +266,12 @@ def test_what_a_document_names_exists(path: Path) -> None:
             assert span.split()[0] in options, f"no job has {span}"
         if re.fullmatch(r"(jobs|eval|pipeline|cluster|tests|\.ci)/[\w./-]+", span):
             assert (ROOT / span).exists(), span
+        if (
+            path.name == "README.md"
+            and path.parent != ROOT
+            and re.fullmatch(r"[\w.]+\.(py|tsv|css|js|j2|csv)|\w+/", span)
+        ):
+            assert (path.parent / span).exists() or (ROOT / span).exists(), f"{path.parent} has no {span}"
     for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / link).exists(), link
 
