@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cluster.authentication import token_of_its_own
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -28,25 +30,45 @@ class Session:
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[Session]:
-    """Joins `address`, else the cluster that RAY_ADDRESS names (as it does in a submitted job), else starts a local Ray."""
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        # A Ray of our own, on loopback, needs no token; a token file left by another Ray must not turn one on.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
+def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[Session]:
+    """Joins `address`, else the cluster that RAY_ADDRESS names (as it does in a submitted job), else starts a local Ray.
 
-    if address is None:
-        ray.init(address="local", include_dashboard=False, configure_logging=False, log_to_driver=False)
-    else:
-        ray.init(address=address, log_to_driver=False)
-    try:
+    cpus: of the local Ray; None for those of the machine.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with _local_ray(cpus) if address is None else _joined(address):
+        import ray
+
         offered = ray.cluster_resources()
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         with _sigterm_as_interrupt():
             several = nodes > 1 or gpus(offered) > int(offered.get("GPU", 0))
             yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None, several)
+
+
+@contextmanager
+def _local_ray(cpus: int | None) -> Iterator[None]:
+    with token_of_its_own():
+        import ray
+
+        try:
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False, log_to_driver=False
+            )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """How a cluster is signed in to is said by the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN), and left as it is."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        yield
     finally:
         ray.shutdown()
 

@@ -11,7 +11,6 @@ driver_files_left_10k      in the run folder
 
 import io
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,8 +18,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import psutil
-import ray
 
+from cluster.session import ray_session
 from jobs.cli.log import Log
 from jobs.cli.progress import ProgressDisplay
 from pipeline.protocols import PROTOCOLS
@@ -96,13 +95,8 @@ def now() -> tuple[float, float, float]:
 
 
 def main() -> int:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    try:
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            figures = measure(folder)
-    finally:
-        ray.shutdown()
+    with ray_session(cpus=WORKERS), tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        figures = measure(folder)
     print(json.dumps(figures))
     return 0
 

@@ -1,0 +1,95 @@
+"""Who is not of a run gets nothing from its Ray: real attacks on a real run, from every address of this machine."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.job_process import PATIENCE, ROOT, write_manifest
+
+# A network of its own, in which the machine has an address besides loopback and nobody else is.
+NAMESPACE = """
+set -e
+ip link set lo up
+ip link add apart type dummy
+ip address add 10.99.0.1/24 dev apart
+ip link set apart up
+ip route add default via 10.99.0.254
+exec "$@"
+"""
+UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "sh", "-c", NAMESPACE, "sh")
+
+
+def attacked(folder: Path, *before: str, mode: str = "") -> dict[str, Any]:
+    job = (sys.executable, str(ROOT / "jobs" / "invert_all.py"), str(write_manifest(folder, ["owl"])))
+    endless = ("--output", str(folder / "run"), "--steps", "1000000", "--slots", "1", "--workers", "1")
+    command = [*before, sys.executable, "-m", "tests.attacked_run", str(folder), *job, *endless]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        env=os.environ | ({"RAY_AUTH_MODE": mode} if mode else {}),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def refuses(found: dict[str, Any]) -> None:
+    assert found["got_in"] == []
+    assert found["leaks"] == []
+    assert found["ports"] >= 8, "an attack on nothing proves nothing"
+    # The job API, and each of the gRPC servers.
+    assert found["answers"]["401"] >= 1
+    assert found["answers"]["UNAUTHENTICATED"] >= 100
+
+
+def test_nobody_gets_into_a_local_run_from_the_machines_own_addresses(tmp_path: Path) -> None:
+    """Catches a job API or a control store that runs a stranger's command, and a token on a command line or in a log."""
+    refuses(attacked(tmp_path, mode="disabled"))  # said for some cluster: a Ray of its own is guarded nevertheless
+
+
+def test_nobody_gets_into_a_local_run_from_a_network(tmp_path: Path) -> None:
+    can = subprocess.run([*UNSHARE, "true"], capture_output=True, check=False)
+    refuses(attacked(tmp_path, *(UNSHARE if can.returncode == 0 else ())))
+
+
+def test_nothing_but_the_session_starts_a_ray() -> None:
+    """Catches a job, a bench or a library with a Ray of its own that answers everybody."""
+    starting = {
+        str(path.relative_to(ROOT))
+        for folder in ("cluster", "eval", "jobs", "pipeline")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ray.init", "init")
+    }
+    assert starting == {"cluster/session.py"}
+
+
+TWICE = """
+import os
+import ray
+from cluster.session import ray_session
+
+tokens = []
+for _ in range(2):
+    with ray_session(cpus=1) as session:
+        told = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
+        tokens.append(told == os.environ["RAY_AUTH_TOKEN"] and told)
+assert all(tokens) and len(set(tokens)) == 2, "each run has a token of its own"
+print(os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN"))
+"""
+
+
+@pytest.mark.parametrize("mode", ["disabled", ""])
+def test_runs_of_one_process_have_tokens_of_their_own_and_leave_the_environment_as_it_was(mode: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ended = subprocess.run(
+        [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        env=environment | {"PYTHONPATH": str(ROOT)} | ({"RAY_AUTH_MODE": mode} if mode else {}),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.split() == [mode or "None", "None"]
