@@ -122,8 +122,9 @@ def main(folder: str, *command: str) -> None:
                     if said not in REFUSED and said != "no HTTP" and not said.startswith(("4", "5"))
                 ]
         time.sleep(3)  # for a command that was taken on
-        secret = next(each for one in processes(root) if (each := one.environ().get("RAY_AUTH_TOKEN")))
-        leaks = [" ".join(each.cmdline()) for each in psutil.process_iter() if secret in " ".join(each.cmdline())]
+        secret = next((each for one in processes(root) if (each := one.environ().get("RAY_AUTH_TOKEN"))), "no token")
+        shown = (" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"]))
+        leaks = [line for line in shown if secret in line]
         logs = Path("/tmp/ray").glob("session_*/logs/*")
         leaks += [str(each) for each in logs if each.is_file() and secret.encode() in each.read_bytes()]
     finally:
