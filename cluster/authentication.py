@@ -34,7 +34,7 @@ def token_of_its_own() -> Iterator[None]:
 
 def _read_environment_again() -> None:
     """Ray reads its mode when it is first imported, which may have been before, and the token once a process."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     # As Ray itself does where it turns tokens on.
     Config.initialize("")

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import grpc
 import psutil
-from google.protobuf.descriptor import FileDescriptor
 from ray.core import generated
 
 PATIENCE = 240.0
@@ -39,7 +38,7 @@ def processes(root: psutil.Process) -> Iterator[psutil.Process]:
 
 
 def until_up(root: psutil.Process) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline, lines = time.monotonic() + PATIENCE, ""
     while time.monotonic() < deadline:
         lines = "\n".join(" ".join(process.cmdline()) for process in processes(root))
         if all(part in lines for part in WANTED):
@@ -73,7 +72,6 @@ def methods() -> list[str]:
     for module in pkgutil.iter_modules(generated.__path__):
         if module.name.endswith("_pb2"):
             described = importlib.import_module(f"ray.core.generated.{module.name}").DESCRIPTOR
-            assert isinstance(described, FileDescriptor)
             for service in described.services_by_name.values():
                 found |= {f"/{service.full_name}/{method.name}" for method in service.methods}
     return sorted(found)
