@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from cluster.session import ray_session
 from jobs.cli.arguments import add_storage_and_cluster
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
-from pipeline.settings import ModelSettings
+from pipeline.settings import ModelSettings, Sampler
 from pipeline.store.publish import plan_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of the first picture's noise (default: %(default)s)"
     )
-    parser.add_argument("--sampler", default="dpm++", choices=("dpm++", "ddim", "euler"), help="(default: %(default)s)")
+    parser.add_argument("--sampler", default="dpm++", choices=get_args(Sampler), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: %(default)s)")
     parser.add_argument(
         "--guidance", type=float, default=5.0, metavar="X", help="guidance scale (default: %(default)s)"

@@ -10,6 +10,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 Start = Literal["words", "statistics", "nearest"]
 Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
+Sampler = Literal["ddim", "dpm++", "euler"]
 
 # At these values an option is as if it were not there. They stay out of fingerprints, so that an option which is new
 # does not undo the words of runs that knew nothing of it.

@@ -6,8 +6,6 @@ A picture is drawn once: which of them there are says a listing of (kind, prompt
 for more, a round of sequential sampling, or an evaluation that was broken off draws only what is missing.
 """
 
-import functools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,7 +21,7 @@ import torch
 from eval.scores.scoring import ImageScorer
 from eval.scores.stopping import Watch
 from pipeline.models.base import Backbone, PromptError
-from pipeline.models.load import load_backbone
+from pipeline.models.load import cached_backbone
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Failure, Sample
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures, wanted_of
@@ -252,10 +250,4 @@ def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
 
 
 def _loaded(model: RunModel) -> Backbone:
-    return _backbone(model.model, model.device, model.settings, json.dumps(dict(model.options)))
-
-
-@functools.lru_cache(maxsize=1)
-def _backbone(model: str, device: str, settings: ModelSettings, options: str) -> Backbone:
-    # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
-    return load_backbone(model, device, settings, json.loads(options))
+    return cached_backbone(model.model, model.device, model.settings, model.options)

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parents[1] / "mini" / "model"
-# The class that model_index.json names -> the folders with weights.
-FAMILIES = {
-    "StableDiffusionPipeline": ("unet", "vae", "text_encoder"),
-    "StableDiffusionXLPipeline": ("unet", "vae", "text_encoder", "text_encoder_2"),
-    "LDMTextToImagePipeline": ("unet", "vqvae", "bert"),
-}
 
 
 class ModelError(Exception):
@@ -58,7 +53,8 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
         raise ModelError(f"model {name!r}: {index} is not a JSON object ({error})") from error
     if family not in FAMILIES:
         raise ModelError(f"model {name!r} is a {family}; this version knows {', '.join(sorted(FAMILIES))}")
-    for part in FAMILIES[family]:
+    parts = FAMILIES[family].weights
+    for part in parts:
         if not (folder / part).is_dir():
             raise ModelError(f"model {name!r}: {folder} has no folder {part}/")
         if not any((folder / part).glob("*.safetensors")):
@@ -66,7 +62,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
                 f"model {name!r}: {folder / part} has no .safetensors file; pickled weights can run code and are not "
                 "loaded: convert them with diffusers' save_pretrained(..., safe_serialization=True)"
             )
-    return Model(name, folder, family, _digest(folder, FAMILIES[family]))
+    return Model(name, folder, family, _digest(folder, parts))
 
 
 def _digest(folder: Path, parts: Sequence[str]) -> str:
@@ -79,7 +75,7 @@ def _digest(folder: Path, parts: Sequence[str]) -> str:
 
 
 # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
-WEIGHTS = sorted({f"{part}/*.safetensors" for parts in FAMILIES.values() for part in parts})
+WEIGHTS = sorted({f"{part}/*.safetensors" for each in FAMILIES.values() for part in each.weights})
 WANTED, UNWANTED = ("*.json", "*.txt", "*.model", *WEIGHTS), ("*.fp16.*", "*.non_ema.*")
 
 

@@ -21,9 +21,13 @@ from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
 from pipeline.models.text_encoder import TextEncoder, TextPart
 from pipeline.models.weights import digest, freeze, load_whole
-from pipeline.settings import ModelSettings
+from pipeline.settings import ModelSettings, Sampler
 
-SAMPLERS = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}
+SAMPLERS: dict[Sampler, Any] = {
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
 
 
 class LatentModel(Backbone):
@@ -111,11 +115,12 @@ class LatentModel(Backbone):
         return kept / (1 - kept)
 
     def scheduler(self, sampler: str) -> Any:
-        if sampler not in SAMPLERS:
+        made = next((kind for name, kind in SAMPLERS.items() if name == sampler), None)
+        if made is None:
             raise ValueError(f"sampler {sampler!r} is not known; choose {', '.join(sorted(SAMPLERS))}")
         # Latents go beyond [-1, 1]. DDIM cuts them off there unless it is told not to, and not every model's config tells it.
         unclipped = {"clip_sample": False} if sampler == "ddim" else {}
-        return SAMPLERS[sampler].from_config(self.noising.config, **unclipped)
+        return made.from_config(self.noising.config, **unclipped)
 
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}

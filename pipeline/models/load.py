@@ -1,24 +1,17 @@
-"""Frozen text-to-image models, one file a family, chosen by the class that model_index.json names."""
+"""Loads a frozen text-to-image model: the class of its family, chosen by what model_index.json names."""
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
 
-from pipeline.models.base import Backbone, Conditioning, Posterior, PromptError, Tokens
-from pipeline.models.find import Model, ModelError, find_model
-from pipeline.models.ldm import LatentDiffusion
-from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.models.stable_diffusion_xl import StableDiffusionXL
+from pipeline.models.base import Backbone
+from pipeline.models.families import FAMILIES
+from pipeline.models.find import ModelError, find_model
 from pipeline.settings import ModelSettings
-
-__all__ = ["Backbone", "Conditioning", "Posterior", "PromptError", "Tokens", "load_backbone"]
-
-FAMILIES: dict[str, Callable[[Model, torch.device, ModelSettings], Backbone]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "LDMTextToImagePipeline": LatentDiffusion,
-}
 
 
 def load_backbone(
@@ -39,4 +32,20 @@ def load_backbone(
             f"model {model.name!r} in {model.folder} on this machine has weights {model.digest[:12]}, and the run was begun "
             f"with {digest[:12]}: the nodes do not have the same model"
         )
-    return FAMILIES[model.family](model, torch.device(device), settings or ModelSettings())
+    family = FAMILIES[model.family]
+    backbone: Any = getattr(import_module(family.module), family.backbone)
+    loaded: Backbone = backbone(model, torch.device(device), settings or ModelSettings())
+    return loaded
+
+
+def cached_backbone(
+    name: str, device: str, settings: ModelSettings, options: Mapping[str, Any] | None = None
+) -> Backbone:
+    """`load_backbone`, which keeps the last model it loaded: Ray runs many tasks in one process, and the first loads it."""
+    return _cached(name, device, settings, json.dumps(dict(options or {}), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(name: str, device: str, settings: ModelSettings, options: str) -> Backbone:
+    # Options come as JSON, because a dict cannot be a key of the cache.
+    return load_backbone(name, device, settings, json.loads(options))

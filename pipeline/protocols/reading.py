@@ -19,11 +19,11 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.protocols.protocol import Protocol, ProtocolError
+from pipeline.settings import Sampler
 
-SAMPLERS = ("ddim", "dpm++", "euler")
 DIFFICULTIES = ("background", "style", "composition")
 PLAIN = {"object": "a photo of {}", "style": "a painting in the style of {}"}
 COUNTS = {"plain_images": 8, "edit_images": 4, "untrained_images": 4, "steps": 20}
@@ -61,8 +61,8 @@ def _protocol(content: Mapping[str, Any], stem: str, wrong: list[str]) -> dict[s
         wrong.append(f"guidance is {guidance!r}; it takes a number from 0 to 100")
         guidance = 0.0
     sampler = content.get("sampler", "dpm++")
-    if sampler not in SAMPLERS:
-        wrong.append(f"sampler is {sampler!r}; it takes one of {', '.join(SAMPLERS)}")
+    if sampler not in get_args(Sampler):
+        wrong.append(f"sampler is {sampler!r}; it takes one of {', '.join(get_args(Sampler))}")
     edits, difficulty = _edits(content.get("edits"), wrong)
     plain = _table("plain", content.get("plain", PLAIN), wrong)
     for kind, template in plain.items():

@@ -1,7 +1,6 @@
 """Pictures of any prompts with any of a run's words in them, as Ray tasks of a batch each."""
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import ray
 import torch
 
 from pipeline.models.base import Backbone, split_at_placeholders
-from pipeline.models.load import load_backbone
+from pipeline.models.load import cached_backbone
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import ModelSettings
 
@@ -46,9 +45,7 @@ def generate(
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[Drawing]:
     """One drawing for every prompt and seed (zipped), in their order. options: for the store of a model that is a URL."""
-    load = functools.partial(
-        _backbone, model, "cuda" if gpus else "cpu", model_settings, json.dumps(dict(options or {}))
-    )
+    load = functools.partial(cached_backbone, model, "cuda" if gpus else "cpu", model_settings, dict(options or {}))
     draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
     futures = []
     for start in range(0, len(prompts), settings.batch):
@@ -66,9 +63,3 @@ def _draw(
 ) -> np.ndarray:
     torch.set_num_threads(1)
     return sample(load(), prompts, seeds, words, settings)
-
-
-@functools.lru_cache(maxsize=1)
-def _backbone(model: str, device: str, settings: ModelSettings, options: str) -> Backbone:
-    # Ray runs many tasks in one process; the frozen model is loaded by the first of them. JSON, as a dict cannot be a key.
-    return load_backbone(model, device, settings, json.loads(options))

@@ -12,7 +12,7 @@ from pipeline.models.base import Backbone, Conditioning
 
 @dataclass(frozen=True, slots=True)
 class SamplerSettings:
-    """sampler: "ddim", "dpm++" or "euler". steps: denoising steps. guidance: guidance scale, 1 for none."""
+    """sampler: a name of settings.Sampler. steps: denoising steps. guidance: guidance scale, 1 for none."""
 
     sampler: str = "dpm++"
     steps: int = 20

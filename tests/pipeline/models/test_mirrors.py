@@ -1,6 +1,5 @@
 """Models in an object store: one copy a node, whole or not at all, and the weights that the run was begun with."""
 
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import eval.scores.drawn_pictures
-import pipeline.sampling.generation
 from pipeline.models.find import ModelError, find_model
-from pipeline.models.load import load_backbone
+from pipeline.models.load import cached_backbone, load_backbone
 from pipeline.models.mirrors import cache_folder
 from pipeline.settings import ModelSettings
 from pipeline.store.storage import Storage
@@ -133,7 +130,7 @@ def test_a_local_url_is_a_model_too(epsilon_model: Path, tmp_path: Path) -> None
 def test_tasks_that_draw_reach_the_store_of_the_model_as_well(epsilon_model: Path, bucket: Bucket) -> None:
     """Catches a model that the workers find with --storage-option, and the nightly evaluation on a fresh node does not."""
     store = upload(epsilon_model, bucket)
-    options = json.dumps(bucket.options)
     wanted = load_backbone(str(epsilon_model)).weights_digest()
-    for load in (eval.scores.drawn_pictures._backbone, pipeline.sampling.generation._backbone):
-        assert load(store.url, "cpu", ModelSettings(), options).weights_digest() == wanted
+    loaded = cached_backbone(store.url, "cpu", ModelSettings(), bucket.options)
+    assert loaded.weights_digest() == wanted
+    assert cached_backbone(store.url, "cpu", ModelSettings(), dict(bucket.options)) is loaded
