@@ -32,8 +32,8 @@ class Tokens:
 
     ids: Tensor
 
-    def shifted(self, vocabulary: int, rows: int) -> "Tokens":
-        """The same prompts when their words begin `rows` further down the table of words."""
+    def shifted(self, vocabulary: int, rows: Tensor) -> "Tokens":
+        """The same prompts when their words begin `rows`, int64 (B, 1), further down the table of words."""
         return Tokens(torch.where(self.ids >= vocabulary, self.ids + rows, self.ids))
 
 

@@ -58,6 +58,7 @@ class LatentModel(Backbone):
             if part is not self.first_stage.module:
                 part.to(device)
         self.first_stage.settle(device)
+        self._kept = self.noising.alphas_cumprod  # on the CPU, where the noising moves its own to the latents' device
         self.vocabulary = max(encoder.embedding.num_embeddings for encoder in self.text.values())
         for encoder in self.text.values():
             encoder.learn_words_from(self.vocabulary)
@@ -111,7 +112,7 @@ class LatentModel(Backbone):
         return bool(self.noising.config.prediction_type == "v_prediction")
 
     def signal_to_noise(self, timesteps: Tensor) -> Tensor:
-        kept = self.noising.alphas_cumprod.to(timesteps.device)[timesteps].float()
+        kept = self._kept.to(timesteps.device)[timesteps].float()
         return kept / (1 - kept)
 
     def scheduler(self, sampler: str) -> Any:
@@ -126,7 +127,7 @@ class LatentModel(Backbone):
         return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}
 
     def vocabulary_vectors(self, encoder: str) -> np.ndarray:
-        return self.text[encoder].vectors()
+        return self.text[encoder].vectors
 
     def vocabulary_words(self) -> list[str]:
         return sorted(set.intersection(*(encoder.whole_words() for encoder in self.text.values())))

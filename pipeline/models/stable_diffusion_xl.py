@@ -4,6 +4,7 @@ The U-Net attends to both encoders' states before their last layer, side by side
 projected state at the end of the prompt, and the picture's size before cropping, crop and size.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -45,7 +46,7 @@ class StableDiffusionXL(LatentModel):
         # The encoder's own pooling looks for the highest id where its config has the old eos_token_id of 2, as the
         # published SDXL's has; a learned word's id is higher than the end's.
         ends = (second_ids == second.end).int().argmax(dim=1)
-        pooled = second.module.text_projection(two.last_hidden_state[torch.arange(len(ends)), ends])
+        pooled = second.module.text_projection(two.last_hidden_state[torch.arange(len(ends), device=ends.device), ends])
         return Conditioning(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), pooled)
 
     def embed_guided(
@@ -59,10 +60,17 @@ class StableDiffusionXL(LatentModel):
         return Conditioning(context, pooled)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        height, width = (side * self.first_stage.downsampling for side in noisy.shape[2:])
-        # Training pictures come cropped and resized; they and samples alike are said to be whole pictures of their size.
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=noisy.device, dtype=torch.float32)
         assert conditioning.pooled is not None  # `embed` above makes it
+        sizes = self._sizes(noisy.shape[2], noisy.shape[3])
         told = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
         said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype), added_cond_kwargs=told)
         return said.sample.to(noisy.dtype)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - a model lives as long as its process
+    def _sizes(self, rows: int, columns: int) -> Tensor:
+        """float32 (6,), on the device from the second call on: what latents of that size are said to be.
+
+        Training pictures come cropped and resized; they and samples alike are said to be whole pictures of their size.
+        """
+        height, width = (side * self.first_stage.downsampling for side in (rows, columns))
+        return torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=torch.float32)

@@ -1,5 +1,6 @@
 """A frozen text encoder with its tokenizer, whose table of token embeddings goes on with the words being learned."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +87,19 @@ class TextEncoder:
         # verbose=False: our own error for a long prompt says more than the tokenizer's warning.
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
+    @functools.cached_property
     def vectors(self) -> np.ndarray:
-        """The frozen table, float32 (words, D)."""
+        """The frozen table, float32 (words, D), copied from the device once; not to be written to."""
         table: np.ndarray = self.embedding.weight.detach().float().cpu().numpy()
+        table = table.view()
+        table.flags.writeable = False
         return table
+
+    @functools.cached_property
+    def _mean(self) -> np.ndarray:
+        """float32 (D,): the mean of the vocabulary. That of many words is far shorter than any; this has a word's length."""
+        mean: np.ndarray = self.vectors.mean(0)
+        return mean * (np.median(np.linalg.norm(self.vectors, axis=1)) / max(np.linalg.norm(mean), 1e-12))
 
     def whole_words(self) -> set[str]:
         """Words of three letters and more that are one token. A piece of a word comes back from its spelling as another id."""
@@ -103,16 +113,12 @@ class TextEncoder:
 
     def initial_vectors(self, text: str | None, count: int) -> np.ndarray:
         """float32 (count, D): the text's own tokens, shared out; None is the mean of the vocabulary. Raises PromptError."""
-        table = self.vectors()
         if text is None:
-            mean = table.mean(0)
-            # The mean of many words is far shorter than any of them; give it the length of a word.
-            mean *= np.median(np.linalg.norm(table, axis=1)) / max(np.linalg.norm(mean), 1e-12)
-            return np.repeat(mean[None], count, 0)
+            return np.repeat(self._mean[None], count, 0)
         ids = self.text_ids(text)
         if not ids:
             raise PromptError(f"initializer {text!r} has no token in the model's vocabulary")
-        rows = table[ids]
+        rows = self.vectors[ids]
         if len(ids) < count:
             return rows[np.arange(count) % len(ids)]
         return np.stack([part.mean(0) for part in np.array_split(rows, count)])

@@ -6,16 +6,17 @@ Frozen weights make the concepts' gradients independent, so that a slot's word h
 and does not depend on its neighbours. A concept that stops leaves its slot; the next one enters at the following step.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.base import Backbone, Tokens
-from pipeline.randomness import torch_generator
+from pipeline.models.base import Backbone
 from pipeline.records import StoppedBy, Word
 from pipeline.store.checkpoints import Checkpoint
+from pipeline.training import adam
+from pipeline.training.draws import Batch, Draws, batch_of, draw, next_draws
 from pipeline.training.early_stopping import (
     EARLIEST,
     VALIDATION_IMAGES,
@@ -24,9 +25,8 @@ from pipeline.training.early_stopping import (
     look_every,
     window_of,
 )
-from pipeline.training.schedules import rate_at
 from pipeline.training.slot import Beside, Slot, new_slot
-from pipeline.training.weighting import distance, min_snr_weights
+from pipeline.training.weighting import distance
 
 __all__ = [
     "Beside", "DivergedError", "Draws", "InversionError", "Slot", "draw", "end_of", "finished", "losses", "new_slot",
@@ -42,28 +42,11 @@ class DivergedError(InversionError):
     """A loss or a word that is not finite: a lower learning rate may help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """All that is random in one step of one concept, for B pictures.
-
-    latents, noise: float32 (B, C, h, w). timesteps: int64 (B,). tokens: ids of the B prompts.
-    weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    tokens: Tokens
-    weights: Tensor | None = None
-
-
 def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
     """All that the slot's next step depends on, copied to the CPU."""
 
-    def moments(name: str) -> dict[str, np.ndarray]:
-        # Adam keeps nothing before its first step.
-        states = {encoder: slot.optimiser.state.get(word, {}) for encoder, word in slot.words.items()}
-        return {encoder: _copied(state[name]) for encoder, state in states.items() if name in state}
+    def copied(tables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        return {encoder: _copied(table) for encoder, table in tables.items()}
 
     return Checkpoint(
         concept=slot.concept.name,
@@ -72,97 +55,69 @@ def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
         learning_rate=slot.settings.learning_rate,
         seconds=slot.seconds,
         losses=tuple(slot.losses),
-        vectors={encoder: _copied(word.detach()) for encoder, word in slot.words.items()},
-        first_moments=moments("exp_avg"),
-        second_moments=moments("exp_avg_sq"),
+        vectors=copied(slot.words),
+        first_moments=copied(slot.means) if slot.step else {},
+        second_moments=copied(slot.squares) if slot.step else {},
     )
 
 
 def restore(slot: Slot, checkpoint: Checkpoint) -> None:
     """Takes a new slot to where `snapshot` was made: what follows is the same to the last bit."""
     slot.step, slot.losses, slot.seconds_before = checkpoint.step, list(checkpoint.losses), checkpoint.seconds
-    for encoder, word in slot.words.items():
-        with torch.no_grad():
-            word.copy_(torch.from_numpy(checkpoint.vectors[encoder].copy()))
-        if checkpoint.step:
-            slot.optimiser.state[word] = {
-                "step": torch.tensor(float(checkpoint.step)),
-                "exp_avg": torch.from_numpy(checkpoint.first_moments[encoder].copy()).to(word.device),
-                "exp_avg_sq": torch.from_numpy(checkpoint.second_moments[encoder].copy()).to(word.device),
-            }
+    pairs: list[tuple[Mapping[str, Tensor], Mapping[str, np.ndarray]]] = [(slot.words, checkpoint.vectors)]
+    if checkpoint.step:
+        pairs += [(slot.means, checkpoint.first_moments), (slot.squares, checkpoint.second_moments)]
+    with torch.no_grad():
+        for tables, kept in pairs:
+            for encoder, table in tables.items():
+                table.copy_(torch.from_numpy(kept[encoder].copy()))
 
 
 def _copied(value: Tensor) -> np.ndarray:
     return value.detach().cpu().numpy().copy()
 
 
-def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) -> Draws:
-    """`count` pictures, posterior samples, noises, timesteps and templates, fixed by (seed, concept, purpose, step)."""
-    chance = torch_generator(slot.settings.seed, slot.concept.name, purpose, step)
-    mean, std = slot.posterior.mean, slot.posterior.std
-    choices, training = slot.sentences.choices, purpose == "step"
-    rows = torch.randint(len(mean), (count,), generator=chance)
-    places = torch.randint(choices.shape[2], (count,), generator=chance)
-    timesteps = _spread(backbone.timesteps, count, chance)
-    noise = torch.randn(2, count, *mean.shape[1:], generator=chance).to(backbone.device, non_blocking=True)
-    own = None
-    if training and slot.settings.per_image:
-        own = torch.rand(count, generator=chance) < slot.settings.per_image
-    timesteps = timesteps.to(backbone.device)
-    weights = None if slot.weights is None else slot.weights[rows]
-    if training and slot.settings.min_snr:
-        by_time = min_snr_weights(backbone, timesteps, slot.settings.min_snr)[:, None, None, None]
-        weights = by_time if weights is None else by_time * weights
-    # The second half of the rows are the first half's pictures, mirrored.
-    tokens = slot.sentences.drawn(rows % choices.shape[1], places, own)
-    return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
+def losses(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> Tensor:
+    """(K,): each slot's mean squared error over its own pictures, as many for each, in one pass through the model."""
+    return _errors(backbone, _stacked(slots, "words"), batch_of(backbone, slots, draws)).view(len(slots), -1).mean(1)
 
 
-def _spread(timesteps: int, count: int, chance: torch.Generator) -> Tensor:
-    """int64 (count,), one from each of as many equal parts of 0 .. timesteps - 1, in random order.
-
-    Each is uniform by itself, but what noisy and what nearly clean pictures teach varies less from step to step (Kingma et
-    al. 2021, "Variational Diffusion Models", section 4: the low-discrepancy sampler).
-    """
-    places = torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
-    return (places * (timesteps / count)).long().clamp_(max=timesteps - 1)
+def _stacked(slots: Sequence[Slot], tables: str) -> dict[str, Tensor]:
+    """Text encoder -> (R, D): the slots' words or moments, one below the other."""
+    by_slot = [getattr(slot, tables) for slot in slots]
+    return {name: torch.cat([table[name] for table in by_slot]) for name in by_slot[0]}
 
 
-def losses(backbone: Backbone, slots: list[Slot], draws: list[Draws]) -> list[Tensor]:
-    """Each slot's mean squared error over its own pictures, in one pass through the model: K scalars."""
-    shifted, rows = [], 0
-    for slot, drawn in zip(slots, draws, strict=True):
-        shifted.append(drawn.tokens.shifted(backbone.vocabulary, rows).ids)
-        rows += slot.rows
-    words = {name: torch.cat([slot.words[name] for slot in slots]) for name in backbone.encoders}
-    context = backbone.embed(Tokens(torch.cat(shifted)), words)
-    latents, noise, timesteps = (
-        torch.cat([getattr(drawn, name) for drawn in draws]) for name in ("latents", "noise", "timesteps")
-    )
-    predicted = backbone.predict(backbone.add_noise(latents, noise, timesteps), timesteps, context)
-    squares = (predicted - backbone.target(latents, noise, timesteps)).square()
-    if any(drawn.weights is not None for drawn in draws):
-        squares = squares * torch.cat([_weights_of(drawn) for drawn in draws])
-    return [some.mean() for some in squares.mean((1, 2, 3)).split([len(drawn.latents) for drawn in draws])]
-
-
-def _weights_of(drawn: Draws) -> Tensor:
-    """(B, 1, h, w)"""
-    places = drawn.latents[:, :1]
-    return torch.ones_like(places) if drawn.weights is None else drawn.weights.expand_as(places)
+def _errors(backbone: Backbone, words: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """(B,): of each picture the mean squared error, weighed."""
+    context = backbone.embed(batch.tokens, words)
+    noisy = backbone.add_noise(batch.latents, batch.noise, batch.timesteps)
+    predicted = backbone.predict(noisy, batch.timesteps, context)
+    squares = (predicted - backbone.target(batch.latents, batch.noise, batch.timesteps)).square()
+    if batch.weights is not None:
+        squares = squares * batch.weights
+    return squares.mean((1, 2, 3))
 
 
 def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word | InversionError]]:
-    """One optimiser step of every slot; returns those that came to their end with it."""
+    """One optimiser step of every slot; returns those that came to their end with it.
+
+    The model's work is the same number of calls for one slot and for many, and none of them waits for the device.
+    """
     # The whole fall of a loss begins before the first step.
     validate(backbone, [slot for slot in slots if _is_watched(slot) and not slot.losses])
-    draws = [draw(slot, backbone, "step", slot.step, slot.settings.batch_size) for slot in slots]
-    torch.stack(losses(backbone, slots, draws) + _penalties(slots)).sum().backward()
+    batch = batch_of(backbone, slots, next_draws(backbone, slots))
+    with torch.no_grad():
+        words, means, squares = (_stacked(slots, tables) for tables in ("words", "means", "squares"))
+    for table in words.values():
+        table.requires_grad_()
+    loss = (_errors(backbone, words, batch) * batch.shares).sum() + _penalty(slots, words, batch)
+    gradients = torch.autograd.grad(loss, list(words.values()))
+    for name, gradient in zip(words, gradients, strict=True):
+        adam.update(words[name], gradient, means[name], squares[name], batch.told)
+    for tables, stacked in (("words", words), ("means", means), ("squares", squares)):
+        _share_out(slots, tables, stacked)
     for slot in slots:
-        for group in slot.optimiser.param_groups:
-            group["lr"] = rate_at(slot.step, slot.settings)
-        slot.optimiser.step()
-        slot.optimiser.zero_grad()
         slot.hold_norm(slot.words)
         slot.step += 1
         if any(slot.step == first for first, _ in slot.stages):
@@ -171,13 +126,21 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
     return [(slot, end) for slot in slots if (end := end_of(slot)) is not None]
 
 
-def _penalties(slots: list[Slot]) -> list[Tensor]:
-    return [
-        slot.settings.regularisation
-        * distance({name: word[: slot.concept.vectors] for name, word in slot.words.items()}, slot.anchors)
-        for slot in slots
-        if slot.anchors
-    ]
+@torch.no_grad()
+def _share_out(slots: Sequence[Slot], tables: str, stacked: Mapping[str, Tensor]) -> None:
+    """Writes what `_stacked` put together back to the slots."""
+    for name, rows in stacked.items():
+        own = [getattr(slot, tables)[name] for slot in slots]
+        torch._foreach_copy_(own, rows.split([slot.rows for slot in slots]))
+
+
+def _penalty(slots: Sequence[Slot], words: Mapping[str, Tensor], batch: Batch) -> Tensor | float:
+    """What regularisation adds to the loss."""
+    if batch.pull is None:
+        return 0.0
+    with torch.no_grad():
+        anchors = {name: torch.cat([(slot.anchors or slot.words)[name] for slot in slots]) for name in words}
+    return distance(words, anchors, *batch.pull.unbind())
 
 
 def _is_due(slot: Slot) -> bool:
@@ -204,7 +167,7 @@ def validate(backbone: Backbone, slots: list[Slot]) -> None:
     """Adds each slot's loss on its fixed batch to its losses."""
     if slots:
         draws = [draw(slot, backbone, "validation", 0, VALIDATION_IMAGES) for slot in slots]
-        values = torch.stack(losses(backbone, slots, draws)).tolist()
+        values = losses(backbone, slots, draws).tolist()
         for slot, value in zip(slots, values, strict=True):
             slot.losses.append(value)
 

@@ -19,7 +19,7 @@ HOLE = "{}"
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """tokens: ids (S, L) of all sentences, the templates first.
+    """On the CPU. tokens: ids (S, L) of all sentences, the templates first.
 
     choices: int64 (1, N, P), the P sentences of each of N pictures, as rows of `tokens`; (2, N, P) where a picture has a
     word of its own, the second being the sentences that hold it.
@@ -66,7 +66,7 @@ def sentences_of(
             prompts += [patterns[row].replace(HOLE, f"{concept.placeholder} with {own}") for row in places]
             chosen_with_own.append([places[row] for row in rows])
         choices.append(chosen_with_own)
-    return Sentences(backbone.tokenise(prompts, names), torch.tensor(choices))
+    return Sentences(Tokens(backbone.tokenise(prompts, names).ids.cpu()), torch.tensor(choices))
 
 
 def own_word(picture: int) -> str:

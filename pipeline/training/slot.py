@@ -1,7 +1,9 @@
-"""A concept enters training: its word where it starts, its optimiser, its sentences, and its pictures as cached latents."""
+"""A concept enters training: its word where it starts, its sentences, and its pictures as cached latents."""
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from pipeline.settings import InversionSettings
 from pipeline.training.sentences import Sentences, sentences_of
 from pipeline.training.start_vectors import NormRule, start_vectors
 from pipeline.training.weighting import mask_weights
+
+if TYPE_CHECKING:
+    from pipeline.training.draws import Draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,15 @@ class Beside:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One concept in training: its word, optimiser and progress.
+    """One concept in training: its word, what Adam keeps of it, and its progress.
 
     words: text encoder -> (V, D), or (V + N, D) where each of the N pictures has a word of its own below the concept's.
+    means, squares: Adam's running means of the words' gradients and of their squares, of the same shapes.
+    posterior, weights: on the CPU, where each step's draws are made; weights (N or 2 N, 1, h, w) of the latents' places, if
+    any has one.
     stages: from which step on the word has how many of its vectors; the last stage has all.
-    anchors: where regularisation draws the word to. weights: (N or 2 N, 1, h, w) of the latents' places, if any has one.
+    anchors: where regularisation draws the words to, of their shapes; {} without it.
+    ahead: what a later step needs, and which step that is, as it is being drawn (draws.py).
     """
 
     concept: Concept
@@ -43,7 +52,8 @@ class Slot:
     stages: tuple[tuple[int, Sentences], ...]
     words: dict[str, torch.nn.Parameter]
     initial: dict[str, np.ndarray]
-    optimiser: torch.optim.Optimizer
+    means: dict[str, Tensor]
+    squares: dict[str, Tensor]
     hold_norm: NormRule
     anchors: dict[str, Tensor]
     weights: Tensor | None
@@ -51,11 +61,15 @@ class Slot:
     seconds_before: float = 0.0
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    ahead: "tuple[int, Future[Draws]] | None" = None
 
     @property
     def sentences(self) -> Sentences:
         """Those of the stage that the next step belongs to."""
-        return next(sentences for first, sentences in reversed(self.stages) if self.step >= first)
+        return self.sentences_at(self.step)
+
+    def sentences_at(self, step: int) -> Sentences:
+        return next(sentences for first, sentences in reversed(self.stages) if step >= first)
 
     @property
     def templates(self) -> Tokens:
@@ -86,41 +100,42 @@ def new_slot(
     settings.refuse_vectors(concept.vectors)
     initial = start_vectors(backbone, concept, settings, beside.nearest)
     anchors = backbone.initial_vectors(concept.initializer, concept.vectors) if settings.regularisation else {}
-    words = {name: _parameter(vectors, backbone) for name, vectors in _with_own(initial, backbone, settings, pixels)}
+    words = _on_device(_with_own(initial, backbone, settings, pixels), backbone)
     posterior = backbone.encode_images(_both_flips(pixels, settings))
     weights = None
     if beside.masks is not None:
         height, width = posterior.mean.shape[2:]
         masks = _both_flips(beside.masks, settings)
-        weights = mask_weights(masks, (height, width), settings.background).to(backbone.device)
+        weights = mask_weights(masks, (height, width), settings.background)
     slot = Slot(
         concept=concept,
         settings=settings,
         initial=initial,
-        words=words,
-        posterior=posterior,
+        words={name: torch.nn.Parameter(vectors) for name, vectors in words.items()},
+        means={name: torch.zeros_like(vectors) for name, vectors in words.items()},
+        squares={name: torch.zeros_like(vectors) for name, vectors in words.items()},
+        posterior=Posterior(posterior.mean.cpu(), posterior.std.cpu()),
         stages=_stages(backbone, concept, settings, beside.captions or (None,) * len(pixels)),
-        optimiser=torch.optim.AdamW(words.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay),
         hold_norm=NormRule(backbone, settings),
-        anchors={name: torch.tensor(vectors, device=backbone.device) for name, vectors in anchors.items()},
+        anchors=_on_device(_with_own(anchors, backbone, settings, pixels), backbone) if anchors else {},
         weights=weights,
     )
     slot.hold_norm(slot.words)
     return slot
 
 
-def _parameter(vectors: np.ndarray, backbone: Backbone) -> torch.nn.Parameter:
-    return torch.nn.Parameter(torch.tensor(vectors, dtype=torch.float32, device=backbone.device))
+def _on_device(tables: dict[str, np.ndarray], backbone: Backbone) -> dict[str, Tensor]:
+    return {name: torch.tensor(rows, dtype=torch.float32, device=backbone.device) for name, rows in tables.items()}
 
 
 def _with_own(
-    initial: dict[str, np.ndarray], backbone: Backbone, settings: InversionSettings, pixels: np.ndarray
-) -> list[tuple[str, np.ndarray]]:
+    vectors: dict[str, np.ndarray], backbone: Backbone, settings: InversionSettings, pixels: np.ndarray
+) -> dict[str, np.ndarray]:
     """The concept's vectors and, below them, those of the pictures' own words, which begin without a meaning."""
     if not settings.per_image:
-        return list(initial.items())
+        return vectors
     own = backbone.initial_vectors(None, len(pixels))
-    return [(name, np.concatenate([vectors, own[name]])) for name, vectors in initial.items()]
+    return {name: np.concatenate([rows, own[name]]) for name, rows in vectors.items()}
 
 
 def _both_flips(pixels: np.ndarray, settings: InversionSettings) -> np.ndarray:

@@ -31,9 +31,11 @@ def min_snr_weights(backbone: Backbone, timesteps: Tensor, gamma: float) -> Tens
     return ratio.clamp_max(gamma) / (ratio + 1 if backbone.predicts_velocity else ratio)
 
 
-def distance(words: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> Tensor:
-    """Squared distance of a vector to its anchor, the mean over V vectors, the sum over text encoders: a scalar.
+def distance(words: Mapping[str, Tensor], anchors: Mapping[str, Tensor], vectors: Tensor, weights: Tensor) -> Tensor:
+    """Squared distance of a vector to its anchor, weighed, the mean over a word's vectors, the sum over all else: a scalar.
 
-    words, anchors: text encoder -> (V, D). Each vector has its own: a matrix of all products would also pull them together.
+    words, anchors: text encoder -> (R, D). vectors, weights: (R,), of each row's word.
+    Each vector has its own anchor: a matrix of all products would also pull them together.
     """
-    return torch.stack([(words[name] - anchor).square().sum(1).mean() for name, anchor in anchors.items()]).sum()
+    squares = [(words[name] - anchor).square().sum(1) / vectors * weights for name, anchor in anchors.items()]
+    return torch.stack(squares).sum()

@@ -1,0 +1,31 @@
+"""AdamW (Loshchilov and Hutter 2019) on the words of all slots at once, each row at the rate and step count of its slot.
+
+torch's own takes one rate and one step count for a whole tensor. Row by row this one does the same, to the last bit on CPUs.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+def factors(step: int, rate: float, decay: float) -> np.ndarray:
+    """float32 (3,): what the step that follows `step` steps multiplies a word by, what it goes along the mean gradient, and
+    what it divides the root of the squares by.
+    """
+    first, second = (1 - beta ** float(step + 1) for beta in BETAS)
+    return np.array([1 - rate * decay, -rate / first, second**0.5], np.float32)
+
+
+@torch.no_grad()
+def update(words: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, told: Tensor) -> None:
+    """Changes words and moments in place.
+
+    words, gradient, mean, square: (rows, D). told: (3, rows), the `factors` of each row.
+    """
+    shrink, along, root = told.unsqueeze(2).unbind()
+    words.mul_(shrink)
+    mean.lerp_(gradient, 1 - BETAS[0])
+    square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    words.add_((mean * along) / (square.sqrt() / root).add_(EPSILON))

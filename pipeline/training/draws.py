@@ -1,0 +1,149 @@
+"""All that is random in a step: drawn on the CPU while the model works on the step before, and brought to it in one copy."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.models.base import Backbone, Tokens
+from pipeline.randomness import torch_generator
+from pipeline.training.adam import factors
+from pipeline.training.schedules import rate_at
+from pipeline.training.sentences import Sentences
+from pipeline.training.slot import Slot
+from pipeline.training.transfer import brought
+from pipeline.training.weighting import min_snr_weights
+
+# One thread for the process. What it draws depends on what it is asked alone, and not on who asks.
+AHEAD = ThreadPoolExecutor(1, thread_name_prefix="draws")
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """All that is random in one step of one concept, for B pictures, on the CPU.
+
+    latents, noise: float32 (B, C, h, w). timesteps: int64 (B,). tokens: ids of the B prompts.
+    weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    tokens: Tokens
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The draws of K slots one after the other, on the model's device: B pictures, and R rows of words.
+
+    tokens: whose words begin where the table of all slots' words has them. shares: float32 (B,): of a slot's loss that a
+    picture makes out. told: float32 (3, R), what Adam does with each row. pull: float32 (2, R), how many vectors a row's word
+    has and the weight of its regularisation; None where no slot has any.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    tokens: Tokens
+    shares: Tensor
+    told: Tensor
+    weights: Tensor | None = None
+    pull: Tensor | None = None
+
+
+def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) -> Draws:
+    """`count` pictures, posterior samples, noises, timesteps and templates, fixed by (seed, concept, purpose, step)."""
+    return _draw(slot, slot.sentences, backbone, purpose, step, count)
+
+
+def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, step: int, count: int) -> Draws:
+    chance = torch_generator(slot.settings.seed, slot.concept.name, purpose, step)
+    mean, std = slot.posterior.mean, slot.posterior.std
+    choices, training = sentences.choices, purpose == "step"
+    rows = torch.randint(len(mean), (count,), generator=chance)
+    places = torch.randint(choices.shape[2], (count,), generator=chance)
+    timesteps = _spread(backbone.timesteps, count, chance)
+    noise = torch.randn(2, count, *mean.shape[1:], generator=chance)
+    own = None
+    if training and slot.settings.per_image:
+        own = torch.rand(count, generator=chance) < slot.settings.per_image
+    weights = None if slot.weights is None else slot.weights[rows]
+    if training and slot.settings.min_snr:
+        by_time = min_snr_weights(backbone, timesteps, slot.settings.min_snr)[:, None, None, None]
+        weights = by_time if weights is None else by_time * weights
+    # The second half of the rows are the first half's pictures, mirrored.
+    tokens = sentences.drawn(rows % choices.shape[1], places, own)
+    return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
+
+
+def _spread(timesteps: int, count: int, chance: torch.Generator) -> Tensor:
+    """int64 (count,), one from each of as many equal parts of 0 .. timesteps - 1, in random order.
+
+    Each is uniform by itself, but what noisy and what nearly clean pictures teach varies less from step to step (Kingma et
+    al. 2021, "Variational Diffusion Models", section 4: the low-discrepancy sampler).
+    """
+    places = torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
+    return (places * (timesteps / count)).long().clamp_(max=timesteps - 1)
+
+
+def next_draws(backbone: Backbone, slots: Sequence[Slot]) -> list[Draws]:
+    """For the step that each slot is at. What the step after needs is drawn while the model works on this one."""
+    pending = [_pending(slot, backbone, slot.step) for slot in slots]
+    draws = [future.result() for future in pending]
+    for slot in slots:
+        following = slot.step + 1
+        slot.ahead = (following, _pending(slot, backbone, following)) if following < slot.settings.steps else None
+    return draws
+
+
+def _pending(slot: Slot, backbone: Backbone, step: int) -> Future[Draws]:
+    if slot.ahead is not None and slot.ahead[0] == step:
+        return slot.ahead[1]
+    return AHEAD.submit(_draw, slot, slot.sentences_at(step), backbone, "step", step, slot.settings.batch_size)
+
+
+def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> Batch:
+    """The draws on the model's device, brought there without waiting for it."""
+    counts, rows = [len(drawn.latents) for drawn in draws], [slot.rows for slot in slots]
+    begins = np.cumsum([0, *rows[:-1]])
+    told = [factors(slot.step, rate_at(slot.step, slot.settings), slot.settings.weight_decay) for slot in slots]
+    parts = {
+        "latents": torch.cat([drawn.latents for drawn in draws]),
+        "noise": torch.cat([drawn.noise for drawn in draws]),
+        "timesteps": torch.cat([drawn.timesteps for drawn in draws]),
+        "ids": torch.cat([drawn.tokens.ids for drawn in draws]),
+        "begins": torch.from_numpy(np.repeat(begins, counts)),
+        "shares": torch.from_numpy(np.repeat(np.float32(1) / np.array(counts, np.float32), counts)),
+        "told": torch.from_numpy(np.repeat(np.stack(told, 1), rows, axis=1)),
+    }
+    if any(drawn.weights is not None for drawn in draws):
+        parts["weights"] = _weights_of(draws)
+    if any(slot.anchors for slot in slots):
+        parts["pull"] = torch.from_numpy(np.concatenate([_pull(slot) for slot in slots], axis=1))
+    there = brought(parts, backbone.device)
+    tokens = Tokens(there.pop("ids")).shifted(backbone.vocabulary, there.pop("begins")[:, None])
+    return Batch(**there, tokens=tokens)
+
+
+def _pull(slot: Slot) -> np.ndarray:
+    """float32 (2, rows). A picture's own word is drawn nowhere."""
+    vectors = slot.concept.vectors
+    weights = np.where(np.arange(slot.rows) < vectors, slot.settings.regularisation, 0)
+    return np.stack([np.full(slot.rows, vectors), weights]).astype(np.float32)
+
+
+def _weights_of(draws: Sequence[Draws]) -> Tensor:
+    """(B, 1, h, w) or, where no place weighs more than another, (B, 1, 1, 1)."""
+    if len({None if drawn.weights is None else drawn.weights.shape[1:] for drawn in draws}) == 1:
+        return torch.cat([drawn.weights for drawn in draws if drawn.weights is not None])
+    places = [drawn.latents[:, :1] for drawn in draws]
+    return torch.cat(
+        [
+            torch.ones_like(place) if drawn.weights is None else drawn.weights.expand_as(place)
+            for drawn, place in zip(draws, places, strict=True)
+        ]
+    )
