@@ -17,7 +17,7 @@ from typing import get_args
 import numpy as np
 
 from jobs.cli.arguments import add_storage
-from pipeline.store.publish import plan_parts
+from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage, StorageError, parse_storage_options
@@ -57,11 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
     """File name -> bytes. Raises ValueError for concepts that the run does not have, and for names that would clash."""
-    from jobs.cli.report_run import read_parts
-
     run.read_json("run.json")  # so that a mistyped folder is told as one
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for row in read_parts(run, "embeddings", plan_parts(run, 0)["embeddings"], EMBEDDINGS).to_pylist():
+    for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
         vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
     if strangers := sorted(set(only) - {concept for concept, _ in words}):

@@ -22,7 +22,7 @@ from jobs.cli.arguments import add_storage_and_cluster
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
 from pipeline.settings import ModelSettings, Sampler
-from pipeline.store.publish import plan_parts
+from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage, StorageError, parse_storage_options
@@ -126,10 +126,8 @@ def draw(
 
 def _words(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
     """Placeholder -> text encoder -> float32 (V, D)."""
-    from jobs.cli.report_run import read_parts
-
     words: dict[str, dict[str, np.ndarray]] = {}
-    for row in read_parts(run, "embeddings", plan_parts(run, 0)["embeddings"], EMBEDDINGS).to_pylist():
+    for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
         words.setdefault(row["placeholder"], {})[row["text_encoder"]] = np.array(row["vectors"], np.float32)
     return words
 

@@ -19,7 +19,7 @@ from PIL import Image
 from eval.scores.score_run import Judgement, score_run
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, ImageSet, Sample, SampleKind, Word
-from pipeline.store.publish import part_path, plan_parts, write_table
+from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.run_folder import RunFolder, shard_of
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage
@@ -40,7 +40,7 @@ def noise(rng: np.random.Generator) -> bytes:
 
 def write(run: RunFolder, count: int) -> None:
     rng, vectors = np.random.default_rng(0), {"text_encoder": np.ones((1, 4), np.float32)}
-    parts = plan_parts(run, count)
+    parts = create_layout(run, count)
     embeddings: dict[int, list[pa.Table]] = {}
     samples: dict[int, list[pa.Table]] = {}
     for name in (f"c{number:06d}" for number in range(count)):

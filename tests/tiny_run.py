@@ -21,7 +21,7 @@ from pipeline.protocols import Protocol
 from pipeline.records import Concept, ImageSet, Sample, Word
 from pipeline.sampling.grid import encode_png
 from pipeline.sampling.pictures_of_a_word import draw_concept
-from pipeline.store.publish import part_path, plan_parts, read_table, write_table
+from pipeline.store.parts import create_layout, part_path, read_layout, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from tests.eval.scores.test_scoring import ColourClip
@@ -70,14 +70,14 @@ def learn(run: RunFolder, model: Path, words: Mapping[str, int], protocol: Proto
         drawn = draw_concept(backbone, concept(name), word.vectors, protocol, seed=0)
         training = [Sample(name, "training", "", "", index, 0, encode_png(each)) for index, each in enumerate(pixels)]
         samples.append(sample_rows(f"f{seed}", [*training, *drawn]))
-    plan_parts(run, len(words))
+    create_layout(run, len(words))
     write_table(run, part_path("embeddings", 0, 1), pa.concat_tables(embeddings))
     write_table(run, part_path("samples", 0, 1), pa.concat_tables(samples))
 
 
 def evaluate(run: RunFolder, judgement: Judgement) -> int:
     """What score_run does, in this process; returns how many were scored."""
-    parts, under = plan_parts(run, 0), conditions(judgement)
+    parts, under = read_layout(run), conditions(judgement)
     todo = unscored(run, 0, parts, under)
     assert judgement.drawing is not None
     failures = draw_part(run, 0, todo, parts, judgement.protocol, judgement.drawing, Colours) if todo else []

@@ -21,7 +21,7 @@ from pipeline.protocols import Protocol
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import ModelSettings
-from pipeline.store.publish import plan_parts
+from pipeline.store.parts import read_layout
 from pipeline.store.run_folder import RunFolder
 
 BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
@@ -69,7 +69,7 @@ def untrained_points(run: RunFolder, of: Literal["floor", "ceiling"] = "floor") 
 
 def points_of_captions(run: RunFolder, column: str, clip: str, device: str) -> list[Point]:
     """What a person says of each concept in place of its word, drawn by the frozen model; one Ray task a part."""
-    parts = plan_parts(run, 0)
+    parts = read_layout(run)
     gpus = 1 if device == "cuda" else 0
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_caption_points)
     tasks = [draw.remote(run, number, parts, column, clip, device) for number in range(parts["embeddings"])]

@@ -25,7 +25,7 @@ from pipeline.models.load import load_backbone
 from pipeline.records import Sample
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
 from pipeline.sampling.prompting import requests_for
-from pipeline.store.publish import part_path, plan_parts, read_table, write_table
+from pipeline.store.parts import part_path, read_layout, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import sample_rows, samples_of
 
@@ -71,7 +71,7 @@ Key = tuple[str, str, int]  # concept, prompt, index
 
 def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
     """Keeps the first pictures of the first few words of the run's first part that have any."""
-    parts = plan_parts(run, 0)
+    parts = read_layout(run)
     words = learned_words(run, 0, parts)
     seed = judgement.drawing.seed if judgement.drawing else None
     tables = []

@@ -27,7 +27,7 @@ from pipeline.records import Concept, Failure, Sample
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures, wanted_of
 from pipeline.sampling.prompting import missing, requests_for
 from pipeline.settings import ModelSettings
-from pipeline.store.publish import FEW, part_path, read_table, write_table
+from pipeline.store.parts import FEW, part_path, read_table, write_table
 from pipeline.store.run_folder import RunFolder, shard_of
 from pipeline.store.run_tables import SAMPLES, sample_rows, samples_of
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from eval.scores.confusion import FEATURES
-from eval.scores.score_tables import CONDITIONS, SCORES, conformed
-from pipeline.store.publish import part_path, read_table, write_table
+from eval.scores.score_tables import CONDITIONS, SCORES
+from pipeline.store.parts import conformed, part_path, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 
 SCORING = "_scoring"

@@ -32,7 +32,7 @@ from eval.scores.stopping import cut, decide
 from pipeline.protocols import Protocol
 from pipeline.randomness import numpy_generator
 from pipeline.records import Failure
-from pipeline.store.publish import part_path, plan_parts, read_table
+from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 
 # Unpacking PNGs keeps a core busy and a CLIP hardly a fraction of a GPU.
@@ -71,7 +71,7 @@ class Evaluation:
 
 
 def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
-    parts = plan_parts(run, 0)
+    parts = read_layout(run)
     gpus = 1 if judgement.device == "cuda" else 0
     task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
     take_in_fragments(run, parts)

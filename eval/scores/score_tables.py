@@ -88,14 +88,6 @@ def made_under(scores: pa.Table, under: ScoredUnder) -> pa.Table:
     return scores
 
 
-def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table that an older version wrote, with the columns that are new since as nulls."""
-    for position, column in enumerate(schema):
-        if column.name not in table.schema.names:
-            table = table.add_column(min(position, table.num_columns), column, pa.nulls(len(table), column.type))
-    return table.select(schema.names).cast(schema)
-
-
 def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 

@@ -28,7 +28,7 @@ from pipeline.records import Concept, Source
 from pipeline.scheduling.planning import plan
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import content_of, fingerprint
-from pipeline.store.publish import part_path, plan_parts, write_table
+from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.run_folder import Marker, RunFolder, shard_of
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage
@@ -85,7 +85,7 @@ def resume_scan() -> dict[str, float]:
 
 
 def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, Source]]) -> None:
-    parts = plan_parts(run, COMMITTED)["embeddings"]
+    parts = create_layout(run, COMMITTED)["embeddings"]
     by_part: dict[int, list[dict[str, object]]] = {number: [] for number in range(parts)}
     vector = np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()  # as wide as Stable Diffusion 1.x
     for concept, print_, source in rows:

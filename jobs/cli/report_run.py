@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from eval.report.report_page import Background, render_report
 from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_of
-from eval.scores.score_tables import SCORES, ScoredUnder, conformed
+from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
-from pipeline.store.publish import part_path, plan_parts, read_table
+from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS, FAILURES
 from pipeline.store.storage import without_credentials
@@ -47,7 +47,7 @@ class Grids(Mapping[str, bytes]):
 
 def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
     """Of the scores, those made `under` these conditions are summarised."""
-    parts = plan_parts(run, 0)
+    parts = read_layout(run)
     embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
     scores = read_parts(run, "scores", parts["scores"], SCORES)
     confusion = read_confusion(run, parts["scores"], under)
@@ -96,9 +96,3 @@ def read_failures(run: RunFolder) -> list[Failure]:
         Failure(row["concept"], row["stage"], row["reason"], row["attempts"])
         for row in read_parts(run, "failures", 1, FAILURES).to_pylist()
     ]
-
-
-def read_parts(run: RunFolder, table: str, parts: int, schema: pa.Schema) -> pa.Table:
-    """All parts of a table that have been written, as one; whatever version of this wrote them."""
-    read = (read_table(run, part_path(table, number, parts)) for number in range(parts))
-    return pa.concat_tables([schema.empty_table(), *(conformed(some, schema) for some in read if some is not None)])

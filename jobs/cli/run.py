@@ -17,7 +17,8 @@ from pipeline.protocols import find_protocol
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.settings import InversionSettings, ModelSettings
-from pipeline.store.publish import plan_parts, publish, publish_failures
+from pipeline.store.parts import create_layout
+from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError, without_credentials
 
@@ -65,7 +66,7 @@ class Job:
     def run(self) -> int:
         """The exit code of a run that came to its end."""
         total = len(self.manifest.concepts) + len(self.manifest.failures)
-        parts = plan_parts(self.folder, total)
+        parts = create_layout(self.folder, total)
         planned = plan(
             self.manifest.concepts, self.folder, self.model, self.model_settings.label, self.settings,
             dict(self.folder.storage.options), retry_failed=self.arguments.retry_failed,

@@ -17,7 +17,7 @@ from pipeline.models.find import Model
 from pipeline.records import Concept, Failure, Source
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import content_of, fingerprint
-from pipeline.store.publish import part_path, plan_parts, read_table
+from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.store.storage import StorageError
 
@@ -68,7 +68,7 @@ def plan(
         return fingerprint(concept, digests, model.digest, precision, settings)
 
     with ThreadPoolExecutor(READERS) as readers:
-        for some, known in _by_part([concept for concept in concepts if concept.name in touched], run, len(concepts)):
+        for some, known in _by_part([concept for concept in concepts if concept.name in touched], run):
             seen = readers.map(look, some, [known.get(concept.name) for concept in some])
             for concept, found in zip(some, seen, strict=True):
                 if isinstance(found, Failure):
@@ -89,13 +89,11 @@ def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> st
     return digest_of(source, storage_options)
 
 
-def _by_part(
-    concepts: Sequence[Concept], run: RunFolder, total: int
-) -> Iterator[tuple[list[Concept], dict[str, Known]]]:
+def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list[Concept], dict[str, Known]]]:
     """The concepts in groups, one a part of the embeddings, each with what that part tells of their images."""
     if not concepts:
         return
-    parts = plan_parts(run, total)["embeddings"]
+    parts = read_layout(run)["embeddings"]
     groups: dict[int, list[Concept]] = defaultdict(list)
     for concept in concepts:
         groups[shard_of(concept.name, parts)].append(concept)

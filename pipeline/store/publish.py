@@ -1,12 +1,10 @@
-"""Makes the run folder's tables from its commit markers.
+"""Makes the run folder's tables from its commit markers; parts.py says how a table lies in the folder.
 
 A table's part is a function of the markers of the concepts that its number stands for, and is written under one name.
 Whoever writes it, and however often, the rows are the same: two drivers cannot double a row, and a driver that died
 between two parts leaves nothing to clean up.
 """
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,31 +14,13 @@ import pyarrow.parquet as pq
 
 from pipeline.records import Failure
 from pipeline.store.lease import lease
+from pipeline.store.parts import part_path, read_table, write_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows
 from pipeline.store.storage import StorageNotFoundError
 
-# Concepts a part: samples are megabytes each, embeddings and scores kilobytes, and no part should outgrow memory.
-FEW, MANY = 16, 512
 SOURCES = {"embeddings": ("embedding.parquet", EMBEDDINGS), "samples": ("samples.parquet", SAMPLES)}
-LAYOUT = "_layout.json"
 WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samples
-
-
-def plan_parts(run: RunFolder, concepts: int) -> dict[str, int]:
-    """Table -> number of parts; settled by a run's first driver and kept from then on, however the manifest grows.
-
-    The number of samples' parts is a multiple of the others', so that a part of scores comes from whole parts of samples.
-    """
-    if not run.storage.exists(LAYOUT):
-        large = max(1, math.ceil(concepts / MANY))
-        parts = {"embeddings": large, "scores": large, "samples": large * max(1, math.ceil(concepts / large / FEW))}
-        run.storage.create_exclusive(LAYOUT, json.dumps(parts).encode())
-    return {table: int(count) for table, count in run.read_json(LAYOUT).items()}
-
-
-def part_path(table: str, number: int, parts: int) -> str:
-    return f"{table}/part-{number:05d}-of-{parts:05d}.parquet"
 
 
 def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> tuple[str, ...]:
@@ -128,21 +108,6 @@ def _attempt_rows(run: RunFolder, table: str, name: str, print_: str) -> pa.Tabl
     except StorageNotFoundError:
         return None
     return pq.read_table(pa.BufferReader(data)).cast(schema)
-
-
-def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> pa.Table | None:
-    """One part, or None if it has not been written."""
-    try:
-        return pq.read_table(pa.BufferReader(run.storage.read_bytes(path)), columns=columns)
-    except StorageNotFoundError:
-        return None
-
-
-def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    # One row group a concept or so: a reader of one concept's pictures then reads no other's.
-    pq.write_table(table, sink, compression="zstd", row_group_size=256)
-    run.storage.write_bytes(path, bytes(sink.getvalue()))
 
 
 def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:

@@ -24,7 +24,7 @@ from eval.scores.fragments import fragments
 from eval.scores.score_run import Judgement, conditions, score_part, take_in_part, unscored
 from eval.scores.summary import ConceptSummary
 from pipeline.settings import ModelSettings
-from pipeline.store.publish import part_path, plan_parts, read_table, write_table
+from pipeline.store.parts import create_layout, part_path, read_layout, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from tests.tiny_run import NAMES, OTHER, PROTOCOL, Colours, evaluate, files, learn, summary
@@ -68,7 +68,7 @@ def test_an_evaluation_that_died_before_its_tables_goes_on_from_what_it_had_scor
     undisturbed = RunFolder(Storage(str(tmp_path / "undisturbed")))
     learn(undisturbed, epsilon_model, dict.fromkeys(NAMES, 1))
     evaluate(undisturbed, judgement)
-    parts = plan_parts(run, 0)
+    parts = read_layout(run)
     score_part(run, 0, ["ant", "bee"], parts, judgement, Colours())
     for part, names in fragments(run).items():  # as the next evaluation begins
         take_in_part(run, part, names, parts)
@@ -80,11 +80,11 @@ def test_an_evaluation_that_died_before_its_tables_goes_on_from_what_it_had_scor
 def test_a_fragment_of_a_word_that_has_been_learned_anew_since_is_not_taken_in(
     run: RunFolder, judgement: Judgement, epsilon_model: Path
 ) -> None:
-    score_part(run, 0, ["ant", "bee"], plan_parts(run, 0), judgement, Colours())
+    score_part(run, 0, ["ant", "bee"], read_layout(run), judgement, Colours())
     learn(run, epsilon_model, {"ant": 2, "bee": 1, "cow": 1})
     for part, names in fragments(run).items():
-        take_in_part(run, part, names, plan_parts(run, 0))
-    assert unscored(run, 0, plan_parts(run, 0), conditions(judgement)) == ["ant", "cow"]
+        take_in_part(run, part, names, read_layout(run))
+    assert unscored(run, 0, read_layout(run), conditions(judgement)) == ["ant", "cow"]
 
 
 def test_a_word_that_was_learned_again_is_scored_again_and_the_others_are_not(
@@ -92,7 +92,7 @@ def test_a_word_that_was_learned_again_is_scored_again_and_the_others_are_not(
 ) -> None:
     evaluate(run, judgement)
     learn(run, epsilon_model, {"ant": 1, "bee": 2, "cow": 1})
-    assert unscored(run, 0, plan_parts(run, 0), conditions(judgement)) == ["bee"]
+    assert unscored(run, 0, read_layout(run), conditions(judgement)) == ["bee"]
     evaluate(run, judgement)
     scores = read_table(run, part_path("scores", 0, 1))
     features = read_table(run, part_path("features", 0, 1))
@@ -238,6 +238,6 @@ def test_the_canary_tells_a_judge_that_drifted_from_a_model_that_did(
 
 def test_a_run_without_words_has_no_canary(tmp_path: Path, judgement: Judgement) -> None:
     empty = RunFolder(Storage(str(tmp_path / "empty")))
-    plan_parts(empty, 0)
+    create_layout(empty, 0)
     assert canary_reading(empty, judgement, "n1") is None
-    assert learned_words(empty, 0, plan_parts(empty, 0)) == {}
+    assert learned_words(empty, 0, read_layout(empty)) == {}

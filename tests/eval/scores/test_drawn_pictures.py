@@ -19,7 +19,7 @@ from pipeline.records import Sample
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_concept, draw_pictures
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import ModelSettings
-from pipeline.store.publish import part_path, plan_parts, read_table, write_table
+from pipeline.store.parts import part_path, read_layout, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from tests.tiny_run import (
@@ -87,7 +87,7 @@ def test_an_evaluation_that_broke_off_between_two_writes_draws_the_rest(
     run: RunFolder, judgement: Judgement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches pictures that are drawn again, or left out, after a machine was taken away."""
-    other, parts = replace(judgement, protocol=OTHER), plan_parts(run, 0)
+    other, parts = replace(judgement, protocol=OTHER), read_layout(run)
     drawn: list[tuple[str, str, str, int]] = []
 
     def draw(backbone: object, wanted: Sequence[Wanted], *rest: object) -> list[Sample]:
@@ -109,7 +109,7 @@ def test_an_evaluation_that_broke_off_between_two_writes_draws_the_rest(
 
 def test_a_protocol_that_asks_for_more_has_only_that_drawn(run: RunFolder, judgement: Judgement) -> None:
     """Catches a change of code that has a whole run's pictures drawn again where one more would do."""
-    parts = plan_parts(run, 0)
+    parts = read_layout(run)
     samples = read_table(run, part_path("samples", 0, 1))
     assert samples is not None
     write_table(run, part_path("samples", 0, 1), samples.filter(pc.not_equal(samples["kind"], "wordless")))
@@ -163,6 +163,6 @@ def test_a_concept_that_cannot_be_drawn_is_a_failure_and_costs_the_others_nothin
 ) -> None:
     long = replace(OTHER, edits={"object": ("a photo of a cat " * 20 + "{}",)})
     assert judgement.drawing is not None
-    failures = draw_part(run, 0, NAMES, plan_parts(run, 0), long, judgement.drawing)
+    failures = draw_part(run, 0, NAMES, read_layout(run), long, judgement.drawing)
     assert [(each.concept, each.stage) for each in failures] == [(name, "sampling") for name in NAMES]
     assert "shorten it" in failures[0].reason

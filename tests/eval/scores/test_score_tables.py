@@ -11,10 +11,11 @@ import pytest
 from eval.judges.clip import Features
 from eval.scores.confusion import Features as KeptFeatures
 from eval.scores.confusion import confusion_over
-from eval.scores.score_tables import SCORES, ScoredUnder, conformed, score_rows, scores_of
+from eval.scores.score_tables import SCORES, ScoredUnder, score_rows, scores_of
 from eval.scores.summary import CONCEPTS, Summary, concept_rows, summarise, summary_json
 from pipeline.protocols import PROTOCOLS, QUICK
 from pipeline.records import Concept, Failure, ImageSet, Score, Word
+from pipeline.store.parts import conformed
 from pipeline.store.run_tables import EMBEDDINGS, embedding_rows
 
 UNDER = ScoredUnder("quick-v1", "mini", "m0", "mini", "c0", "dpm++", 20, 5.0)

@@ -18,7 +18,8 @@ from pipeline.records import Concept, Failure, ImageSet, Source, Word
 from pipeline.scheduling.planning import Plan, plan
 from pipeline.settings import ABSENT, InversionSettings, ModelSettings
 from pipeline.store.fingerprint import content_of, fingerprint
-from pipeline.store.publish import plan_parts, publish, write_table
+from pipeline.store.parts import create_layout, write_table
+from pipeline.store.publish import publish
 from pipeline.store.run_folder import ATTEMPTS, Marker, RunFolder
 from pipeline.store.run_tables import SAMPLES, embedding_rows
 from pipeline.store.storage import Storage, StorageUnavailableError
@@ -29,7 +30,9 @@ SETTINGS = InversionSettings()
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    return RunFolder(Storage(str(tmp_path / "run")))
+    folder = RunFolder(Storage(str(tmp_path / "run")))
+    create_layout(folder, 3)
+    return folder
 
 
 @pytest.fixture
@@ -311,7 +314,7 @@ def test_of_pictures_that_did_not_change_not_a_byte_is_read_again(
     """Catches a resume that costs hours of download to find that there is nothing to do."""
     learn(concepts, run)
     if published:
-        publish(run, {concept.name: print_of(concept) for concept in concepts}, plan_parts(run, 3))
+        publish(run, {concept.name: print_of(concept) for concept in concepts}, create_layout(run, 3))
         assert run.storage.names(ATTEMPTS) == []
     changed = Path(concepts[1].images[0], "2.png")
     changed.write_bytes(b"another dog")

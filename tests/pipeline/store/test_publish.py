@@ -18,8 +18,9 @@ from pipeline.records import Concept, Failure, ImageSet, Sample, Word
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import LeaseLostError, lease
-from pipeline.store.publish import part_path, plan_parts, publish, publish_failures, read_table
-from pipeline.store.run_folder import ATTEMPTS, Marker, RunFolder, shard_of
+from pipeline.store.parts import create_layout, part_path, read_table
+from pipeline.store.publish import publish, publish_failures
+from pipeline.store.run_folder import ATTEMPTS, Marker, RunFolder
 from pipeline.store.run_tables import embedding_rows, sample_rows, samples_of
 from pipeline.store.storage import Storage
 
@@ -102,7 +103,7 @@ def on_disk(run: RunFolder) -> dict[str, bytes]:
 
 def test_every_committed_concept_has_one_row_an_encoder_however_often_it_is_published(run: RunFolder) -> None:
     """Catches rows doubled by a second call, and rows lost by it."""
-    parts = plan_parts(run, len(CONCEPTS))
+    parts = create_layout(run, len(CONCEPTS))
     for name in CONCEPTS[:25]:
         commit(run, name)
     assert publish(run, expected(), parts) == ()
@@ -122,7 +123,7 @@ def test_what_is_not_committed_has_no_row_and_keeps_its_attempt(run: RunFolder) 
     commit(run, "concept-00")
     write_attempt(run, "concept-01")
     before = [file for file in attempts(run) if file.startswith("concept-01")]
-    publish(run, expected(), plan_parts(run, 40))
+    publish(run, expected(), create_layout(run, 40))
     each_row_once(run, ["concept-00"])
     assert attempts(run) == before
     assert len(before) == 4
@@ -132,7 +133,7 @@ def test_what_is_not_committed_has_no_row_and_keeps_its_attempt(run: RunFolder) 
 def test_losing_attempts_at_a_committed_word_are_tidied_away(run: RunFolder) -> None:
     won = commit(run, "concept-00", attempt="won")
     write_attempt(run, "concept-00", attempt="lost")
-    publish(run, expected(), plan_parts(run, 40))
+    publish(run, expected(), create_layout(run, 40))
     assert attempts(run) == []
     assert run.storage.read_bytes(run.word_path("concept-00")) == won["word.safetensors"]
 
@@ -140,7 +141,7 @@ def test_losing_attempts_at_a_committed_word_are_tidied_away(run: RunFolder) -> 
 def test_what_a_worker_left_undone_after_its_commit_is_done_for_it(run: RunFolder) -> None:
     """Catches a concept that counts as done, has its rows, and whose word is nowhere to be downloaded."""
     public = commit(run, "concept-00", dies=True)
-    publish(run, expected(), plan_parts(run, 40))
+    publish(run, expected(), create_layout(run, 40))
     assert run.storage.read_bytes("words/concept-00.safetensors") == public["word.safetensors"]
     assert run.storage.read_bytes("grids/concept-00.png") == public["grid.png"]
     each_row_once(run, ["concept-00"])
@@ -149,7 +150,7 @@ def test_what_a_worker_left_undone_after_its_commit_is_done_for_it(run: RunFolde
 
 def test_a_changed_fingerprint_replaces_its_rows_and_no_others(run: RunFolder) -> None:
     """Catches an edited image set whose old word stays in the tables beside the new one, or in its place."""
-    parts = plan_parts(run, 40)
+    parts = create_layout(run, 40)
     for name in CONCEPTS:
         commit(run, name)
     publish(run, expected(), parts)
@@ -168,7 +169,7 @@ def test_a_changed_fingerprint_replaces_its_rows_and_no_others(run: RunFolder) -
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_going_back_to_earlier_inputs_learns_the_word_again(rounds: int, run: RunFolder) -> None:
     """Catches a setting changed and changed back: nothing to do, said the marker, and the folder held the other word."""
-    parts = plan_parts(run, 40)
+    parts = create_layout(run, 40)
     for attempt in range(2 * rounds + 1):
         seed = attempt % 2
         commit(run, "concept-00", seed, attempt=str(attempt))
@@ -182,7 +183,7 @@ def test_rows_that_nobody_has_any_more_make_a_concept_undone(run: RunFolder) -> 
     for name in CONCEPTS[:2]:
         commit(run, name)
     run.storage.delete(run.attempt_path("concept-00", print_of("concept-00"), "aaa", "samples.parquet"))
-    parts = plan_parts(run, 40)
+    parts = create_layout(run, 40)
     assert publish(run, expected(), parts) == ("concept-00",)
     assert {name for name, _ in run.committed()} == {"concept-01"}
     commit(run, "concept-00", attempt="again")
@@ -193,14 +194,14 @@ def test_rows_that_nobody_has_any_more_make_a_concept_undone(run: RunFolder) -> 
 def test_strange_files_among_the_attempts_are_passed_over(run: RunFolder) -> None:
     commit(run, "concept-00")
     run.storage.write_bytes(f"{ATTEMPTS}/.DS_Store", b"")
-    publish(run, expected(), plan_parts(run, 40))
+    publish(run, expected(), create_layout(run, 40))
     each_row_once(run, ["concept-00"])
     assert attempts(run) == [".DS_Store"]
 
 
 def test_publishers_at_once_who_know_of_different_words_lose_none_of_them(run: RunFolder) -> None:
     """Catches a driver that replaces a part by what it read before another one added to it: rows that are gone for good."""
-    parts = plan_parts(run, 40)
+    parts = create_layout(run, 40)
     for name in CONCEPTS:
         commit(run, name, dies=name.endswith("3"))
     start = threading.Barrier(4)
@@ -218,7 +219,7 @@ def test_publishers_at_once_who_know_of_different_words_lose_none_of_them(run: R
 
 def test_publishers_of_other_settings_end(run: RunFolder) -> None:
     """Catches a driver that waits for ever for rows which another one has replaced by its own."""
-    parts = plan_parts(run, 40)
+    parts = create_layout(run, 40)
     for seed, name in ((0, "concept-00"), (1, "concept-00"), (0, "concept-01")):
         commit(run, name, seed, attempt=str(seed))
     with ThreadPoolExecutor(2) as pool:
@@ -232,10 +233,10 @@ def test_a_publisher_that_stood_still_for_too_long_writes_nothing_more(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a machine that wakes from a pause and puts yesterday's part over today's."""
-    parts = plan_parts(run, 40)
+    parts = create_layout(run, 40)
     commit(run, "concept-00")
     stands, goes_on = threading.Event(), threading.Event()
-    original = publishing.read_table
+    original = read_table
 
     def read(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -260,28 +261,9 @@ def test_a_publisher_that_stood_still_for_too_long_writes_nothing_more(
     each_row_once(run, CONCEPTS[:2])
 
 
-def test_a_run_keeps_the_parts_it_began_with(run: RunFolder) -> None:
-    """Catches a grown manifest that moves every row to another file and leaves the old ones behind."""
-    first = plan_parts(run, 40)
-    assert first == {"embeddings": 1, "scores": 1, "samples": 3}
-    assert plan_parts(run, 100_000) == first
-    assert plan_parts(run, 0) == first
-
-
-@pytest.mark.parametrize("concepts", [0, 1, 16, 17, 512, 513, 5_000, 100_000])
-def test_parts_are_few_and_those_of_samples_nest_in_those_of_scores(concepts: int, run: RunFolder) -> None:
-    """Catches a run of 100,000 concepts with 100,000 files, and a scorer that would need half of a part."""
-    parts = plan_parts(run, concepts)
-    assert parts["samples"] % parts["scores"] == 0
-    assert parts["samples"] <= max(1, concepts / 8)
-    assert parts["embeddings"] <= concepts / 512 + 1
-    for name in CONCEPTS:
-        assert shard_of(name, parts["samples"]) % parts["scores"] == shard_of(name, parts["scores"])
-
-
 def test_pandas_reads_every_part_as_it_is(run: RunFolder) -> None:
     commit(run, "concept-00")
-    publish(run, expected(), plan_parts(run, 40))
+    publish(run, expected(), create_layout(run, 40))
     word = rows(run, "embeddings").iloc[0]
     assert word["placeholder"] == "<concept-00>"
     assert [list(vector) for vector in word["vectors"]] == [[0.5] * 3] * 2
@@ -296,7 +278,7 @@ def test_pandas_reads_every_part_as_it_is(run: RunFolder) -> None:
 def test_samples_say_to_hugging_face_datasets_that_they_are_images(run: RunFolder) -> None:
     """Catches pictures that its viewer would show as bytes."""
     commit(run, "concept-00")
-    publish(run, expected(), plan_parts(run, 1))
+    publish(run, expected(), create_layout(run, 1))
     data = run.storage.read_bytes(part_path("samples", 0, 1))
     schema = pq.read_schema(pa.BufferReader(data))
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
@@ -311,7 +293,7 @@ def test_samples_say_to_hugging_face_datasets_that_they_are_images(run: RunFolde
 
 def test_samples_come_back_as_the_records_they_were(run: RunFolder) -> None:
     commit(run, "concept-00", seed=4)
-    publish(run, expected(4), plan_parts(run, 1))
+    publish(run, expected(4), create_layout(run, 1))
     table = read_table(run, part_path("samples", 0, 1))
     assert table is not None
     assert samples_of(table) == [

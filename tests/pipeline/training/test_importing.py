@@ -25,7 +25,8 @@ from pipeline.scheduling.planning import plan
 from pipeline.scheduling.worker import Worker
 from pipeline.scheduling.worker_interface import WorkerSettings
 from pipeline.settings import InversionSettings
-from pipeline.store.publish import plan_parts, publish
+from pipeline.store.parts import create_layout
+from pipeline.store.publish import publish
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from pipeline.store.word_files import decode_word, encode_word
@@ -66,10 +67,12 @@ def concept(tmp_path: Path) -> Concept:
 @pytest.fixture
 def worker_on(tmp_path: Path) -> Callable[[Path], Worker]:
     def make(folder: Path) -> Worker:
+        run = RunFolder(Storage(str(tmp_path / "run")))
+        create_layout(run, 1)
         settings = WorkerSettings(
             model=str(folder), model_digest=find_model(str(folder)).digest, device="cpu",
             threads=1, slots=1, inversion=SETTINGS, protocol=replace(PROTOCOLS["quick"], steps=2),
-            run=RunFolder(Storage(str(tmp_path / "run"))), storage_options={},
+            run=run, storage_options={},
         )  # fmt: skip
         with ThreadPoolExecutor(1) as thread:
             worker = thread.submit(Worker, settings).result()
@@ -222,7 +225,7 @@ def test_an_exported_word_is_the_word_and_goes_the_whole_way_round(
     done = worker.invert(concept)
     assert isinstance(done, Done)
     run = worker.settings.run
-    publish(run, {concept.name: done.fingerprint}, plan_parts(run, 1))
+    publish(run, {concept.name: done.fingerprint}, create_layout(run, 1))
     run.write_json("run.json", {})
     ((name, data),) = exported(run, "a1111", []).items()
     assert name == "my-cat.safetensors"

@@ -1,0 +1,43 @@
+"""How a run folder's tables are laid out in parts: fixed once, and never by a question."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.store.parts import create_layout, read_layout
+from pipeline.store.run_folder import RunFolder, shard_of
+from pipeline.store.storage import Storage, StorageNotFoundError
+
+CONCEPTS = [f"concept-{number:02d}" for number in range(40)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(Storage(str(tmp_path / "run")))
+
+
+def test_a_run_keeps_the_parts_it_began_with(run: RunFolder) -> None:
+    """Catches a grown manifest that moves every row to another file and leaves the old ones behind."""
+    first = create_layout(run, 40)
+    assert first == {"embeddings": 1, "scores": 1, "samples": 3}
+    assert create_layout(run, 100_000) == first
+    assert read_layout(run) == first
+
+
+@pytest.mark.parametrize("concepts", [0, 1, 16, 17, 512, 513, 5_000, 100_000])
+def test_parts_are_few_and_those_of_samples_nest_in_those_of_scores(concepts: int, run: RunFolder) -> None:
+    """Catches a run of 100,000 concepts with 100,000 files, and a scorer that would need half of a part."""
+    parts = create_layout(run, concepts)
+    assert parts["samples"] % parts["scores"] == 0
+    assert parts["samples"] <= max(1, concepts / 8)
+    assert parts["embeddings"] <= concepts / 512 + 1
+    for name in CONCEPTS:
+        assert shard_of(name, parts["samples"]) % parts["scores"] == shard_of(name, parts["scores"])
+
+
+def test_asking_for_the_layout_of_a_folder_without_a_run_writes_nothing(run: RunFolder) -> None:
+    """Catches a layout for no concepts at all, fixed by a reader who mistyped the folder of a run that starts later."""
+    with pytest.raises(StorageNotFoundError):
+        read_layout(run)
+    assert run.storage.names("") == []
+    assert create_layout(run, 100_000)["embeddings"] == 196
