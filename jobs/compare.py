@@ -116,8 +116,8 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
     if names is None:
         return TRAINED
     wanted = {BASE, *(name.strip() for name in names.split(","))}
-    if strangers := wanted - {variant.name for variant in TRAINED}:
-        raise ValueError(f"--variants: there is no {min(strangers)!r}; see --help")
+    if unknown := wanted - {variant.name for variant in TRAINED}:
+        raise ValueError(f"--variants: there is no {min(unknown)!r}; see --help")
     return tuple(variant for variant in TRAINED if variant.name in wanted)
 
 

@@ -62,8 +62,8 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
     for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
         vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
-    if strangers := sorted(set(only) - {concept for concept, _ in words}):
-        raise ValueError(f"this run has no word for {', '.join(strangers[:5])}")
+    if unknown := sorted(set(only) - {concept for concept, _ in words}):
+        raise ValueError(f"this run has no word for {', '.join(unknown[:5])}")
     files: dict[str, bytes] = {}
     for (concept, placeholder), vectors in sorted(words.items()):
         if only and concept not in only:

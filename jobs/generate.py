@@ -152,11 +152,11 @@ def _refuse_unknown_words(prompts: list[str], known: list[str]) -> None:
     if not prompts:
         raise ValueError("there is nothing to draw: give --prompt or --prompts")
     for prompt in prompts:
-        strangers = [word for word in re.findall(r"<[^<>\s]+>", prompt) if not words_in(word, known)]
-        if strangers:
-            near = difflib.get_close_matches(strangers[0], known, 3)
+        unknown = [word for word in re.findall(r"<[^<>\s]+>", prompt) if not words_in(word, known)]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"the run knows {', '.join(sorted(known)[:10])}"
-            raise ValueError(f"prompt {prompt!r}: this run has no word {strangers[0]}; {hint}")
+            raise ValueError(f"prompt {prompt!r}: this run has no word {unknown[0]}; {hint}")
 
 
 def _lines(path: Path) -> list[str]:

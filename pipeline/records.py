@@ -5,7 +5,7 @@ manifest -> Concept -> ImageSet -> Word -> Sample -> Score -> report
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ class Concept:
     name: str
     images: tuple[str, ...]
     placeholder: str
+    _: KW_ONLY
     initializer: str | None = None
     noun: str | None = None
     kind: Kind = "object"
@@ -42,7 +43,7 @@ class Concept:
     captions: Mapping[str, str] = field(default_factory=dict)
 
 
-WORD = "the word itself"
+Role = Literal["picture", "caption", "mask", "word"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,15 @@ class Source:
     identity: what the store says of the file's version (its ETag, or its time of change) and its size; None where it says
     nothing that can be relied on. The same identity means the same bytes.
     digest: sha256 of its bytes in hex, "" before they were read and for a file that cannot be.
-    beside: URL of the picture that it is a caption or a mask of, "" for a picture, and WORD for the concept's word.
+    role: what it is to the concept; a "word" is one that another trainer learned. picture: of a caption or a mask, the URL
+    of the picture that it belongs to.
     """
 
     url: str
     identity: str | None = None
     digest: str = ""
-    beside: str = ""
+    role: Role = "picture"
+    picture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class ImageSet:
     """A concept's training images, upright, on white, square.
 
     pixels: uint8 (N, R, R, 3). urls, digests: N each, in the order of `pixels`; a digest is the sha256 of the file's bytes.
-    sources: every file that was looked at, the rejected ones too, and what lies beside them.
+    sources: every file that was looked at, the rejected ones too, and their captions and masks.
     captions: N, None for a picture without one; () where none were asked for. masks: uint8 (N, R, R), 255 where the concept
     is; None where none were asked for.
     """

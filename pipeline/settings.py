@@ -167,7 +167,7 @@ class InversionSettings:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def that_count(self) -> dict[str, Any]:
+    def fingerprinted(self) -> dict[str, Any]:
         """Those that enter a fingerprint: all but the options that are as if they were not there."""
         return {name: value for name, value in self.as_dict().items() if name not in ABSENT or value != ABSENT[name]}
 

@@ -47,7 +47,7 @@ def _in_file(path: Path, package: str, parts: tuple[str, ...]) -> Iterator[str]:
         if package in COMPUTE_ONLY and module == "ray.init":
             yield f"{line}: {package} must not start Ray"
     if package in COMPUTE_ONLY:
-        yield from _deeds_of_a_job(tree, package)
+        yield from _job_calls(tree, package)
 
 
 def _imports(tree: ast.Module, parts: tuple[str, ...]) -> Iterator[tuple[int, str]]:
@@ -71,7 +71,7 @@ def _imports(tree: ast.Module, parts: tuple[str, ...]) -> Iterator[tuple[int, st
             )
 
 
-def _deeds_of_a_job(tree: ast.Module, package: str) -> Iterator[str]:
+def _job_calls(tree: ast.Module, package: str) -> Iterator[str]:
     """Calls that print or start Ray. To hand `print` on as a value is allowed."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):

@@ -54,7 +54,7 @@ class Frame:
         return drawn
 
 
-def beside(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
+def labels(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
     """A label for each place, as near to it as dots and earlier labels leave room for; a line leads to one that had to give way."""
     taken = [(x - DOT, y + DOT, 2 * DOT) for x, y in places]
     drawn = []

@@ -90,8 +90,8 @@ def costs_of(courses: Sequence[Course], reference: str, rng: np.random.Generator
     """rng: resamples the concepts, the same ones for all recipes: they are compared concept by concept."""
     base = next(course for course in courses if course.recipe == reference)
     count = len(base.reconstruction)
-    everyone = np.arange(count)
-    draws = [everyone, *rng.integers(count, size=(RESAMPLES, count))]
+    concepts = np.arange(count)
+    draws = [concepts, *rng.integers(count, size=(RESAMPLES, count))]
     found: Mapping[str, list[tuple[float, float]]] = {
         course.recipe: [_reach(course, base, some) for some in draws] for course in courses
     }

@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
-from eval.comparison.axes import DOT, MARGIN, WIDTH, Frame, beside, svg
+from eval.comparison.axes import DOT, MARGIN, WIDTH, Frame, labels, svg
 from eval.scores.metrics import Floats, bootstrap_interval
 from eval.scores.score_tables import with_nan, without_nan
 
@@ -80,16 +80,16 @@ def _mark(variant: str, some: Mapping[str, Point], bases: Mapping[str, Point], r
         return Mean(float(array.mean()) if values else math.nan, *bootstrap_interval(array, rng))
 
     both = [(some[name], bases[name]) for name in sorted(some.keys() & bases.keys())]
-    everyone = [some[name] for name in sorted(some)]
+    points = [some[name] for name in sorted(some)]
     return Mark(
         variant,
-        len(everyone),
-        mean([each.reconstruction for each in everyone]),
-        mean([each.editability for each in everyone]),
+        len(points),
+        mean([each.reconstruction for each in points]),
+        mean([each.editability for each in points]),
         mean([one.reconstruction - other.reconstruction for one, other in both]),
         mean([one.editability - other.editability for one, other in both]),
-        float(np.mean([each.evaluations for each in everyone])),
-        float(np.mean([each.seconds for each in everyone])),
+        float(np.mean([each.evaluations for each in points])),
+        float(np.mean([each.seconds for each in points])),
     )
 
 
@@ -137,7 +137,7 @@ def plane_svg(marks: Sequence[Mark], base: str, ceiling: float) -> str:
         drawn.append(
             f'<circle class="{kind}" cx="{across}" cy="{up}" r="{DOT:g}"><title>{escape(mark.variant)}</title></circle>'
         )
-    drawn += beside(places, [mark.variant for mark in marks])
+    drawn += labels(places, [mark.variant for mark in marks])
     return svg(drawn)
 
 

@@ -65,9 +65,9 @@ class Confusion:
 
 def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
     """None below two concepts, where there is nobody to be mistaken for. Of more than 512 an even spread is compared."""
-    everyone = sorted(name for name, found in features.items() if len(found.samples))
-    count = min(len(everyone), MOST_COMPARED)
-    names = [everyone[position * len(everyone) // count] for position in range(count)]
+    candidates = sorted(name for name, found in features.items() if len(found.samples))
+    count = min(len(candidates), MOST_COMPARED)
+    names = [candidates[position * len(candidates) // count] for position in range(count)]
     if len(names) < 2:
         return None
     training = np.stack([features[name].training for name in names])

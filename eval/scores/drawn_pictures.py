@@ -76,8 +76,8 @@ def words_of(embeddings: pa.Table | None) -> dict[str, LearnedWord]:
     for row in [] if embeddings is None else embeddings.select(WORD).to_pylist():
         vectors = np.array(row["vectors"], np.float32)
         concept = Concept(
-            row["concept"], (), row["placeholder"], row["initializer"] or None, row["class"], row["kind"], len(vectors),
-            carried=dict(row["carried"] or ()),
+            name=row["concept"], images=(), placeholder=row["placeholder"], initializer=row["initializer"] or None,
+            noun=row["class"], kind=row["kind"], vectors=len(vectors), carried=dict(row["carried"] or ()),
         )  # fmt: skip
         known = words.setdefault(concept.name, LearnedWord(concept, row["fingerprint"], {}))
         words[concept.name] = replace(known, vectors={**known.vectors, row["text_encoder"]: vectors})
@@ -120,10 +120,10 @@ def draw_part(
     Words, prompts and seeds share the model's batches. What is drawn is written as it comes: little of it is lost with a
     machine that is taken away.
     """
-    everyone = learned_words(run, number % parts["embeddings"], parts)
-    words = {name: everyone[name] for name in sorted(everyone.keys() & set(names))}
+    all_words = learned_words(run, number % parts["embeddings"], parts)
+    words = {name: all_words[name] for name in sorted(all_words.keys() & set(names))}
     path = part_path(_folder(protocol), number, _parts(parts, protocol))
-    table = _of_present_words(read_table(run, path), everyone)
+    table = _of_present_words(read_table(run, path), all_words)
     watch = Watch(protocol, judge()) if judge and protocol.until_ci else None
     # Sequential sampling has to look at what there is already; else a listing of it is enough.
     training = read_table(
@@ -218,8 +218,8 @@ def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord])
             continue
         for name in pc.unique(table["concept"]).to_pylist():
             if name in words:
-                print_ = words[name].fingerprint
-                mine = pc.and_(pc.equal(table["concept"], name), pc.equal(table["fingerprint"], print_))
+                fingerprint = words[name].fingerprint
+                mine = pc.and_(pc.equal(table["concept"], name), pc.equal(table["fingerprint"], fingerprint))
                 found.setdefault(name, []).append(table.filter(mine))
     together = {name: pa.concat_tables(some, promote_options="default") for name, some in found.items()}
     return {name: rows for name, rows in together.items() if len(rows)}
@@ -230,7 +230,7 @@ def _of_present_words(table: pa.Table | None, words: Mapping[str, LearnedWord]) 
     if table is None:
         return SAMPLES.empty_table()
     pairs = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
-    kept = [name not in words or words[name].fingerprint == print_ for name, print_ in pairs]
+    kept = [name not in words or words[name].fingerprint == fingerprint for name, fingerprint in pairs]
     return table.filter(pa.array(kept, pa.bool_())).cast(SAMPLES)
 
 

@@ -63,7 +63,7 @@ def _merged(tables: Sequence[pa.Table], words: Mapping[str, str]) -> pa.Table | 
         rows = table.select([each for each in ("concept", "fingerprint", *CONDITIONS) if each in table.schema.names])
         keys = [tuple(row[name] for name in row if name != "fingerprint") for row in rows.to_pylist()]
         prints = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
-        present = [words.get(name, print_) == print_ for name, print_ in prints]
+        present = [words.get(name, fingerprint) == fingerprint for name, fingerprint in prints]
         still = [here and key not in replaced for here, key in zip(present, keys, strict=True)]
         kept.append(table.filter(pa.array(still, pa.bool_())))
         replaced |= set(keys)

@@ -167,7 +167,7 @@ def unscored(run: RunFolder, number: int, parts: Mapping[str, int], under: Score
     done = _scored(read_table(run, part_path("scores", number, parts["scores"])), under)
     pairs = zip(words["concept"].to_pylist(), words["fingerprint"].to_pylist(), strict=True)
     # A word of two text encoders has two rows.
-    return sorted({name for name, print_ in pairs if (name, print_) not in done})
+    return sorted({name for name, fingerprint in pairs if (name, fingerprint) not in done})
 
 
 def score_part(

@@ -7,9 +7,9 @@ prompt, subject_fidelity of all of them
 import functools
 import io
 import math
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -32,7 +32,7 @@ from pipeline.records import Metric, Sample, SampleKind, Score
 FLOORS: tuple[SampleKind, ...] = ("noun", "wordless")
 
 
-class ImageScorer(Protocol):
+class ImageScorer(typing.Protocol):
     """What judges pictures: a CLIP, or a model without texts such as DINO. See eval.judges.clip.ClipScorer."""
 
     @property

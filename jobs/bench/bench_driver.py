@@ -77,7 +77,7 @@ def measure(folder: str) -> dict[str, float]:
         display(progress)
         metrics(progress)
 
-    concepts = (Concept(f"concept-{number:05d}", (), "<word>") for number in range(CONCEPTS))
+    concepts = (Concept(name=f"concept-{number:05d}", images=(), placeholder="<word>") for number in range(CONCEPTS))
     Driver(settings, Resources(WORKERS, 1, 0), record, report, Deadlines(), EmptyWorker).run(concepts, CONCEPTS)
     wall, cpu, memory = (after - before for after, before in zip(now(), began[0], strict=True))
     return {

@@ -55,8 +55,9 @@ def resume_scan() -> dict[str, float]:
         for number in range(COMMITTED):
             images = Path(folder, "images", f"{number // 1000:03d}", f"{number:06d}")
             images.mkdir(parents=True)
+            name = f"concept-{number:06d}"
             (images / "1.png").write_bytes(b"%d" % number)
-            concepts.append(Concept(f"concept-{number:06d}", (str(images),), f"<concept-{number:06d}>"))
+            concepts.append(Concept(name=name, images=(str(images),), placeholder=f"<{name}>"))
 
         def prints() -> Iterator[tuple[Concept, str, Source]]:
             for concept in concepts:
@@ -76,8 +77,8 @@ def resume_scan() -> dict[str, float]:
 
         here = RunFolder(Storage(f"{folder}/run"))
         leave_tables(here, rows)
-        for concept, print_, _ in rows:
-            here.commit(Marker(concept.name, print_, "aaa", 200, 1.0))
+        for concept, fingerprint_, _ in rows:
+            here.commit(Marker(concept.name, fingerprint_, "aaa", 200, 1.0))
         figures = {"resume_scan_seconds_100k": seconds(here)}
         with moto_with(Path(folder, "run")) as there:
             figures["resume_scan_seconds_100k_moto"] = seconds(there)
@@ -88,8 +89,8 @@ def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, Source]]) -> Non
     parts = create_layout(run, COMMITTED)["embeddings"]
     by_part: dict[int, list[dict[str, object]]] = {number: [] for number in range(parts)}
     vector = np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()  # as wide as Stable Diffusion 1.x
-    for concept, print_, source in rows:
-        row = {"concept": concept.name, "fingerprint": print_, "vectors": vector, "sources": [asdict(source)]}
+    for concept, fingerprint_, source in rows:
+        row = {"concept": concept.name, "fingerprint": fingerprint_, "vectors": vector, "sources": [asdict(source)]}
         by_part[shard_of(concept.name, parts)].append(row)
     for number, some in by_part.items():
         write_table(run, part_path("embeddings", number, parts), pa.Table.from_pylist(some, EMBEDDINGS))

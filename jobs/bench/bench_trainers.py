@@ -43,14 +43,14 @@ class PlainTrainer:
             self.table[self.row] = self.table[start]
         self.before = self.table.detach().clone()
         self.optimiser = torch.optim.AdamW([self.table], lr=5e-3, weight_decay=WEIGHT_DECAY)
-        self.chance = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(0)
 
     def step(self, pixels: Tensor) -> float:
         """pixels: float32 (B, 3, R, R) in [-1, 1]. Returns the loss."""
         with torch.no_grad():
             latents = self.vae.encode(pixels.to(self.device)).latent_dist.sample() * self.vae.config.scaling_factor
-        noise = torch.randn(latents.shape, generator=self.chance).to(self.device)
-        timesteps = torch.randint(self.noising.config.num_train_timesteps, (len(latents),), generator=self.chance)
+        noise = torch.randn(latents.shape, generator=self.generator).to(self.device)
+        timesteps = torch.randint(self.noising.config.num_train_timesteps, (len(latents),), generator=self.generator)
         timesteps = timesteps.to(self.device)
         ids = self.tokenizer(
             [f"a photo of a {self.placeholder}"] * len(latents), padding="max_length", truncation=True,

@@ -107,12 +107,12 @@ def save(name: str, folder: Path, dtype: torch.dtype) -> None:
     the published size.
     """
     made = architecture(name)
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for part, module in list(made.parts.items()):
         module = module.to(torch.float32 if part in ("vae", "vqvae") else dtype).to_empty(device="cpu")
         for key, value in module.named_parameters():
             if value.ndim > 1:
-                value.data.normal_(0, 0.02, generator=chance)
+                value.data.normal_(0, 0.02, generator=generator)
             else:
                 value.data.fill_(float(key.endswith("weight")))
         module.save_pretrained(folder / part)  # type: ignore[operator]
@@ -149,7 +149,7 @@ def measure(backbone: Backbone, settings: InversionSettings) -> dict[str, Any]:
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
     before = backbone.weights_digest()
     began = time.perf_counter()
-    slot = new_slot(Concept("c", (), "<c>"), pixels, backbone, settings)
+    slot = new_slot(Concept(name="c", images=(), placeholder="<c>"), pixels, backbone, settings)
     encoding = time.perf_counter() - began
     seconds: list[float] = []
     ended: list[tuple[Slot, Word | InversionError]] = []

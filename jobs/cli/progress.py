@@ -22,23 +22,23 @@ class ProgressDisplay:
         self._run, self._log, self._before, self._began = run, log, before, time.monotonic()
         self._live = sys.stdout.isatty() and log.format == "text"
         self._shown = self._written = float("-inf")
-        self._settled = -1
+        self._ended = -1
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        settled = progress.done + progress.failed
+        ended = progress.done + progress.failed
         if self._live:
-            if now - self._shown >= TERMINAL_SECONDS or settled != self._settled:
+            if now - self._shown >= TERMINAL_SECONDS or ended != self._ended:
                 line = self._line(progress, now)[: shutil.get_terminal_size().columns - 1]
-                print(f"\r\033[K{line}", end="" if settled < progress.total else "\n", flush=True)
+                print(f"\r\033[K{line}", end="" if ended < progress.total else "\n", flush=True)
                 self._shown = now
-        elif now - self._shown >= LOG_SECONDS or settled == progress.total:
+        elif now - self._shown >= LOG_SECONDS or ended == progress.total:
             self._log.say("progress", self._line(progress, now), **self._content(progress, now))
             self._shown = now
-        if now - self._written >= FILE_SECONDS or settled == progress.total:
+        if now - self._written >= FILE_SECONDS or ended == progress.total:
             self.write("running", progress)
             self._written = now
-        self._settled = settled
+        self._ended = ended
 
     def write(self, state: str, progress: Progress) -> None:
         """Brings progress.json up to date. A store out of reach for a moment is no reason to end a run."""
@@ -50,9 +50,9 @@ class ProgressDisplay:
 
     def _rate_and_eta(self, progress: Progress, now: float) -> tuple[float, float | None]:
         """Concepts a minute, and seconds to go, None before the first has ended."""
-        settled, elapsed = progress.done + progress.failed, now - self._began
-        rate = settled / elapsed if elapsed else 0.0
-        return rate * 60, (progress.total - settled) / rate if rate else None
+        ended, elapsed = progress.done + progress.failed, now - self._began
+        rate = ended / elapsed if elapsed else 0.0
+        return rate * 60, (progress.total - ended) / rate if rate else None
 
     def _line(self, progress: Progress, now: float) -> str:
         rate, eta = self._rate_and_eta(progress, now)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.inputs.images import READABLE, SQUARE_MODES, decode, decode_alpha, decode_mask
-from pipeline.inputs.sidecars import CAPTION, MASKS, Extras, beside, caption_of, with_sidecars
-from pipeline.records import WORD, Concept, ImageSet, RejectedImage, Source
+from pipeline.inputs.sidecars import MASKS, Extras, caption_of, sidecar_of, with_sidecars
+from pipeline.records import Concept, ImageSet, RejectedImage, Source
 from pipeline.settings import CropMode
 from pipeline.store.storage import (
     Storage,
@@ -65,11 +65,11 @@ def find_sources(
             f"{concept.name}: {count:,} images found, at most {MAX_IMAGES:,} are taken: a word "
             "needs 3 to 5. Name some of them, or a smaller folder."
         )
-    if extras.captions and not any(source.url.endswith(CAPTION) for source in sources):
+    if extras.captions and not any(source.role == "caption" for source in sources):
         raise ImageSetError(f"{concept.name}: captions are asked for, and no picture has one: cat.txt beside cat.jpg")
     if concept.word_file:
         word = Storage(concept.word_file, storage_options or {})
-        sources.append(Source(concept.word_file, None if word.is_web else word.identity(), beside=WORD))
+        sources.append(Source(concept.word_file, None if word.is_web else word.identity(), role="word"))
     return tuple(sources)
 
 
@@ -152,7 +152,7 @@ def load_images(
     rejected: list[RejectedImage] = []
     seen: dict[str, Source] = {}
     for source in wanted:
-        if source.beside:
+        if source.role != "picture":
             continue
         shown = without_credentials(source.url, storage_options)
         try:
@@ -176,12 +176,13 @@ def load_images(
             rejected.append(RejectedImage(shown, str(error)))
     # What lies beside a picture that was not used counts in the fingerprint all the same: planning reads no pictures.
     looked_at = tuple(
-        seen.get(each.url) or (replace(each, digest=digest_of(each, storage_options or {})) if each.beside else each)
+        seen.get(each.url)
+        or (replace(each, digest=digest_of(each, storage_options or {})) if each.role != "picture" else each)
         for each in wanted
     )
     if len(pixels) < minimum:
         reasons = "".join(f"\n  {image.url}: {image.reason}" for image in rejected)
-        count = sum(not source.beside for source in wanted)
+        count = sum(source.role == "picture" for source in wanted)
         said = f"{len(pixels)} of {count} images can be used, at least {minimum} needed{reasons}"
         raise ImageSetError(said, looked_at)
     return ImageSet(
@@ -212,7 +213,7 @@ class _Reader:
             return [decode_alpha(data, self.resolution, self.crop)]
         if self.extras.masks == "off":
             return []
-        source = beside(picture.url, sources, MASKS)
+        source = sidecar_of(picture.url, sources, "mask")
         if source is None:
             raise ValueError(f"there is no mask beside it, which would be called NAME{MASKS[0]}")
         try:
@@ -224,7 +225,7 @@ class _Reader:
         """One, None for a picture that has none; or [] where none is wanted. Raises ValueError."""
         if not self.extras.captions:
             return []
-        source = beside(picture.url, sources, (CAPTION,))
+        source = sidecar_of(picture.url, sources, "caption")
         if source is None:
             return [None]
         try:

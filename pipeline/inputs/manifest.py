@@ -145,7 +145,11 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
     if problems:
         return None, problems
     words = initializer or noun or defaults.initializer
-    return Concept(name, images, placeholder, words, noun, kind, vectors, row.line, carried, word_file, captions), []
+    concept = Concept(
+        name=name, images=images, placeholder=placeholder, initializer=words, noun=noun, kind=kind, vectors=vectors,
+        line=row.line, carried=carried, word_file=word_file, captions=captions,
+    )  # fmt: skip
+    return concept, []
 
 
 def _is_name(text: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.records import Concept, ImageSet, Source
+from pipeline.records import Concept, ImageSet, Role, Source
 from pipeline.settings import InversionSettings, Masks
 from pipeline.store.storage import Storage
 
@@ -24,9 +24,11 @@ class Extras:
     masks: Masks = "off"
 
     @property
-    def endings(self) -> tuple[str, ...]:
-        """Of the files to look for."""
-        return (CAPTION,) * self.captions + MASKS * (self.masks == "sidecar")
+    def endings(self) -> dict[str, Role]:
+        """Endings of the files to look for -> what such a file is."""
+        captions: dict[str, Role] = {CAPTION: "caption"} if self.captions else {}
+        masks: dict[str, Role] = dict.fromkeys(MASKS, "mask") if self.masks == "sidecar" else {}
+        return captions | masks
 
 
 def extras_of(settings: InversionSettings) -> Extras:
@@ -52,16 +54,18 @@ def with_sidecars(
         if folder not in listed:
             listed[folder] = Storage(folder, options).identities()
         stem = posixpath.splitext(name)[0]
-        names = [f"{stem}{ending}" for ending in extras.endings]
+        names = {f"{stem}{ending}": role for ending, role in extras.endings.items()}
         found += [
-            Source(f"{folder}/{each}", listed[folder][each], beside=url) for each in names if each in listed[folder]
+            Source(f"{folder}/{each}", listed[folder][each], role=role, picture=url)
+            for each, role in names.items()
+            if each in listed[folder]
         ]
     return found, len(kept)
 
 
-def beside(picture: str, sources: Sequence[Source], endings: tuple[str, ...]) -> Source | None:
-    """What lies beside a picture with one of the endings."""
-    return next((each for each in sources if each.beside == picture and each.url.endswith(endings)), None)
+def sidecar_of(picture: str, sources: Sequence[Source], role: Role) -> Source | None:
+    """The caption or the mask of a picture, the first where it has several."""
+    return next((each for each in sources if (each.role, each.picture) == (role, picture)), None)
 
 
 def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
@@ -71,10 +75,10 @@ def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
     """
     names = [posixpath.basename(url) for url in images.urls]
     rejected = {posixpath.basename(each.url) for each in images.rejected}
-    if strangers := sorted(concept.captions.keys() - set(names) - rejected):
-        raise ValueError(f"the column captions names {strangers[0]!r}, which is not one of {', '.join(names[:5])}")
-    beside = images.captions or (None,) * len(names)
-    found = tuple(concept.captions.get(name) or caption for name, caption in zip(names, beside, strict=True))
+    if unknown := sorted(concept.captions.keys() - set(names) - rejected):
+        raise ValueError(f"the column captions names {unknown[0]!r}, which is not one of {', '.join(names[:5])}")
+    from_files = images.captions or (None,) * len(names)
+    found = tuple(concept.captions.get(name) or caption for name, caption in zip(names, from_files, strict=True))
     return found if any(found) else ()
 
 

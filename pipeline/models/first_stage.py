@@ -22,7 +22,7 @@ REST = torch.device("cpu")
 
 
 class FirstStage:
-    """The autoencoder. Whoever has loaded it has to `settle` it."""
+    """The autoencoder. It can be used once `move_to` has been called."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, settings: ModelSettings) -> None:
         """dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16: float32 unless that is
@@ -40,7 +40,7 @@ class FirstStage:
             self.module.to(torch.float16)
         self._offload = settings.offload_first_stage
 
-    def settle(self, device: torch.device) -> None:
+    def move_to(self, device: torch.device) -> None:
         """device: where it works."""
         self.device = device
         self.module.to(REST if self._offload else device)

@@ -57,7 +57,7 @@ class LatentModel(Backbone):
                 raise ModelError(f"model {model.name!r}: {error}") from error
             if part is not self.first_stage.module:
                 part.to(device)
-        self.first_stage.settle(device)
+        self.first_stage.move_to(device)
         self._kept = self.noising.alphas_cumprod  # on the CPU, where the noising moves its own to the latents' device
         self.vocabulary = max(encoder.embedding.num_embeddings for encoder in self.text.values())
         for encoder in self.text.values():

@@ -33,8 +33,8 @@ class StableDiffusionXL(LatentModel):
         contexts = {name: encoder.context for name, encoder in self.text.items()}
         if len(set(contexts.values())) > 1:
             raise ModelError(f"model {model.name!r}: its text encoders take prompts of unequal lengths: {contexts}")
-        if (told := self.unet.config.addition_embed_type) != "text_time":
-            raise ModelError(f"model {model.name!r}: its U-Net is told {told!r}, not 'text_time'")
+        if (takes := self.unet.config.addition_embed_type) != "text_time":
+            raise ModelError(f"model {model.name!r}: its U-Net takes {takes!r}, not 'text_time'")
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
         self.zeros_without_prompt = index.get("force_zeros_for_empty_prompt", True)
 
@@ -62,8 +62,8 @@ class StableDiffusionXL(LatentModel):
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None  # `embed` above makes it
         sizes = self._sizes(noisy.shape[2], noisy.shape[3])
-        told = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
-        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype), added_cond_kwargs=told)
+        added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
+        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype), added_cond_kwargs=added)
         return said.sample.to(noisy.dtype)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - a model lives as long as its process

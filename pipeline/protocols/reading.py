@@ -87,10 +87,8 @@ def _edits(given: object, wrong: list[str]) -> tuple[dict[str, tuple[str, ...]],
     difficulty: dict[str, str] = {}
     for name, listed in given.items():
         classes = listed if isinstance(listed, dict) else {"": listed}
-        strangers = sorted(classes.keys() - {"", *DIFFICULTIES})
-        wrong += [
-            f"[edits.{name}] {each} means nothing; the classes are {', '.join(DIFFICULTIES)}" for each in strangers
-        ]
+        unknown = sorted(classes.keys() - {"", *DIFFICULTIES})
+        wrong += [f"[edits.{name}] {each} means nothing; the classes are {', '.join(DIFFICULTIES)}" for each in unknown]
         templates: list[str] = []
         for each, some in classes.items():
             place = f"[edits.{name}] {each}" if each else f"[edits] {name}"

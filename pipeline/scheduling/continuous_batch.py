@@ -26,7 +26,7 @@ class _Entry:
     fingerprint: str
     word: Future[Word]
 
-    def settle(self, end: Word | InversionError) -> None:
+    def finish(self, end: Word | InversionError) -> None:
         if isinstance(end, Word):
             self.word.set_result(end)
         else:
@@ -64,7 +64,7 @@ class ContinuousBatch:
         def admit() -> None:
             entry = _Entry(enter(), fingerprint, word)
             if (end := end_of(entry.slot)) is not None:  # it was interrupted after its last step
-                entry.settle(end)
+                entry.finish(end)
             else:
                 self._entries.append(entry)
 
@@ -115,4 +115,4 @@ class ContinuousBatch:
         self._entries = [entry for entry in entries if entry.slot not in ended]
         for entry in entries:
             if entry.slot in ended:
-                entry.settle(ended[entry.slot])
+                entry.finish(ended[entry.slot])

@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.deadlines import Deadlines, Overdue
-from pipeline.scheduling.lost_workers import Losses, last_line
+from pipeline.scheduling.lost_workers import Retries, last_line
 from pipeline.scheduling.worker_interface import MOST_SLOTS, Pulse, WorkerCalls, WorkerProcess, WorkerSettings
 from pipeline.store.storage import StorageError, StorageNotFoundError, StorageUnavailableError
 
@@ -103,7 +103,7 @@ class Driver:
         worker: type[WorkerCalls] = WorkerProcess,
     ) -> None:
         self._settings, self._resources, self._record, self._report = settings, resources, record, report
-        self._worker, self._deadlines, self._losses = worker, deadlines, Losses(settings.run)
+        self._worker, self._deadlines, self._retries = worker, deadlines, Retries(settings.run)
         self._seats: list[_Seat] = []
         self._total = self._done = self._failed = self._steps_of_the_lost = 0
 
@@ -156,10 +156,10 @@ class Driver:
     def _feed(self, concepts: Iterator[Concept]) -> None:
         """Fills the emptiest worker first. A concept that was in flight when a worker broke is tried alone."""
         while seats := self._ready():
-            if (suspect := self._losses.suspect()) is not None:
+            if (suspect := self._retries.suspect()) is not None:
                 seat = min(seats, key=lambda seat: len(seat.calls))
                 if not seat.calls:
-                    self._losses.take(suspect)
+                    self._retries.take(suspect)
                     self._call(seat, suspect)
                     continue
                 seats.remove(seat)  # it is kept free of others, so that it empties
@@ -167,11 +167,11 @@ class Driver:
                 seat
                 for seat in seats
                 if len(seat.calls) < seat.slots + calls_ahead(seat.slots)
-                and not self._losses.any_suspect(seat.calls.values())
+                and not self._retries.any_suspect(seat.calls.values())
             ]
             if not open_seats:
                 return
-            concept = self._losses.again() or next(concepts, None)
+            concept = self._retries.again() or next(concepts, None)
             if concept is None:
                 return
             self._call(min(open_seats, key=lambda seat: len(seat.calls) / seat.slots), concept)
@@ -219,7 +219,7 @@ class Driver:
             seat.pulse, seat.last = None, result
             self._deadlines.hear(id(seat), result)
         else:
-            self._settle(seat.calls.pop(ref), result)
+            self._finish(seat.calls.pop(ref), result)
 
     def _advance(self, seat: _Seat, result: int | None) -> None:
         if seat.phase == "placing":
@@ -228,18 +228,18 @@ class Driver:
         else:
             seat.phase, seat.next, seat.slots = "ready", None, int(result or 1)
             self._deadlines.begin(id(seat), "ready")
-            self._losses.worker_started()
+            self._retries.worker_started()
 
-    def _settle(self, concept: Concept, result: Done | Failure) -> None:
+    def _finish(self, concept: Concept, result: Done | Failure) -> None:
         self._deadlines.end(concept.name)
-        self._losses.settle(concept)
+        self._retries.forget(concept)
         self._done += isinstance(result, Done)
         self._failed += isinstance(result, Failure)
         self._record(concept, result)
 
     def _expire(self) -> None:
         for seat in tuple(self._seats):
-            if seat.phase == "placing" and self._losses.ever_started:
+            if seat.phase == "placing" and self._retries.ever_started:
                 continue  # the cluster can hold workers: machines will come again
             late = self._deadlines.overdue(id(seat), [concept.name for concept in seat.calls.values()])
             if late is not None:
@@ -248,7 +248,7 @@ class Driver:
     def _lose(self, seat: _Seat, error: RayError | Overdue) -> None:
         self._release(seat)
         if seat.phase != "ready":
-            reason = self._losses.worker_never_started(error, self._resources.workers)
+            reason = self._retries.worker_never_started(error, self._resources.workers)
             if reason is not None:
                 raise WorkersNeverStartedError(reason)
         for concept in seat.calls.values():
@@ -256,9 +256,9 @@ class Driver:
 
     def _break_off(self, concept: Concept, error: RayError | Overdue) -> None:
         self._deadlines.end(concept.name)
-        failure = self._losses.charge(concept, error)
+        failure = self._retries.charge(concept, error)
         if failure is not None:
-            self._settle(concept, failure)
+            self._finish(concept, failure)
 
     def _shrink(self) -> None:
         """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere.
@@ -309,6 +309,6 @@ class Driver:
             steps=self._steps_of_the_lost + sum(pulse.steps for _, pulse in pulses),
             slots=sum(seat.slots for seat in self._ready()),
             occupied=sum(doing == "training" for _, pulse in pulses for doing, _ in pulse.calls.values()),
-            restarts=self._losses.restarts,
+            restarts=self._retries.restarts,
             checkpoint_age=max(ages, default=None),
         )

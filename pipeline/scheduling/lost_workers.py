@@ -19,8 +19,8 @@ from pipeline.store.storage import StorageError
 LIVES = 3
 
 
-class Losses:
-    """Who is to be tried again, who alone, and who no more.
+class Retries:
+    """Which concepts are tried again, which of them alone, and which have failed.
 
     A worker takes all of its concepts with it when it breaks, and only one of them may be the cause. So each that gets
     nowhere is tried again alone: the cause is found, and its neighbours are unharmed.
@@ -50,7 +50,7 @@ class Losses:
         reason = f"broke off {LIVES} times, the last time with: {last_line(error)}"
         return Failure(name, "worker", reason, LIVES, self._fingerprint(name))
 
-    def settle(self, concept: Concept) -> None:
+    def forget(self, concept: Concept) -> None:
         self._crashes.pop(concept.name, None)
         self._steps.pop(concept.name, None)
 

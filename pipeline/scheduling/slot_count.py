@@ -39,7 +39,9 @@ def _rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
     pixels = np.full((1, side, side, 3), 127, np.uint8)
     endless = replace(settings, steps=1_000_000, early_stop="off")
     slots = [
-        new_slot(Concept(f"measured-{number}", (), f"<measured-{number}>"), pixels, backbone, endless)
+        new_slot(
+            Concept(name=f"measured-{number}", images=(), placeholder=f"<measured-{number}>"), pixels, backbone, endless
+        )
         for number in range(count)
     ]
     for _ in range(WARM_UP):

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 
-def before_termination(last_deed: Callable[[], None]) -> bool:
-    """Has `last_deed` run at SIGTERM, on a thread of its own, after which the process exits. False if that cannot be set up.
+def before_termination(action: Callable[[], None]) -> bool:
+    """Has `action` run at SIGTERM, on a thread of its own, after which the process exits. False if that cannot be set up.
 
     A handler in Python runs on the main thread only, which in a Ray worker waits inside C++. The byte that the
     interpreter writes to the wake-up descriptor comes at once, and another thread can read it. Signals can be set up
@@ -24,7 +24,7 @@ def before_termination(last_deed: Callable[[], None]) -> bool:
         while signal.SIGTERM not in os.read(reading, 64):
             pass  # some other signal
         try:
-            last_deed()
+            action()
         finally:
             os._exit(128 + signal.SIGTERM)
 

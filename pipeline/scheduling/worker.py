@@ -34,7 +34,7 @@ from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
 from pipeline.store.word_files import encode_word
 from pipeline.training.importing import MAX_BYTES, imported_word
-from pipeline.training.inversion import Beside, DivergedError, InversionError, Slot, new_slot, restore
+from pipeline.training.inversion import DivergedError, InversionError, SideInformation, Slot, new_slot, restore
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
@@ -54,9 +54,9 @@ class Worker(WorkerCalls):
     def load(self) -> int:
         """Loads the frozen model; returns the number of slots."""
         torch.set_num_threads(self.settings.threads)
-        told = self.settings
+        settings = self.settings
         self.backbone = load_backbone(
-            told.model, told.device, told.model_settings, told.storage_options, told.model_digest
+            settings.model, settings.device, settings.model_settings, settings.storage_options, settings.model_digest
         )
         self._digest_at_start = self.backbone.weights_digest()
         self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)
@@ -99,26 +99,26 @@ class Worker(WorkerCalls):
         """Learns, samples and commits one concept. Whatever is wrong with the concept comes back as a Failure."""
         name, settings, run = concept.name, self.settings, self.settings.run
         stage: Stage = "images"
-        print_ = ""
+        fingerprint = ""
         try:
             self._doing[name] = "images"
             images = self._load(concept)
-            print_ = settings.fingerprint(concept, images.sources)
-            if run.is_committed(name, print_):  # by another driver of the same run
-                marker = run.marker(name, print_)
-                return Done(name, print_, marker.steps, marker.seconds)
+            fingerprint = settings.fingerprint(concept, images.sources)
+            if run.is_committed(name, fingerprint):  # by another driver of the same run
+                marker = run.marker(name, fingerprint)
+                return Done(name, fingerprint, marker.steps, marker.seconds)
             stage = "inversion"
-            word = self._import(concept, images) if concept.word_file else self._train(concept, print_, images)
+            word = self._import(concept, images) if concept.word_file else self._train(concept, fingerprint, images)
             concept = replace(concept, vectors=len(next(iter(word.vectors.values()))))
             stage = "sampling"
             self._doing[name] = "sampling"
             samples = self.batch.run(lambda: self._sample(concept, images, word))
             self._doing[name] = "committing"
-            return self._commit(concept, print_, images, word, samples)
+            return self._commit(concept, fingerprint, images, word, samples)
         except (ImageSetError, InversionError, PromptError) as error:
             if isinstance(error, ImageSetError) and error.sources:
-                print_ = settings.fingerprint(concept, error.sources)
-            return Failure(name, stage, str(error), fingerprint=print_)
+                fingerprint = settings.fingerprint(concept, error.sources)
+            return Failure(name, stage, str(error), fingerprint=fingerprint)
         finally:
             self._doing.pop(name, None)
 
@@ -138,29 +138,34 @@ class Worker(WorkerCalls):
             raise InversionError(str(error)) from error
         return self.batch.run(lambda: imported_word(concept, data, images, self.backbone, settings.inversion))
 
-    def _train(self, concept: Concept, print_: str, images: ImageSet) -> Word:
+    def _train(self, concept: Concept, fingerprint: str, images: ImageSet) -> Word:
         """A word that diverges is learned once more at a lower rate. Raises InversionError."""
         self._doing[concept.name] = "waiting"
         before, settings = self.settings.run.checkpoint(concept.name), self.settings.inversion
         slower = replace(settings, learning_rate=settings.learning_rate / SLOWER)
-        if before is not None and (before.fingerprint, before.learning_rate) == (print_, slower.learning_rate):
-            return self._attempt(concept, print_, images, slower, before)  # its first attempt diverged elsewhere
+        if before is not None and (before.fingerprint, before.learning_rate) == (fingerprint, slower.learning_rate):
+            return self._attempt(concept, fingerprint, images, slower, before)  # its first attempt diverged elsewhere
         try:
-            return self._attempt(concept, print_, images, settings, before)
+            return self._attempt(concept, fingerprint, images, settings, before)
         except DivergedError as first:
             try:
-                return self._attempt(concept, print_, images, slower, None)
+                return self._attempt(concept, fingerprint, images, slower, None)
             except DivergedError as second:
                 raise InversionError(
                     f"{first}, and at a learning rate of {slower.learning_rate:g}, {second}; try a lower --learning-rate"
                 ) from second
 
     def _attempt(
-        self, concept: Concept, print_: str, images: ImageSet, settings: InversionSettings, before: Checkpoint | None
+        self,
+        concept: Concept,
+        fingerprint: str,
+        images: ImageSet,
+        settings: InversionSettings,
+        before: Checkpoint | None,
     ) -> Word:
-        nearest = self._nearest(images)
+        nearest, rate = self._nearest(images), settings.learning_rate
         try:
-            beside = Beside(captions_of(concept, images), images.masks, nearest)
+            side_information = SideInformation(captions_of(concept, images), images.masks, nearest)
         except ValueError as error:
             raise InversionError(str(error)) from error
 
@@ -168,12 +173,12 @@ class Worker(WorkerCalls):
             self._doing[concept.name] = "training"
             if not self.batch.training:
                 self._kept = time.monotonic()
-            slot = new_slot(concept, images.pixels, self.backbone, settings, beside)
-            if before is not None and (before.fingerprint, before.learning_rate) == (print_, settings.learning_rate):
+            slot = new_slot(concept, images.pixels, self.backbone, settings, side_information)
+            if before is not None and (before.fingerprint, before.learning_rate) == (fingerprint, rate):
                 restore(slot, before)
             return slot
 
-        return self.batch.train(print_, enter)
+        return self.batch.train(fingerprint, enter)
 
     def _nearest(self, images: ImageSet) -> tuple[str, ...]:
         if self.settings.inversion.start != "nearest":
@@ -196,7 +201,9 @@ class Worker(WorkerCalls):
         )
         return training + drawn
 
-    def _commit(self, concept: Concept, print_: str, images: ImageSet, word: Word, samples: Sequence[Sample]) -> Done:
+    def _commit(
+        self, concept: Concept, fingerprint: str, images: ImageSet, word: Word, samples: Sequence[Sample]
+    ) -> Done:
         """Everything under the attempt's own id first, the marker last; then, if this attempt counts, the public files."""
         run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
         public = {
@@ -204,14 +211,14 @@ class Worker(WorkerCalls):
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {
-            "embedding.parquet": _parquet(embedding_rows(concept, print_, word, images)),
-            "samples.parquet": _parquet(sample_rows(print_, samples)),
+            "embedding.parquet": _parquet(embedding_rows(concept, fingerprint, word, images)),
+            "samples.parquet": _parquet(sample_rows(fingerprint, samples)),
             **{ATTEMPT_FILES[path.split("/")[0]]: data for path, data in public.items()},
         }
-        paths = {file: run.attempt_path(name, print_, attempt, file) for file in files}
+        paths = {file: run.attempt_path(name, fingerprint, attempt, file) for file in files}
         for file, data in files.items():
             run.storage.write_bytes(paths[file], data)
-        counts = run.commit(Marker(name, print_, attempt, word.steps, word.seconds))
+        counts = run.commit(Marker(name, fingerprint, attempt, word.steps, word.seconds))
         if counts:
             for path, data in public.items():
                 run.storage.write_bytes(path, data)
@@ -219,7 +226,7 @@ class Worker(WorkerCalls):
         for file in ATTEMPT_FILES.values() if counts else files:
             run.storage.delete(paths[file])
         run.forget_checkpoint(name)
-        return Done(name, print_, word.steps, word.seconds)
+        return Done(name, fingerprint, word.steps, word.seconds)
 
 
 def _parquet(table: pa.Table) -> bytes:

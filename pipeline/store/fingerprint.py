@@ -21,7 +21,7 @@ def fingerprint(
     content = {
         "algorithm": ALGORITHM, "concept": concept.name, "placeholder": concept.placeholder, "vectors": concept.vectors,
         "initializer": concept.initializer, "kind": concept.kind, "images": list(image_digests), "model": model_digest,
-        "dtype": dtype, "settings": _that_count(settings),
+        "dtype": dtype, "settings": _fingerprinted(settings),
     }  # fmt: skip
     if concept.captions:
         content["captions"] = dict(concept.captions)
@@ -29,11 +29,11 @@ def fingerprint(
 
 
 @functools.cache
-def _that_count(settings: InversionSettings) -> dict[str, Any]:
+def _fingerprinted(settings: InversionSettings) -> dict[str, Any]:
     """The same for every concept of a run, of which there may be 100,000."""
-    return settings.that_count()
+    return settings.fingerprinted()
 
 
 def content_of(source: Source) -> str:
-    """What a file brings into a fingerprint: a picture its digest, and what lies beside it also says what it is."""
-    return f"{PurePosixPath(source.url).suffix} {source.digest}" if source.beside else source.digest
+    """What a file brings into a fingerprint: a picture its digest, every other file also its ending."""
+    return f"{PurePosixPath(source.url).suffix} {source.digest}" if source.role != "picture" else source.digest

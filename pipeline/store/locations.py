@@ -69,7 +69,7 @@ def _secrets(options: Mapping[str, Any]) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def protocol_of(url: str) -> str:
+def scheme_of(url: str) -> str:
     """ "s3" for s3://bucket/x, "file" for a plain path."""
     return url.split("://", 1)[0].lower() if "://" in url else "file"
 
@@ -84,7 +84,7 @@ def resolve_url(reference: str, folder: str) -> str:
     """
     if "://" in reference:
         return reference
-    if protocol_of(folder) in ("file", "local"):
+    if scheme_of(folder) in ("file", "local"):
         return os.path.normpath(Path(local_path(folder)) / Path(reference).expanduser())
     if reference.startswith(("/", "~")):
         return os.path.normpath(Path(reference).expanduser())

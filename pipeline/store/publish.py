@@ -38,16 +38,16 @@ def _publish(
     run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int], renew: Callable[[], None]
 ) -> tuple[str, ...]:
     markers = run.committed()
-    done = {name: print_ for name, print_ in expected.items() if (name, short(print_)) in markers}
+    done = {name: fingerprint for name, fingerprint in expected.items() if (name, short(fingerprint)) in markers}
     # Rows and files of a word that has been learned anew are replaced. Were its old marker left standing, a return to
     # the old inputs would find nothing to do, and the new word in their place.
-    for name, print_ in markers:
-        if name in done and print_ != short(done[name]):
-            run.withdraw(name, print_)
+    for name, fingerprint in markers:
+        if name in done and fingerprint != short(done[name]):
+            run.withdraw(name, fingerprint)
     by_part: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     for table in SOURCES:
-        for name, print_ in done.items():
-            by_part[table, shard_of(name, parts[table])][name] = print_
+        for name, fingerprint in done.items():
+            by_part[table, shard_of(name, parts[table])][name] = fingerprint
 
     waiting = {tuple(file.split("@")[::3]) for file in run.storage.names(ATTEMPTS)}  # (concept, kind of file)
     there = {f"{table}/{name}" for table in SOURCES for name in run.storage.names(table)}
@@ -66,7 +66,7 @@ def _publish(
     renew()
     _clear_attempts(run, done)
     for name in set(run.checkpointed()).intersection(done):
-        run.forget_checkpoint(name)  # of a worker that died between its commit and this deed
+        run.forget_checkpoint(name)  # of a worker that died between its commit and this line
     run.storage.sweep()
     return tuple(sorted(lost))
 
@@ -84,9 +84,13 @@ def _publish_part(
             for table_ in rows
             for key in zip(*(table_[name].to_pylist() for name in ("concept", "fingerprint")), strict=True)
         }
-        missing = {name: print_ for name, print_ in members.items() if (name, print_) not in present}
+        missing = {name: fingerprint for name, fingerprint in members.items() if (name, fingerprint) not in present}
         lost = gone.intersection(missing)
-        fresh = {name: _attempt_rows(run, table, name, print_) for name, print_ in missing.items() if name not in lost}
+        fresh = {
+            name: _attempt_rows(run, table, name, fingerprint)
+            for name, fingerprint in missing.items()
+            if name not in lost
+        }
         if gone_now := {name for name, found in fresh.items() if found is None}:
             # Another driver may have published them since we read the part, and tidied their attempts away: look again.
             gone |= gone_now
@@ -100,11 +104,13 @@ def _publish_part(
         return lost
 
 
-def _attempt_rows(run: RunFolder, table: str, name: str, print_: str) -> pa.Table | None:
+def _attempt_rows(run: RunFolder, table: str, name: str, fingerprint: str) -> pa.Table | None:
     """None when the attempt, or the marker that names it, is not there any more."""
     source, schema = SOURCES[table]
     try:
-        data = run.storage.read_bytes(run.attempt_path(name, print_, run.marker(name, print_).attempt, source))
+        data = run.storage.read_bytes(
+            run.attempt_path(name, fingerprint, run.marker(name, fingerprint).attempt, source)
+        )
     except StorageNotFoundError:
         return None
     return pq.read_table(pa.BufferReader(data)).cast(schema)
@@ -120,13 +126,13 @@ def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
     """Removes the attempts of what is now published, after putting in place what a worker that died right after its
     commit left there. Attempts of other concepts may still be under way, perhaps under another driver.
     """
-    done_files = {(name, short(print_)) for name, print_ in done.items()}
+    done_files = {(name, short(fingerprint)) for name, fingerprint in done.items()}
 
     def clear(file: str) -> None:
         if file.count("@") != 3:
             return  # somebody else's
-        name, print_, attempt, kind = file.split("@")
-        if (name, print_) not in done_files:
+        name, fingerprint, attempt, kind = file.split("@")
+        if (name, fingerprint) not in done_files:
             return
         public = {"word.safetensors": run.word_path(name), "grid.png": run.grid_path(name)}.get(kind)
         try:

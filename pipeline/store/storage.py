@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from pipeline.store.locations import local_path, parse_storage_options, protocol_of, resolve_url, without_credentials
+from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
 from pipeline.store.retry import (
     StorageError,
     StorageNotFoundError,
@@ -36,8 +36,8 @@ __all__ = [
     "StorageTooLargeError",
     "StorageUnavailableError",
     "parse_storage_options",
-    "protocol_of",
     "resolve_url",
+    "scheme_of",
     "without_credentials",
 ]
 
@@ -69,10 +69,10 @@ class Storage:
         if "::" in self.url:
             raise ValueError(f"chained URLs ('::') are not supported: {without_credentials(self.url)}")
         try:
-            fsspec.get_filesystem_class(protocol_of(self.url))
+            fsspec.get_filesystem_class(scheme_of(self.url))
         except ValueError:
             raise ValueError(
-                f"{without_credentials(self.url)}: nothing is known of {protocol_of(self.url)}://; "
+                f"{without_credentials(self.url)}: nothing is known of {scheme_of(self.url)}://; "
                 "use s3://, gs://, https://, memory:// or a path"
             ) from None
         except ImportError as error:
@@ -83,12 +83,12 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        return protocol_of(self.url) in ("file", "local")
+        return scheme_of(self.url) in ("file", "local")
 
     @property
     def is_web(self) -> bool:
         """A web server: its files can be read by name, and nothing can be listed or written."""
-        return protocol_of(self.url) in ("http", "https")
+        return scheme_of(self.url) in ("http", "https")
 
     def join(self, path: str) -> str:
         """The URL of `path`. Raises ValueError for one that leads outside this folder."""
@@ -111,7 +111,7 @@ class Storage:
                     return file.read() if end is None else file.read(end)
             try:
                 # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
-                whole = {"max_concurrency": 1} if protocol_of(self.url) in S3_PROTOCOLS else {}
+                whole = {"max_concurrency": 1} if scheme_of(self.url) in S3_PROTOCOLS else {}
                 part = whole if end is None else {"start": 0, "end": end}
                 return bytes(self._fs().cat_file(self._key(path), **part))
             except OSError as error:
@@ -143,7 +143,7 @@ class Storage:
         """
         if self.is_local:
             return self._try("create", path, lambda: self._through_partial(path, data, _link))
-        if protocol_of(self.url) not in S3_PROTOCOLS:
+        if scheme_of(self.url) not in S3_PROTOCOLS:
             return self._try("create", path, lambda: _made(self._fs().pipe_file, self._key(path), data, mode="create"))
         # An answer may be lost after the store has done its work; the mark tells our own file from another's.
         mark = uuid.uuid4().hex
@@ -255,7 +255,7 @@ class Storage:
 
     def _fs(self) -> Any:
         # fsspec keeps one file system for the same arguments, so asking again costs microseconds.
-        protocol = protocol_of(self.url)
+        protocol = scheme_of(self.url)
         if protocol in WITHOUT_OPTIONS:
             return fsspec.filesystem(protocol)
         options = copy.deepcopy(dict(self.options))  # botocore rewrites the settings that it is given

@@ -10,7 +10,7 @@ from pipeline.records import Concept, ImageSet, Word
 from pipeline.settings import InversionSettings
 from pipeline.store.word_files import WordFileError, decode_word, suited
 from pipeline.training.inversion import InversionError, validate
-from pipeline.training.slot import Beside, new_slot
+from pipeline.training.slot import SideInformation, new_slot
 
 MAX_BYTES = 50_000_000  # of a word's file; the widest words of the most vectors take half a megabyte
 
@@ -32,7 +32,7 @@ def imported_word(
     count = len(next(iter(vectors.values())))
     plain = replace(settings, progressive=0.0, start="words", start_clip="")
     slot = new_slot(
-        replace(concept, vectors=count), images.pixels, backbone, plain, Beside(images.captions, images.masks)
+        replace(concept, vectors=count), images.pixels, backbone, plain, SideInformation(images.captions, images.masks)
     )
     with torch.no_grad():
         for name, parameter in slot.words.items():

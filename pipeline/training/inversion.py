@@ -25,13 +25,13 @@ from pipeline.training.early_stopping import (
     look_every,
     window_of,
 )
-from pipeline.training.slot import Beside, Slot, new_slot
+from pipeline.training.slot import SideInformation, Slot, new_slot
 from pipeline.training.weighting import distance
 
 __all__ = [
-    "Beside", "DivergedError", "Draws", "InversionError", "Slot", "draw", "end_of", "finished", "losses", "new_slot",
-    "restore", "snapshot", "train_step", "validate",
-]  # fmt: skip
+    "DivergedError", "Draws", "InversionError", "SideInformation", "Slot", "draw", "end_of", "finished", "losses",
+    "new_slot", "restore", "snapshot", "train_step", "validate",
+]  # fmt: skip  # fmt: skip
 
 
 class InversionError(Exception):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class SideInformation:
     """What came with a concept's N pictures.
 
     captions: one each, None for a picture without; () where nobody asked for them.
@@ -88,24 +88,28 @@ class Slot:
 
 
 def new_slot(
-    concept: Concept, pixels: np.ndarray, backbone: Backbone, settings: InversionSettings, beside: Beside | None = None
+    concept: Concept,
+    pixels: np.ndarray,
+    backbone: Backbone,
+    settings: InversionSettings,
+    side_information: SideInformation | None = None,
 ) -> Slot:
     """Caches the latent posteriors of both flips and tokenises the sentences.
 
     pixels: uint8 (N, R, R, 3). Raises PromptError when the word or its sentences do not suit the tokenizer, and ValueError
     when the settings do not suit the word.
     """
-    beside = beside or Beside()
+    side_information = side_information or SideInformation()
     backbone.refuse_placeholder(concept.placeholder)
     settings.refuse_vectors(concept.vectors)
-    initial = start_vectors(backbone, concept, settings, beside.nearest)
+    initial = start_vectors(backbone, concept, settings, side_information.nearest)
     anchors = backbone.initial_vectors(concept.initializer, concept.vectors) if settings.regularisation else {}
     words = _on_device(_with_own(initial, backbone, settings, pixels), backbone)
     posterior = backbone.encode_images(_both_flips(pixels, settings))
     weights = None
-    if beside.masks is not None:
+    if side_information.masks is not None:
         height, width = posterior.mean.shape[2:]
-        masks = _both_flips(beside.masks, settings)
+        masks = _both_flips(side_information.masks, settings)
         weights = mask_weights(masks, (height, width), settings.background)
     slot = Slot(
         concept=concept,
@@ -115,7 +119,7 @@ def new_slot(
         means={name: torch.zeros_like(vectors) for name, vectors in words.items()},
         squares={name: torch.zeros_like(vectors) for name, vectors in words.items()},
         posterior=Posterior(posterior.mean.cpu(), posterior.std.cpu()),
-        stages=_stages(backbone, concept, settings, beside.captions or (None,) * len(pixels)),
+        stages=_stages(backbone, concept, settings, side_information.captions or (None,) * len(pixels)),
         hold_norm=NormRule(backbone, settings),
         anchors=_on_device(_with_own(anchors, backbone, settings, pixels), backbone) if anchors else {},
         weights=weights,

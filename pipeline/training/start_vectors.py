@@ -39,8 +39,8 @@ def start_vectors(
 
 
 def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.ndarray:
-    chance = numpy_generator(seed, concept.name, f"start {encoder}")
-    drawn = chance.standard_normal((concept.vectors, table.shape[1]))
+    generator = numpy_generator(seed, concept.name, f"start {encoder}")
+    drawn = generator.standard_normal((concept.vectors, table.shape[1]))
     return (table.mean(0) + table.std(0) * drawn).astype(np.float32)
 
 

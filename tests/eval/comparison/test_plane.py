@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from eval.comparison.axes import MARGIN, TICKS, WIDTH, beside, ticks
+from eval.comparison.axes import MARGIN, TICKS, WIDTH, labels, ticks
 from eval.comparison.comparison_page import page_of
 from eval.comparison.curve import Course, Measured, costs_of, costs_table, courses_of, courses_svg, courses_table
 from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of
@@ -61,8 +61,8 @@ def course(recipe: str, scale: float, last: float) -> Course:
 
 def test_labels_of_marks_that_lie_together_do_not_lie_on_each_other() -> None:
     places = [(300.0 + step, 200.0 + step) for step in range(8)]
-    labels = [ET.fromstring(f"<g>{each}</g>").find("text") for each in beside(places, ["1 vector"] * 8)]
-    spots = [(float(text.get("x", "nan")), float(text.get("y", "nan"))) for text in labels if text is not None]
+    texts = [ET.fromstring(f"<g>{each}</g>").find("text") for each in labels(places, ["1 vector"] * 8)]
+    spots = [(float(text.get("x", "nan")), float(text.get("y", "nan"))) for text in texts if text is not None]
     assert len(spots) == 8
     for number, (x, y) in enumerate(spots):
         assert MARGIN <= x <= WIDTH

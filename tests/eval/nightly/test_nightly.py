@@ -143,14 +143,14 @@ def test_nights_are_kept_compared_with_the_last_good_one_and_read_back_as_they_w
     assert History(run.storage.folder("history"), conditions(replace(judgement, protocol=OTHER))).nights() == []
 
 
-def many(count: int, loss: float, print_: str) -> list[ConceptSummary]:
+def many(count: int, loss: float, fingerprint: str) -> list[ConceptSummary]:
     """Words of which a fifth lost `loss` of reconstruction."""
-    rng = np.random.default_rng(len(print_))
+    rng = np.random.default_rng(len(fingerprint))
     values = 0.7 + rng.normal(0, 0.01, count) - loss * (np.arange(count) % 5 == 0)
     return [
         ConceptSummary(
             f"c{position:04d}",
-            print_,
+            fingerprint,
             "<x>",
             "cat",
             "object",
@@ -176,8 +176,8 @@ def test_a_bad_night_is_not_what_the_next_one_is_measured_by(run: RunFolder, jud
     """Catches a regression that is an alarm for one night and the new normal from then on."""
     history = History(run.storage.folder("history"), conditions(judgement))
     verdicts = []
-    for name, loss, print_ in (("n1", 0.0, "f"), ("n2", 0.02, "ff"), ("n3", 0.02, "fff"), ("n4", 0.0, "ffff")):
-        concepts = many(500, loss, print_)
+    for name, loss, fingerprint in (("n1", 0.0, "f"), ("n2", 0.02, "ff"), ("n3", 0.02, "fff"), ("n4", 0.0, "ffff")):
+        concepts = many(500, loss, fingerprint)
         groups = {each.concept: str(int(each.concept[1:]) % 5) for each in concepts}
         verdict = judge_night(history, name, concepts, groups, 0.01, None)
         history.record(verdict, concepts, groups)

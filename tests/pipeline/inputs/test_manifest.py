@@ -44,8 +44,8 @@ def test_a_row_with_everything_becomes_a_concept(tmp_path: Path) -> None:
     )
     manifest = read_manifest(url)
     assert manifest.concepts == (
-        Concept("my-cat", (f"{tmp_path}/a.png", "s3://other/b.png"), "<tom>", "tabby cat", "cat", "style", 3, 2,
-                {"group": "pets", "price": "1,50"}),
+        Concept("my-cat", (f"{tmp_path}/a.png", "s3://other/b.png"), "<tom>", initializer="tabby cat", noun="cat",
+                kind="style", vectors=3, line=2, carried={"group": "pets", "price": "1,50"}),
     )  # fmt: skip
     assert manifest.digest == hashlib.sha256(Path(url).read_bytes()).hexdigest()
     assert manifest.failures == ()

@@ -18,7 +18,7 @@ from pipeline.records import Concept, ImageSet, RejectedImage
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.storage import Storage
-from pipeline.training.inversion import Beside, draw, losses, new_slot
+from pipeline.training.inversion import SideInformation, draw, losses, new_slot
 from pipeline.training.weighting import mask_weights
 from tests.conftest import Bucket
 from tests.tiny_model import PIXELS
@@ -153,8 +153,8 @@ def test_what_a_mask_leaves_out_is_not_learned(epsilon_model: Path) -> None:
     torch.set_num_threads(1)
     model = load_backbone(str(epsilon_model))
     pixels = np.random.default_rng(0).integers(0, 256, (1, PIXELS, PIXELS, 3), np.uint8)
-    concept, settings = Concept("c", (), "<c>", "cat"), InversionSettings(masks="alpha", batch_size=2)
-    slot = new_slot(concept, pixels, model, settings, Beside(masks=left_half(PIXELS, PIXELS)[None]))
+    concept, settings = Concept("c", (), "<c>", initializer="cat"), InversionSettings(masks="alpha", batch_size=2)
+    slot = new_slot(concept, pixels, model, settings, SideInformation(masks=left_half(PIXELS, PIXELS)[None]))
     slot.posterior.std.zero_()
     drawn = draw(slot, model, "validation", 0, 40)
     mirrored = (drawn.latents - slot.posterior.mean[:1]).abs().sum((1, 2, 3)) > (
@@ -178,11 +178,11 @@ def test_what_a_mask_leaves_out_is_not_learned(epsilon_model: Path) -> None:
 
 def test_settings_say_what_is_wanted() -> None:
     assert extras_of(InversionSettings()) == Extras()
-    assert extras_of(InversionSettings(captions=True, masks="sidecar")).endings == (
-        ".txt",
-        ".mask.png",
-        "-masklabel.png",
-    )
+    assert extras_of(InversionSettings(captions=True, masks="sidecar")).endings == {
+        ".txt": "caption",
+        ".mask.png": "mask",
+        "-masklabel.png": "mask",
+    }
 
 
 def test_a_caption_of_the_manifest_goes_before_that_of_a_file() -> None:

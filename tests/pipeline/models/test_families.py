@@ -24,7 +24,10 @@ from tests import theirs as diffusers_own
 from tests.tiny_model import PIXELS, PROJECTED, load_pipeline
 
 SETTINGS = InversionSettings(steps=3, early_stop="off", batch_size=2, learning_rate=5e-3)
-ONE, THREE = (Concept("my-cat", (), "<my-cat>", "cat"), Concept("truck", (), "<truck>", "fire truck", vectors=3))
+ONE, THREE = (
+    Concept("my-cat", (), "<my-cat>", initializer="cat"),
+    Concept("truck", (), "<truck>", initializer="fire truck", vectors=3),
+)
 PICTURES = np.random.default_rng(1).integers(0, 256, (3, PIXELS, PIXELS, 3), np.uint8)
 THEIRS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "euler": "EulerDiscreteScheduler"}
 # As Stable Diffusion's own scheduler folders say, and the tiny models' do not.

@@ -64,7 +64,7 @@ def to_do(found: Plan) -> list[str]:
     return [concept.name for concept in found.left]
 
 
-def print_of(concept: Concept) -> str:
+def fingerprint_of(concept: Concept) -> str:
     """What a worker computes when it has read the images."""
     digests = [digest_of(source, {}) for source in find_sources(concept)]
     return fingerprint(concept, digests, MODEL.digest, "float32", SETTINGS)
@@ -73,7 +73,7 @@ def print_of(concept: Concept) -> str:
 def commit(concepts: list[Concept], run: RunFolder, *names: str) -> None:
     for concept in concepts:
         if concept.name in names:
-            assert run.commit(Marker(concept.name, print_of(concept), "aaa", 300, 1.5))
+            assert run.commit(Marker(concept.name, fingerprint_of(concept), "aaa", 300, 1.5))
 
 
 def test_at_first_everything_is_to_be_done_in_the_order_of_the_manifest_and_no_image_is_read(
@@ -90,7 +90,7 @@ def test_what_is_committed_is_not_done_again(concepts: list[Concept], run: RunFo
     commit(concepts, run, "cat", "truck")
     found = planned(concepts, run)
     assert to_do(found) == ["dog"]
-    assert found.done == {concept.name: print_of(concept) for concept in concepts if concept.name != "dog"}
+    assert found.done == {concept.name: fingerprint_of(concept) for concept in concepts if concept.name != "dog"}
     commit(concepts, run, "dog")
     assert (planned(concepts, run).left, set(planned(concepts, run).done)) == ((), {"cat", "dog", "truck"})
 
@@ -98,7 +98,7 @@ def test_what_is_committed_is_not_done_again(concepts: list[Concept], run: RunFo
 def test_a_failure_is_told_again_and_tried_again_only_when_asked(concepts: list[Concept], run: RunFolder) -> None:
     """Catches a hopeless concept that costs every night anew, and one that is no longer mentioned."""
     commit(concepts, run, "cat")
-    failure = Failure("dog", "inversion", "the loss stopped being a number", fingerprint=print_of(concepts[1]))
+    failure = Failure("dog", "inversion", "the loss stopped being a number", fingerprint=fingerprint_of(concepts[1]))
     run.record_failure(failure)
     found = planned(concepts, run)
     assert (to_do(found), list(found.done)) == (["truck"], ["cat"])
@@ -122,7 +122,7 @@ def test_images_that_were_not_there_are_looked_for_when_the_next_run_plans(
 
 
 def test_a_failure_is_forgotten_with_the_pictures_that_caused_it(concepts: list[Concept], run: RunFolder) -> None:
-    run.record_failure(Failure("dog", "images", "a broken picture", fingerprint=print_of(concepts[1])))
+    run.record_failure(Failure("dog", "images", "a broken picture", fingerprint=fingerprint_of(concepts[1])))
     Path(concepts[1].images[0], "1.png").write_bytes(b"mended")
     assert "dog" in to_do(planned(concepts, run))
 
@@ -175,7 +175,9 @@ def test_options_that_are_off_do_not_undo_the_words_of_runs_that_had_none() -> N
     """Catches a new option that costs every user all words: this is algorithm 2's fingerprint from before there were any."""
     off: dict[str, Any] = ABSENT
     settings = InversionSettings(steps=12, batch_size=2, learning_rate=5e-3, early_stop="dvar", **off)
-    assert fingerprint(Concept("x", (), "<x>", "cat"), ["a"], "m", "auto", settings).startswith("06249181e008")
+    assert fingerprint(Concept("x", (), "<x>", initializer="cat"), ["a"], "m", "auto", settings).startswith(
+        "06249181e008"
+    )
 
 
 def test_a_changed_mask_or_caption_is_learned_anew_and_so_is_one_of_another_picture(
@@ -299,12 +301,12 @@ def learn(concepts: list[Concept], run: RunFolder) -> None:
         word = Word(concept.name, concept.placeholder, vectors, vectors, "", 300, "steps", 5e-3, 0.1, 1.5)
         images = ImageSet(np.zeros((1, 8, 8, 3), np.uint8), ("a.png",), ("digest",), (), sources)
         tables = {
-            "embedding.parquet": embedding_rows(concept, print_of(concept), word, images),
+            "embedding.parquet": embedding_rows(concept, fingerprint_of(concept), word, images),
             "samples.parquet": SAMPLES.empty_table(),
         }
         for file, table in tables.items():
-            write_table(run, run.attempt_path(concept.name, print_of(concept), "aaa", file), table)
-        run.commit(Marker(concept.name, print_of(concept), "aaa", 300, 1.5))
+            write_table(run, run.attempt_path(concept.name, fingerprint_of(concept), "aaa", file), table)
+        run.commit(Marker(concept.name, fingerprint_of(concept), "aaa", 300, 1.5))
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["driver died before publishing", "published"])
@@ -314,7 +316,7 @@ def test_of_pictures_that_did_not_change_not_a_byte_is_read_again(
     """Catches a resume that costs hours of download to find that there is nothing to do."""
     learn(concepts, run)
     if published:
-        publish(run, {concept.name: print_of(concept) for concept in concepts}, create_layout(run, 3))
+        publish(run, {concept.name: fingerprint_of(concept) for concept in concepts}, create_layout(run, 3))
         assert run.storage.names(ATTEMPTS) == []
     changed = Path(concepts[1].images[0], "2.png")
     changed.write_bytes(b"another dog")

@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(Storage(str(tmp_path / "run")))
 
 
-def print_of(name: str, seed: int = 0) -> str:
+def fingerprint_of(name: str, seed: int = 0) -> str:
     return fingerprint(Concept(name, (), f"<{name}>"), [], "model", "float32", InversionSettings(seed=seed))
 
 
@@ -51,31 +51,33 @@ def write_attempt(run: RunFolder, name: str, seed: int = 0, attempt: str = "aaa"
     ]
     public = {file: f"{file} of {name} {seed} {attempt}".encode() for file in ("word.safetensors", "grid.png")}
     tables = {
-        "embedding.parquet": embedding_rows(concept, print_of(name, seed), word, images),
-        "samples.parquet": sample_rows(print_of(name, seed), samples),
+        "embedding.parquet": embedding_rows(concept, fingerprint_of(name, seed), word, images),
+        "samples.parquet": sample_rows(fingerprint_of(name, seed), samples),
     }
     for file, table in tables.items():
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        run.storage.write_bytes(run.attempt_path(name, print_of(name, seed), attempt, file), bytes(sink.getvalue()))
+        run.storage.write_bytes(
+            run.attempt_path(name, fingerprint_of(name, seed), attempt, file), bytes(sink.getvalue())
+        )
     for file, data in public.items():
-        run.storage.write_bytes(run.attempt_path(name, print_of(name, seed), attempt, file), data)
+        run.storage.write_bytes(run.attempt_path(name, fingerprint_of(name, seed), attempt, file), data)
     return public
 
 
 def commit(run: RunFolder, name: str, seed: int = 0, attempt: str = "aaa", *, dies: bool = False) -> dict[str, bytes]:
     """What a worker does with a word: it may die right after the marker, before the public files."""
     public = write_attempt(run, name, seed, attempt)
-    assert run.commit(Marker(name, print_of(name, seed), attempt, 300, 1.5))
+    assert run.commit(Marker(name, fingerprint_of(name, seed), attempt, 300, 1.5))
     if not dies:
         for path, file in ((run.word_path(name), "word.safetensors"), (run.grid_path(name), "grid.png")):
             run.storage.write_bytes(path, public[file])
-            run.storage.delete(run.attempt_path(name, print_of(name, seed), attempt, file))
+            run.storage.delete(run.attempt_path(name, fingerprint_of(name, seed), attempt, file))
     return public
 
 
 def expected(seed: int = 0) -> dict[str, str]:
-    return {name: print_of(name, seed) for name in CONCEPTS}
+    return {name: fingerprint_of(name, seed) for name in CONCEPTS}
 
 
 def rows(run: RunFolder, table: str) -> pd.DataFrame:
@@ -87,9 +89,9 @@ def rows(run: RunFolder, table: str) -> pd.DataFrame:
 def each_row_once(run: RunFolder, names: list[str], seed: int = 0) -> None:
     embeddings, samples = (rows(run, table) for table in TABLES)
     keys = list(embeddings[["concept", "fingerprint", "text_encoder"]].itertuples(index=False, name=None))
-    assert sorted(keys) == sorted((name, print_of(name, seed), encoder) for name in names for encoder in ENCODERS)
+    assert sorted(keys) == sorted((name, fingerprint_of(name, seed), encoder) for name in names for encoder in ENCODERS)
     drawn = list(samples[["concept", "fingerprint", "index"]].itertuples(index=False, name=None))
-    assert sorted(drawn) == sorted((name, print_of(name, seed), index) for name in names for index in range(2))
+    assert sorted(drawn) == sorted((name, fingerprint_of(name, seed), index) for name in names for index in range(2))
 
 
 def attempts(run: RunFolder) -> list[str]:
@@ -154,7 +156,7 @@ def test_a_changed_fingerprint_replaces_its_rows_and_no_others(run: RunFolder) -
     for name in CONCEPTS:
         commit(run, name)
     publish(run, expected(), parts)
-    now = expected() | {"concept-07": print_of("concept-07", seed=1)}
+    now = expected() | {"concept-07": fingerprint_of("concept-07", seed=1)}
     publish(run, now, parts)
     each_row_once(run, CONCEPTS)  # the new word is not yet learned
     commit(run, "concept-07", seed=1, attempt="bbb")
@@ -182,7 +184,7 @@ def test_rows_that_nobody_has_any_more_make_a_concept_undone(run: RunFolder) -> 
     """Catches a job that waits for ever for a row, and a word that counts as done while no table knows it."""
     for name in CONCEPTS[:2]:
         commit(run, name)
-    run.storage.delete(run.attempt_path("concept-00", print_of("concept-00"), "aaa", "samples.parquet"))
+    run.storage.delete(run.attempt_path("concept-00", fingerprint_of("concept-00"), "aaa", "samples.parquet"))
     parts = create_layout(run, 40)
     assert publish(run, expected(), parts) == ("concept-00",)
     assert {name for name, _ in run.committed()} == {"concept-01"}
@@ -208,7 +210,7 @@ def test_publishers_at_once_who_know_of_different_words_lose_none_of_them(run: R
 
     def publish_some(number: int) -> tuple[str, ...]:
         start.wait()
-        return publish(run, {name: print_of(name) for name in CONCEPTS[number::4]}, parts)
+        return publish(run, {name: fingerprint_of(name) for name in CONCEPTS[number::4]}, parts)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(publish_some, range(4))) == [()] * 4
@@ -223,7 +225,7 @@ def test_publishers_of_other_settings_end(run: RunFolder) -> None:
     for seed, name in ((0, "concept-00"), (1, "concept-00"), (0, "concept-01")):
         commit(run, name, seed, attempt=str(seed))
     with ThreadPoolExecutor(2) as pool:
-        wanted = (expected(), {"concept-00": print_of("concept-00", 1)})
+        wanted = (expected(), {"concept-00": fingerprint_of("concept-00", 1)})
         list(pool.map(lambda one: publish(run, one, parts), wanted))
     found = rows(run, "embeddings")
     assert sorted(found["concept"]) == [name for name in CONCEPTS[:2] for _ in ENCODERS]
@@ -251,7 +253,7 @@ def test_a_publisher_that_stood_still_for_too_long_writes_nothing_more(
         publishing, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1, threading.current_thread().name)
     )
     with ThreadPoolExecutor(1, thread_name_prefix="slow") as slow:
-        asleep = slow.submit(publish, run, {"concept-00": print_of("concept-00")}, parts)
+        asleep = slow.submit(publish, run, {"concept-00": fingerprint_of("concept-00")}, parts)
         assert stands.wait(60)
         commit(run, "concept-01")
         publish(run, expected(), parts)

@@ -17,7 +17,17 @@ from pipeline.records import Concept, Word
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.checkpoints import decode_checkpoint, encode_checkpoint
 from pipeline.training.early_stopping import look_every
-from pipeline.training.inversion import Beside, Slot, draw, end_of, losses, new_slot, restore, snapshot, train_step
+from pipeline.training.inversion import (
+    SideInformation,
+    Slot,
+    draw,
+    end_of,
+    losses,
+    new_slot,
+    restore,
+    snapshot,
+    train_step,
+)
 from pipeline.training.schedules import rate_at
 from tests.tiny_model import PIXELS
 
@@ -38,9 +48,9 @@ def backbone(epsilon_model: Path) -> Backbone:
 
 
 def slot_of(
-    backbone: Backbone, settings: InversionSettings, concept: Concept = CAT, beside: Beside | None = None
+    backbone: Backbone, settings: InversionSettings, concept: Concept = CAT, side: SideInformation | None = None
 ) -> Slot:
-    return new_slot(concept, PICTURES, backbone, settings, beside)
+    return new_slot(concept, PICTURES, backbone, settings, side)
 
 
 def finish(slot: Slot, backbone: Backbone) -> Word:
@@ -89,7 +99,7 @@ ALL_AT_ONCE = replace(
     regularisation=0.1, min_snr=5.0, norm_limit=1.5, weight_decay=0.01, start="statistics", captions=True, masks="alpha",
     background=0.1,
 )  # fmt: skip
-BESIDE = Beside(captions=("my {} asleep", None, "at night"), masks=HALF)
+SIDE = SideInformation(captions=("my {} asleep", None, "at night"), masks=HALF)
 
 
 @pytest.mark.parametrize("at", [1, 9, EVERY, 18, 29])
@@ -97,13 +107,13 @@ def test_with_all_options_a_word_resumed_from_its_checkpoint_is_the_same_to_the_
     at: int, backbone: Backbone
 ) -> None:
     """Catches state that an option keeps and a checkpoint does not: 9 and 18 are where a vector joins."""
-    straight = finish(slot_of(backbone, ALL_AT_ONCE, THREE, BESIDE), backbone)
-    left = slot_of(backbone, ALL_AT_ONCE, THREE, BESIDE)
+    straight = finish(slot_of(backbone, ALL_AT_ONCE, THREE, SIDE), backbone)
+    left = slot_of(backbone, ALL_AT_ONCE, THREE, SIDE)
     for _ in range(at):
         train_step(backbone, [left])
     kept = decode_checkpoint(encode_checkpoint(snapshot(left, "f" * 64)))
     assert kept is not None
-    resumed = slot_of(backbone, ALL_AT_ONCE, THREE, BESIDE)
+    resumed = slot_of(backbone, ALL_AT_ONCE, THREE, SIDE)
     restore(resumed, kept)
     word = finish(resumed, backbone)
     assert word.vectors[ENCODER].tobytes() == straight.vectors[ENCODER].tobytes()
@@ -114,7 +124,7 @@ def test_words_with_other_options_share_a_batch(backbone: Backbone) -> None:
     """Catches rows, weights or rates of one slot that reach its neighbours."""
     others = [replace(THREE, name=f"other-{number}") for number in range(2)]
     slots = [
-        slot_of(backbone, ALL_AT_ONCE, others[0], BESIDE),
+        slot_of(backbone, ALL_AT_ONCE, others[0], SIDE),
         slot_of(backbone, SHORT),
         slot_of(backbone, ALL_AT_ONCE, others[1]),
     ]
@@ -126,7 +136,7 @@ def test_words_with_other_options_share_a_batch(backbone: Backbone) -> None:
             ended[slot.concept.name] = end
     alone = finish(slot_of(backbone, SHORT), backbone)
     np.testing.assert_allclose(ended[CAT.name].vectors[ENCODER], alone.vectors[ENCODER], atol=1e-4)
-    with_beside = finish(slot_of(backbone, ALL_AT_ONCE, others[0], BESIDE), backbone)
+    with_beside = finish(slot_of(backbone, ALL_AT_ONCE, others[0], SIDE), backbone)
     np.testing.assert_allclose(ended["other-0"].vectors[ENCODER], with_beside.vectors[ENCODER], atol=1e-3)
 
 
@@ -301,7 +311,7 @@ def test_with_weights_and_own_words_the_gradient_still_is_the_slope_of_the_loss(
     torch.set_num_threads(1)
     exact = load_backbone(str(any_model), settings=ModelSettings("float64"))
     settings = replace(SHORT, min_snr=5.0, per_image=0.7, masks="alpha", background=0.2, captions=True)
-    slot = slot_of(exact, settings, THREE, BESIDE)
+    slot = slot_of(exact, settings, THREE, SIDE)
     drawn = draw(slot, exact, "step", 0, 6)
     assert drawn.weights is not None
     drawn = replace(drawn, latents=drawn.latents.double(), noise=drawn.noise.double(), weights=drawn.weights.double())
@@ -324,7 +334,7 @@ def test_all_options_at_once_on_every_family(any_model: Path) -> None:
     torch.set_num_threads(1)
     model = load_backbone(str(any_model))
     before = model.weights_digest()
-    word = finish(slot_of(model, replace(ALL_AT_ONCE, steps=8), THREE, BESIDE), model)
+    word = finish(slot_of(model, replace(ALL_AT_ONCE, steps=8), THREE, SIDE), model)
     assert {name: vectors.shape for name, vectors in word.vectors.items()} == {
         name: (3, width) for name, width in model.encoders.items()
     }
