@@ -163,7 +163,7 @@ def compare(arguments: argparse.Namespace, variants: Sequence[Variant], manifest
 
 
 def captions(arguments: argparse.Namespace, session: Session, run: RunFolder) -> list[Point]:
-    found = points_of_captions(run, arguments.caption_column, arguments.clip, session.device)
+    found = points_of_captions(run, arguments.caption_column, arguments.model, arguments.clip, session.device)
     if not found:
         print(f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
     return found

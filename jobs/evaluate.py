@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.session import Session, ray_session
 from jobs.cli.arguments import add_storage_and_cluster
+from jobs.cli.recorded import allowed
 from pipeline.models.find import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
@@ -48,7 +49,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME|FILE",
         help=f"{', '.join(sorted(PROTOCOLS))} or a .toml file (default: the run's own)",
     )
-    parser.add_argument("--clip", metavar="NAME", help="open_clip model that scores (default: the run's own)")
+    parser.add_argument(
+        "--clip",
+        metavar="NAME",
+        help="open_clip model that scores (default: the run's own, if that is the shipped one)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="ID|PATH",
+        help="that the words were learned on (default: the run's own, if that is the shipped one)",
+    )
     parser.add_argument("--dino", metavar="timm:ARCH:FILE", help="a second judge, of pictures only")
     parser.add_argument(
         "--until-ci", type=float, default=0.0, metavar="X",
@@ -74,12 +84,13 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder with what its words were made by. model_digest: of the weights they were learned on."""
+    """A run folder with what its words were made by. model: the name to load it by, which run.json may have another for."""
 
     folder: RunFolder
     configuration: dict[str, Any]
     protocol: Protocol
     clip: str
+    model: str
 
     def judgement(self, session: Session, clip: str) -> "Judgement":
         from eval.scores.drawn_pictures import RunModel
@@ -87,7 +98,7 @@ class Run:
 
         made = self.configuration
         drawing = RunModel(
-            made["model"], session.device, ModelSettings(**made["model_settings"]), made["settings"]["seed"],
+            self.model, session.device, ModelSettings(**made["model_settings"]), made["settings"]["seed"],
             made["settings"]["resolution"], self.folder.storage.options,
         )  # fmt: skip
         return Judgement(self.protocol, made["model"], made["model_digest"], clip, session.device, drawing)
@@ -102,10 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_arguments(arguments, runs, night)
         history = Storage(arguments.history, options) if arguments.history else runs[0].folder.storage.folder("history")
         # open_clip and torch take seconds to import; a mistyped run should be told at once.
-        from eval.scores.score_run import load_scorer
+        from eval.scores.score_run import check_tokenizer, load_scorer
 
         for name in {run.clip for run in runs} | ({arguments.dino} if arguments.dino else set()):
-            load_scorer(name)
+            scorer = load_scorer(name)
+            for run in runs:
+                check_tokenizer(run.folder, scorer)
     except (ModelError, ProtocolError, StorageError, OSError, ValueError, KeyError) as error:
         print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
         return NOT_STARTED
@@ -114,13 +127,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_run(url: str, options: dict[str, Any], arguments: argparse.Namespace) -> Run:
-    """Raises when there is no such run, or its model has other weights now than its words were learned on."""
-    folder = RunFolder(Storage(url, options))
+    """Raises when there is no such run, it names what may not be loaded on its word, or its model has other weights now than
+    its words were learned on.
+    """
+    folder, shown = RunFolder(Storage(url, options)), without_credentials(url, options).rstrip("/")
     configuration = folder.read_json("run.json")
-    model = find_model(configuration["model"], options)
+    clip = allowed(configuration["clip"], arguments.clip, "--clip", shown)
+    model = find_model(allowed(configuration["model"], arguments.model, "--model", shown), options)
     if model.digest != configuration["model_digest"]:
         raise ModelError(
-            f"{without_credentials(url)}: its words were learned on {model.name} with weights "
+            f"{shown}: its words were learned on {model.name} with weights "
             f"{configuration['model_digest'][:12]}; here it has {model.digest[:12]}, and means something else by them"
         )
     if arguments.protocol:
@@ -128,9 +144,9 @@ def open_run(url: str, options: dict[str, Any], arguments: argparse.Namespace) -
     elif settings := configuration.get("protocol_settings"):
         protocol = Protocol.of_dict(settings)
     else:
-        protocol = find_protocol(configuration["protocol"].split("-v")[0])
+        protocol = PROTOCOLS[configuration["protocol"].split("-v")[0]]
     protocol = replace(protocol, until_ci=arguments.until_ci)
-    return Run(folder, configuration, protocol, arguments.clip or configuration["clip"])
+    return Run(folder, configuration, protocol, clip, model.name)
 
 
 def check_arguments(arguments: argparse.Namespace, runs: Sequence[Run], night: str) -> None:

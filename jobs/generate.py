@@ -19,13 +19,14 @@ import numpy as np
 
 from cluster.session import ray_session
 from jobs.cli.arguments import add_storage_and_cluster
+from jobs.cli.recorded import allowed
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
 from pipeline.settings import ModelSettings, Sampler
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
-from pipeline.store.storage import Storage, StorageError, parse_storage_options
+from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 DRAWN, NOT_STARTED = 0, 2
 
@@ -60,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         "--guidance", type=float, default=5.0, metavar="X", help="guidance scale (default: %(default)s)"
     )
     parser.add_argument("--output", metavar="URL", help="folder for the pictures (default: RUN/generated)")
+    parser.add_argument(
+        "--model",
+        metavar="ID|PATH",
+        help="that the words were learned on (default: the run's own, if that is the shipped one)",
+    )
     add_storage_and_cluster(parser)
     return parser
 
@@ -70,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse_storage_options(arguments.storage_option)
         run = RunFolder(Storage(arguments.run, options))
         configuration = run.read_json("run.json")
+        shown = without_credentials(arguments.run, options).rstrip("/")
+        model = allowed(configuration["model"], arguments.model, "--model", shown)
         prompts = arguments.prompt + (_lines(arguments.prompts) if arguments.prompts else [])
         words = _words(run)
         words |= _words_of_files(arguments.word, options, words)
@@ -80,13 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
         return NOT_STARTED
     output = Storage(arguments.output or f"{arguments.run.rstrip('/')}/generated", options)
-    draw(arguments, configuration, prompts, words, output)
+    draw(arguments, configuration, model, prompts, words, output)
     return DRAWN
 
 
 def draw(
     arguments: argparse.Namespace,
     configuration: dict[str, Any],
+    model: str,
     prompts: list[str],
     words: dict[str, dict[str, np.ndarray]],
     output: Storage,
@@ -106,11 +115,12 @@ def draw(
             [prompt for prompt, _ in asked],
             seeds,
             words,
-            configuration["model"],
+            model,
             settings,
             ModelSettings(**configuration["model_settings"]),
             gpus,
             output.options,
+            configuration["model_digest"],
         )
         for (prompt, index), drawing in zip(asked, drawings, strict=True):
             png = encode_png(drawing.pixels)

@@ -67,22 +67,22 @@ def untrained_points(run: RunFolder, of: Literal["floor", "ceiling"] = "floor") 
     ]
 
 
-def points_of_captions(run: RunFolder, column: str, clip: str, device: str) -> list[Point]:
+def points_of_captions(run: RunFolder, column: str, model: str, clip: str, device: str) -> list[Point]:
     """What a person says of each concept in place of its word, drawn by the frozen model; one Ray task a part."""
     parts = read_layout(run)
     gpus = 1 if device == "cuda" else 0
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_caption_points)
-    tasks = [draw.remote(run, number, parts, column, clip, device) for number in range(parts["embeddings"])]
+    tasks = [draw.remote(run, number, parts, column, model, clip, device) for number in range(parts["embeddings"])]
     return [point for task in tasks for point in ray.get(task)]
 
 
 def _caption_points(
-    run: RunFolder, number: int, parts: Mapping[str, int], column: str, clip: str, device: str
+    run: RunFolder, number: int, parts: Mapping[str, int], column: str, named: str, clip: str, device: str
 ) -> Sequence[Point]:
     torch.set_num_threads(1)
     made = run.read_json("run.json")
     held = ModelSettings(**made["model_settings"])
-    model = RunModel(made["model"], device, held, made["settings"]["seed"], made["settings"]["resolution"])
+    model = RunModel(named, device, held, made["settings"]["seed"], made["settings"]["resolution"])
     protocol = Protocol.of_dict(made["protocol_settings"])
     words = {name: word for name, word in learned_words(run, number, parts).items() if word.concept.carried.get(column)}
     if not words:

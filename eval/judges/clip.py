@@ -4,8 +4,10 @@ Names, as they are given on a command line and recorded beside every score:
 
     mini                          the shipped CLIP (64 px, made for the mini model's world)
     ViT-B-32-quickgelu:openai     open_clip's architecture and pretrained tag; the CLIP of the paper and of DreamBench
-    hf-hub:ORG/NAME               an open_clip model on the Hugging Face hub
+    hf-hub:ORG/NAME               an open_clip model on the Hugging Face hub, copied into the hub's cache as such a folder
     local-dir:FOLDER or FOLDER    a folder with open_clip_config.json, open_clip_model.safetensors and its tokenizer
+
+Weights are read from safetensors alone, and nothing of a folder is run: see clip_folder.py.
 """
 
 import difflib
@@ -23,6 +25,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from eval.judges.clip_folder import CONFIGURATION, TOKENIZER_FILES, WEIGHTS, check_clip_folder, tokenizer_digest
+
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parents[2] / "pipeline" / "mini" / "clip"
 BATCH = 64
@@ -36,7 +40,7 @@ Item = TypeVar("Item")
 class ClipScorer(Protocol):
     """What scoring needs of a CLIP.
 
-    name: which model, as it was asked for. fingerprint: sha256 of what decides its features.
+    name: which model, as it was asked for. fingerprint: sha256 of the weights and settings that decide its features.
     """
 
     @property
@@ -55,7 +59,10 @@ class ClipScorer(Protocol):
 
 
 class OpenClipScorer:
-    """An open_clip model in fp32 and eval mode, with its own preprocessing (PIL resizing) and tokenizer."""
+    """An open_clip model in fp32 and eval mode, with its own preprocessing (PIL resizing) and tokenizer.
+
+    tokenizer_digest: sha256 of what decides how it reads a text, which `fingerprint` does not cover.
+    """
 
     def __init__(
         self,
@@ -64,9 +71,11 @@ class OpenClipScorer:
         preprocess: Callable[[Image.Image], Tensor],
         tokenizer: Callable[..., Tensor],
         fingerprint: str,
+        tokenizer_digest: str,
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.tokenizer_digest = tokenizer_digest
         self._model: Any = model
         self._preprocess = preprocess
         self._tokenizer = tokenizer
@@ -113,28 +122,53 @@ class OpenClipScorer:
 def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
     """Loads a CLIP by one of the names above.
 
-    Raises ValueError for a name that open_clip does not know, or one whose activation is not that of its weights, and
+    Raises ValueError for a name that open_clip does not know, one whose activation is not that of its weights, one without
+    safetensors, and a configuration that would have code run (pipeline.models.configuration.ConfigurationError); and
     FileNotFoundError for a folder that is not there or not complete.
     """
-    identifier, tag = _resolve(name)
-    model, preprocess = open_clip.create_model_from_pretrained(
-        identifier, pretrained=tag, precision="fp32", device=device
-    )
+    folder = _folder(name)
+    if folder is None:
+        identifier, tag = _built_in(name)
+        text = open_clip.get_model_config(identifier)["text_cfg"]
+    else:
+        identifier, tag = f"local-dir:{folder}", None
+        text = check_clip_folder(name, folder)
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            identifier, pretrained=tag, precision="fp32", device=device
+        )
+        # Only tokenizers of transformers know of remote code.
+        off = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        tokenizer = open_clip.get_tokenizer(identifier, **off)
+    except (RuntimeError, TypeError, KeyError, OSError) as error:
+        raise ValueError(f"CLIP {name!r} does not load: {error}") from error
     model.eval().requires_grad_(False)
-    tokenizer = open_clip.get_tokenizer(identifier)
-    return OpenClipScorer(name, model, preprocess, tokenizer, _fingerprint(model))
+    digest = tokenizer_digest(folder, text) if folder else hashlib.sha256(name.encode()).hexdigest()
+    return OpenClipScorer(name, model, preprocess, tokenizer, _fingerprint(model), digest)
 
 
-def _resolve(name: str) -> tuple[str, str | None]:
-    """(open_clip's model name, its pretrained tag), checked."""
-    folder = MINI_FOLDER if name == MINI else Path(name.removeprefix("local-dir:"))
-    if name == MINI or name.startswith("local-dir:") or folder.is_dir():
-        for wanted in ("open_clip_config.json", "open_clip_model.safetensors"):
-            if not (folder / wanted).is_file():
-                raise FileNotFoundError(f"CLIP {name!r}: {folder / wanted} does not exist")
-        return f"local-dir:{folder}", None
+def _folder(name: str) -> Path | None:
+    """Where the CLIP's files are; None for one of open_clip's own names. Raises ValueError."""
+    if name == MINI:
+        return MINI_FOLDER
     if name.startswith("hf-hub:"):
-        return name, None
+        return _downloaded(name)
+    folder = Path(name.removeprefix("local-dir:"))
+    return folder if name.startswith("local-dir:") or folder.is_dir() else None
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIGURATION, WEIGHTS, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(name.removeprefix("hf-hub:"), allow_patterns=wanted))
+    except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
+        raise ValueError(f"CLIP {name!r}: the hub did not give it: {error}") from error
+
+
+def _built_in(name: str) -> tuple[str, str]:
+    """(open_clip's architecture, its pretrained tag), checked. Raises ValueError."""
     architecture, _, tag = name.partition(":")
     known = open_clip.list_pretrained(as_str=True)
     if not tag or name not in known:
@@ -144,6 +178,18 @@ def _resolve(name: str) -> tuple[str, str | None]:
             "open_clip lists them" + (f", for instance {', '.join(near)}" if near else "")
         )
     _check_activation(architecture, tag)
+    published = open_clip.get_pretrained_cfg(architecture, tag)
+    safe = published.get("hf_hub")
+    try:
+        # Where the hub has no safetensors it falls back to a pickle, which is then not opened.
+        safe = safe and open_clip.download_pretrained(published).endswith(".safetensors")
+    except OSError as error:
+        raise ValueError(f"CLIP {name!r}: its weights could not be fetched: {error}") from error
+    if not safe:
+        raise ValueError(
+            f"CLIP {name!r}: its weights are published as a pickle alone, which can run code and is not loaded; take another "
+            "CLIP, or a folder with open_clip_model.safetensors"
+        )
     return architecture, tag
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from eval.judges.clip import ClipScorer, load_clip
+from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
 from eval.judges.dino import PREFIX, load_timm
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
@@ -75,7 +75,7 @@ def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
     gpus = 1 if judgement.device == "cuda" else 0
     task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
     take_in_fragments(run, parts)
-    under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement))
+    under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement, run))
     todo = ray.get([task()(unscored).remote(run, number, parts, under) for number in range(parts["scores"])])
     names = [name for some in todo for name in some]
     failures: tuple[Failure, ...] = ()
@@ -154,9 +154,33 @@ class Scorer:
         return {"fresh": fresh, "failures": failures}
 
 
-def conditions(judgement: Judgement) -> ScoredUnder:
+def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnder:
+    """run: that the CLIP's tokenizer is pinned in. Raises ValueError, as `check_tokenizer` does."""
     scorer = load_scorer(judgement.clip, judgement.device)
+    if run is not None and isinstance(scorer, OpenClipScorer):
+        pinned = {"clip": scorer.name, "tokenizer": scorer.tokenizer_digest}
+        run.storage.create_exclusive(_tokenizer_path(scorer), json.dumps(pinned).encode())
+        check_tokenizer(run, scorer)
     return ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
+
+
+def check_tokenizer(run: RunFolder, scorer: ImageScorer) -> None:
+    """Raises ValueError if the run has scores of this CLIP that were made with another tokenizer.
+
+    What scores are compared by, the CLIP's fingerprint, covers its weights and preprocessing; the tokenizer is pinned beside
+    the scores by the first evaluation.
+    """
+    if not isinstance(scorer, OpenClipScorer) or not run.storage.exists(_tokenizer_path(scorer)):
+        return
+    if run.read_json(_tokenizer_path(scorer)).get("tokenizer") != scorer.tokenizer_digest:
+        raise ValueError(
+            f"CLIP {scorer.name!r} has another tokenizer now than this run was first scored with, so its scores could not be "
+            f"compared: give the CLIP of then, or delete {_tokenizer_path(scorer)} and scores/ to score everything anew"
+        )
+
+
+def _tokenizer_path(scorer: OpenClipScorer) -> str:
+    return f"_judges/{scorer.fingerprint[:16]}.json"
 
 
 def unscored(run: RunFolder, number: int, parts: Mapping[str, int], under: ScoredUnder) -> list[str]:

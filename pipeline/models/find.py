@@ -1,18 +1,22 @@
 """Finding a model and saying which weights it has, without loading it: a finished run is recognised in a moment."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parents[1] / "mini" / "model"
+# All folders that something is loaded from.
+CONFIGURED = sorted(
+    {"scheduler", "tokenizer", "tokenizer_2", *(part for each in FAMILIES.values() for part in each.weights)}
+)
 
 
 class ModelError(Exception):
@@ -48,10 +52,14 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     if not index.is_file():
         raise ModelError(f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout")
     try:
-        family = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise ModelError(f"model {name!r}: {index} is not a JSON object ({error})") from error
-    if family not in FAMILIES:
+        family = read_configuration(index).get("_class_name")
+    except ConfigurationError as error:
+        raise ModelError(f"model {name!r}: {error}") from error
+    try:
+        refuse_parts(folder, CONFIGURED)
+    except ConfigurationError as error:
+        raise ModelError(f"model {name!r} in {folder} does not load: {error}") from error
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(f"model {name!r} is a {family}; this version knows {', '.join(sorted(FAMILIES))}")
     parts = FAMILIES[family].weights
     for part in parts:

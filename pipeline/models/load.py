@@ -39,13 +39,17 @@ def load_backbone(
 
 
 def cached_backbone(
-    name: str, device: str, settings: ModelSettings, options: Mapping[str, Any] | None = None
+    name: str,
+    device: str,
+    settings: ModelSettings,
+    options: Mapping[str, Any] | None = None,
+    digest: str | None = None,
 ) -> Backbone:
     """`load_backbone`, which keeps the last model it loaded: Ray runs many tasks in one process, and the first loads it."""
-    return _cached(name, device, settings, json.dumps(dict(options or {}), sort_keys=True))
+    return _cached(name, device, settings, json.dumps(dict(options or {}), sort_keys=True), digest)
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(name: str, device: str, settings: ModelSettings, options: str) -> Backbone:
+def _cached(name: str, device: str, settings: ModelSettings, options: str, digest: str | None) -> Backbone:
     # Options come as JSON, because a dict cannot be a key of the cache.
-    return load_backbone(name, device, settings, json.loads(options))
+    return load_backbone(name, device, settings, json.loads(options), digest)

@@ -43,9 +43,15 @@ def generate(
     model_settings: ModelSettings,
     gpus: float = 0,
     options: Mapping[str, Any] | None = None,
+    digest: str | None = None,
 ) -> Iterator[Drawing]:
-    """One drawing for every prompt and seed (zipped), in their order. options: for the store of a model that is a URL."""
-    load = functools.partial(cached_backbone, model, "cuda" if gpus else "cpu", model_settings, dict(options or {}))
+    """One drawing for every prompt and seed (zipped), in their order.
+
+    options: for the store of a model that is a URL. digest: that its weights must have, or the words mean something else.
+    """
+    load = functools.partial(
+        cached_backbone, model, "cuda" if gpus else "cpu", model_settings, dict(options or {}), digest
+    )
     draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
     futures = []
     for start in range(0, len(prompts), settings.batch):

@@ -11,6 +11,7 @@ from cluster.session import Session
 from eval.nightly.gate import Change, Comparison
 from eval.nightly.history import CanaryReading, Verdict
 from eval.scores.summary import Estimate
+from jobs import generate
 from jobs.evaluate import NOT_STARTED, main, open_run, parser, refuse_doubles, say
 from pipeline.models.find import find_model
 from pipeline.records import Failure
@@ -44,6 +45,44 @@ def test_an_argument_that_cannot_be_is_refused_with_what_would_be_right(
     assert main([str(run), *arguments]) == NOT_STARTED
     assert said in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ({"clip": "local-dir:/tmp/evil"}, "--clip local-dir:/tmp/evil"),
+        ({"clip": "timm:vit_small_patch16_224.dino:/tmp/evil"}, "--clip timm:"),
+        ({"clip": "hf-hub:somebody/evil"}, "--clip hf-hub:somebody/evil"),
+        ({"clip": ["mini"]}, "names \"['mini']\" for --clip"),
+        ({"model": "/tmp/evil"}, "--model /tmp/evil"),
+        ({"model": "s3://somebody/evil"}, "--model s3://somebody/evil"),
+        ({"model": "somebody/evil"}, "--model somebody/evil"),
+    ],
+)
+def test_what_only_the_run_folder_names_is_not_loaded(
+    recorded: dict[str, object], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a stranger's run.json that has his files opened, or fetched, by whoever scores or draws his words."""
+    made = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**made, **recorded}))
+    assert main([str(run)]) == NOT_STARTED
+    told = capsys.readouterr().err
+    assert f"{run}/run.json names" in told
+    assert said in told
+    if "model" in recorded:
+        assert generate.main([str(run), "--prompt", "a photo"]) == generate.NOT_STARTED
+        assert said in capsys.readouterr().err
+
+
+def test_a_recorded_model_is_loaded_when_the_command_names_it(run: Path, epsilon_model: Path) -> None:
+    made = json.loads((run / "run.json").read_text())
+    elsewhere = {**made, "model": "s3://bucket/model", "model_digest": find_model(str(epsilon_model)).digest}
+    (run / "run.json").write_text(json.dumps(elsewhere))
+    opened = open_run(str(run), {}, parser().parse_args([str(run), "--model", str(epsilon_model)]))
+    judgement = opened.judgement(Session(cpus=2, gpus=0, nodes=1, local=True, several_nodes=False), "mini")
+    assert judgement.model == "s3://bucket/model", "what scores are compared by is the name they were recorded under"
+    assert judgement.drawing is not None
+    assert judgement.drawing.model == str(epsilon_model)
 
 
 def test_words_of_other_weights_than_the_models_now_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

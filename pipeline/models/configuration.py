@@ -1,0 +1,95 @@
+"""Configurations of models, read as data before a library reads them.
+
+A configuration is a file of the model's folder, so a stranger's like the rest of it. To a library some of its entries are
+code to run, or names of other things to load: those are refused here, by file and by name.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES, MOST_DEEP = 4_000_000, 32
+# What makes diffusers, transformers or timm run code beside the weights, or load something else than the folder holds.
+LOADS_MORE = (
+    "auto_map", "trust_remote_code", "code_revision", "custom_pipeline", "custom_pipelines", "custom_generate",
+    "quantization_config", "base_model_name_or_path", "use_kernels",
+)  # fmt: skip
+ATTENTION = ("attn_implementation", "_attn_implementation")
+OWN_ATTENTION = (None, "eager", "sdpa")  # any other name is that of a package, or of a kernel to be downloaded
+# Long lists of words and tensors, which say nothing to a library.
+LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json")
+INDEX = ".safetensors.index.json"
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "latent_diffusion")
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be read, or that says more than a configuration may: which file, entry and value."""
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The JSON object in the file. Raises ConfigurationError for what is none, or is too large or nested too deeply for one."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigurationError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB: no configuration is")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not a JSON object ({error})") from None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{path} is not a JSON object but a {type(found).__name__}")
+    return found
+
+
+def refuse_code(folder: Path) -> None:
+    """Raises ConfigurationError if a configuration right inside the folder would make a library run or load more than it."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name.endswith(INDEX):
+            _refuse_other_shards(path)
+        elif path.name not in LISTS:
+            _refuse_entries(path, read_configuration(path))
+
+
+def refuse_parts(folder: Path, parts: Iterable[str]) -> None:
+    """The same for a model in diffusers' layout: of model_index.json, and of each of its parts that is there."""
+    for part in parts:
+        refuse_code(folder / part)
+    index = folder / "model_index.json"
+    configuration = read_configuration(index)
+    _refuse_entries(index, configuration)
+    for name, value in configuration.items():
+        if isinstance(value, list) and value and value[0] not in (None, *LIBRARIES):
+            raise ConfigurationError(
+                f"{index}: {name!r} is {value}, a class of a module of its own; only those of diffusers and transformers "
+                "are loaded. Take a model without custom code"
+            )
+
+
+def _refuse_entries(path: Path, configuration: dict[str, Any]) -> None:
+    for name, value in _entries(configuration, path):
+        if (name in LOADS_MORE and value) or (name in ATTENTION and value not in OWN_ATTENTION):
+            raise ConfigurationError(
+                f"{path}: {name!r} is {str(value)[:200]!r}, which would make a library run or load more than this folder's "
+                "weights; that is never done. Remove the entry, or take a model without it"
+            )
+
+
+def _entries(value: object, path: Path, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """All names with their values, however deep."""
+    if depth > MOST_DEEP:
+        raise ConfigurationError(f"{path} is nested more than {MOST_DEEP} deep: no configuration is")
+    if isinstance(value, dict):
+        yield from value.items()
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _entries(each, path, depth + 1)
+
+
+def _refuse_other_shards(path: Path) -> None:
+    shards = read_configuration(path).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ConfigurationError(f"{path} has no weight_map")
+    for name in shards.values():
+        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise ConfigurationError(
+                f"{path} names {str(name)[:200]!r}; weights are loaded from this folder's .safetensors files alone"
+            )

@@ -1,0 +1,79 @@
+"""Configurations of a model in diffusers' layout are read before a library reads them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.models.find import MINI_FOLDER, ModelError, find_model
+from pipeline.models.load import load_backbone
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(MINI_FOLDER, tmp_path / "model"))
+
+
+def change(path: Path, entries: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "said"),
+    [
+        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}, "auto_map"),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "evil"}}, "quantization_config"),
+        ("text_encoder/config.json", {"attn_implementation": "somebody/kernel"}, "attn_implementation"),
+        ("text_encoder/config.json", {"text_config": {"deep": [{"trust_remote_code": True}]}}, "trust_remote_code"),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}, "auto_map"),
+        ("unet/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config"),
+        ("vae/config.json", {"_attn_implementation": "somebody/kernel"}, "_attn_implementation"),
+        ("scheduler/scheduler_config.json", {"auto_map": "evil"}, "auto_map"),
+        ("model_index.json", {"unet": ["evil", "Evil"]}, "a class of a module of its own"),
+        ("model_index.json", {"_class_name": ["evil", "Evil"]}, "a class of a module of its own"),
+        ("model_index.json", {"_class_name": {"a": 1}}, "this version knows"),
+        ("model_index.json", {"custom_pipeline": "somebody/evil"}, "custom_pipeline"),
+    ],
+)
+def test_an_entry_that_a_library_would_run_or_load_is_refused_by_name(
+    folder: Path, file: str, entries: dict[str, Any], said: str
+) -> None:
+    """Catches a model folder that brings code along, or has some fetched."""
+    change(folder / file, entries)
+    with pytest.raises(ModelError, match=said) as refused:
+        find_model(str(folder))
+    if "knows" not in said:
+        assert str(folder / file) in str(refused.value)
+
+
+def test_another_model_that_an_adapter_names_is_not_loaded(folder: Path) -> None:
+    adapter = {"base_model_name_or_path": "somebody/evil"}
+    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ModelError, match=r"adapter_config\.json: 'base_model_name_or_path'"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize("shard", ["../../other.safetensors", "pytorch_model.bin", "/etc/passwd", 7])
+def test_an_index_names_shards_of_its_own_folder_and_no_pickles(folder: Path, shard: object) -> None:
+    """Catches weights that no digest covers, and a pickle opened because an index names it."""
+    index = {"metadata": {}, "weight_map": {"weight": shard}}
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"index\.json names"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"a":' * 200 + b"1" + b"}" * 200, b"\xff", b"3"])
+def test_a_configuration_that_is_none_is_told_by_its_file(folder: Path, content: bytes) -> None:
+    (folder / "unet" / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"unet/config\.json"):
+        find_model(str(folder))
+
+
+def test_entries_that_say_nothing_are_let_through(folder: Path) -> None:
+    """Catches published models that are refused for an empty or a plain entry."""
+    change(folder / "text_encoder" / "config.json", {"auto_map": None, "attn_implementation": "sdpa"})
+    change(folder / "model_index.json", {"safety_checker": [None, None], "feature_extractor": ["transformers", "X"]})
+    assert find_model(str(folder)).digest == find_model("mini").digest
+    load_backbone(str(folder))
