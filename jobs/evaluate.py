@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.session import Session, ray_session
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.recorded import allowed
+from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
@@ -145,6 +146,7 @@ def open_run(url: str, options: dict[str, Any], arguments: argparse.Namespace) -
         protocol = Protocol.of_dict(settings)
     else:
         protocol = PROTOCOLS[configuration["protocol"].split("-v")[0]]
+    family_of(model.family).refuse_unsuited(protocol.sampler)
     protocol = replace(protocol, until_ci=arguments.until_ci)
     return Run(folder, configuration, protocol, clip, model.name)
 

@@ -2,8 +2,9 @@
 
   python jobs/export_words.py runs/demo --layout a1111 --output embeddings
 
-words/ of a run already is in the layout of diffusers, and for SDXL (clip_l and clip_g) in everybody's. AUTOMATIC1111, ComfyUI
-and kohya's scripts know a word by its file's name: each is called as its placeholder without the brackets.
+words/ of a run already is in the layout of diffusers; where a model has several text encoders, the file holds one tensor
+for each (clip_l, clip_g, t5). AUTOMATIC1111, ComfyUI and kohya's scripts know a word by its file's name: each is called as
+its placeholder without the brackets.
 
 Exit codes: 0 written; 2 nothing was written: no such run, no such concept, or two words of one name.
 """
@@ -17,6 +18,7 @@ from typing import get_args
 import numpy as np
 
 from jobs.cli.arguments import add_storage
+from pipeline.models.families import family_of
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
     """File name -> bytes. Raises ValueError for concepts that the run does not have, and for names that would clash."""
-    run.read_json("run.json")  # so that a mistyped folder is told as one
+    keys = family_of(run.read_json("run.json").get("model_family", "")).encoders
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
@@ -71,7 +73,7 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '', placeholder) or concept}.safetensors"
         if name in files:
             raise ValueError(f"two words would be called {name}; export them one by one, with --concept")
-        files[name] = encode_word(placeholder, vectors, layout)
+        files[name] = encode_word(placeholder, vectors, keys, layout)
     return files
 
 

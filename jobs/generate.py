@@ -20,6 +20,7 @@ import numpy as np
 from cluster.session import ray_session
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.recorded import allowed
+from pipeline.models.families import family_of
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample
 from pipeline.settings import ModelSettings, Sampler
@@ -78,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         configuration = run.read_json("run.json")
         shown = without_credentials(arguments.run, options).rstrip("/")
         model = allowed(configuration["model"], arguments.model, "--model", shown)
+        family_of(configuration.get("model_family", "")).refuse_unsuited(arguments.sampler)
         prompts = arguments.prompt + (_lines(arguments.prompts) if arguments.prompts else [])
         words = _words(run)
-        words |= _words_of_files(arguments.word, options, words)
+        words |= _words_of_files(arguments.word, options, words, configuration)
         _refuse_unknown_words(prompts, list(words))
         if arguments.count < 1 or arguments.steps < 1:
             raise ValueError("--count and --steps must be at least 1")
@@ -143,16 +145,20 @@ def _words(run: RunFolder) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _words_of_files(
-    urls: list[str], options: dict[str, Any], known: dict[str, dict[str, np.ndarray]]
+    urls: list[str],
+    options: dict[str, Any],
+    known: dict[str, dict[str, np.ndarray]],
+    configuration: dict[str, Any],
 ) -> dict[str, dict[str, np.ndarray]]:
     """A file that does not name its word is called by its own name, as in AUTOMATIC1111."""
     from pipeline.store.word_files import decode_word, suited
 
-    encoders = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
+    keys = family_of(configuration.get("model_family", "")).encoders
+    widths = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
     words = {}
     for url in urls:
         name, vectors = decode_word(Storage(url, options).read_bytes())
-        words[name or PurePosixPath(url).stem] = suited(vectors, encoders) if encoders else vectors
+        words[name or PurePosixPath(url).stem] = suited(vectors, widths or None, keys)
     return words
 
 

@@ -21,6 +21,7 @@ from jobs.cli.log import Log
 from jobs.cli.run import Job, NotStartedError, TooManyFailuresError
 from jobs.cli.training_arguments import add_training, settings_of
 from pipeline.inputs.manifest import Manifest, ManifestError, RowDefaults, read_manifest
+from pipeline.models.families import family_of
 from pipeline.models.find import MINI, ModelError, find_model
 from pipeline.protocols import PROTOCOLS, find_protocol
 from pipeline.scheduling.deadlines import Deadlines
@@ -168,8 +169,10 @@ def start(
         manifest = read_manifest(arguments.manifest, options, skip_invalid=arguments.skip_invalid, defaults=defaults)
         manifest = prepare(manifest, options) if prepare else manifest
         settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
-        find_protocol(arguments.protocol).refuse_unsuited(manifest.concepts)
+        protocol = find_protocol(arguments.protocol)
+        protocol.refuse_unsuited(manifest.concepts)
         model = find_model(arguments.model, options)
+        family_of(model.family).refuse_unsuited(protocol.sampler, settings.min_snr)
         run = RunFolder(Storage(arguments.output or default_output(arguments.manifest), options))
         run.storage.write_bytes("_writable", b"")
         run.storage.delete("_writable")

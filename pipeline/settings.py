@@ -11,13 +11,14 @@ Start = Literal["words", "statistics", "nearest"]
 Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
 Sampler = Literal["ddim", "dpm++", "euler"]
+FlowTimes = Literal["logit_normal", "uniform"]
 
 # At these values an option is as if it were not there. They stay out of fingerprints, so that an option which is new
 # does not undo the words of runs that knew nothing of it.
 ABSENT: dict[str, object] = {
     "schedule": "constant", "warmup_steps": 0, "start": "words", "start_clip": "", "templates": (), "captions": False,
     "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
-    "norm": "free", "norm_limit": 0.0,
+    "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal",
 }  # fmt: skip
 
 
@@ -76,6 +77,7 @@ class InversionSettings:
     thrown away in the end (section 5.3; the authors' code: 0.25).
     regularisation: weight of the squared distance of a vector to its initializer's (section 5.3).
     min_snr: gamma of Hang et al. 2023, 5 in their paper; 0 for none.
+    flow_times: how often a rectified flow is trained at which time (Esser et al. 2024, section 3.1); other models ignore it.
     norm: "vocabulary" keeps every vector as long as the vocabulary's mean. norm_limit: at most so many times that; 0 for
     no limit.
 
@@ -106,6 +108,7 @@ class InversionSettings:
     min_snr: float = 0.0
     norm: Norm = "free"
     norm_limit: float = 0.0
+    flow_times: FlowTimes = "logit_normal"
 
     def __post_init__(self) -> None:
         _require(1 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 1 to 1,000,000")
@@ -120,7 +123,7 @@ class InversionSettings:
         )
         for name, choices in (
             ("crop", CropMode), ("early_stop", EarlyStop), ("schedule", Schedule), ("start", Start), ("masks", Masks),
-            ("norm", Norm),
+            ("norm", Norm), ("flow_times", FlowTimes),
         ):  # fmt: skip
             _require_one_of(name, getattr(self, name), get_args(choices))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")

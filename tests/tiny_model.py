@@ -43,9 +43,9 @@ def save_tiny_model(folder: Path, prediction: Literal["epsilon", "v_prediction"]
     tokenizer = train_tokenizer(CAPTIONS, 80, folder / "tokenizer")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        text_encoder = CLIPTextModel(_clip(tokenizer, WIDTH))
-        unet, vae = _unet(cross_attention_dim=WIDTH), _kl(scaling_factor=0.7)
-    _make_words_matter(text_encoder, unet)
+        text_encoder = CLIPTextModel(tiny_clip(tokenizer, WIDTH))
+        unet, vae = _unet(cross_attention_dim=WIDTH), tiny_kl(scaling_factor=0.7)
+    make_words_matter(text_encoder, unet)
     scheduler = PNDMScheduler(**BETAS, prediction_type=prediction, skip_prk_steps=True, set_alpha_to_one=False)
     StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
@@ -60,14 +60,14 @@ def save_tiny_xl(folder: Path) -> Path:
     padded_otherwise = CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token="!")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first = CLIPTextModel(_clip(tokenizer, WIDTH))
-        second = CLIPTextModelWithProjection(_clip(tokenizer, SECOND_WIDTH))
+        first = CLIPTextModel(tiny_clip(tokenizer, WIDTH))
+        second = CLIPTextModelWithProjection(tiny_clip(tokenizer, SECOND_WIDTH))
         unet = _unet(
             cross_attention_dim=WIDTH + SECOND_WIDTH, addition_embed_type="text_time", use_linear_projection=True,
             addition_time_embed_dim=TIME_WIDTH, projection_class_embeddings_input_dim=6 * TIME_WIDTH + PROJECTED,
         )  # fmt: skip
-        vae = _kl(scaling_factor=0.6)
-    _make_words_matter(first, second, unet)
+        vae = tiny_kl(scaling_factor=0.6)
+    make_words_matter(first, second, unet)
     StableDiffusionXLPipeline(
         vae=vae, text_encoder=first, text_encoder_2=second, tokenizer=tokenizer, tokenizer_2=padded_otherwise, unet=unet,
         scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading"),
@@ -90,8 +90,8 @@ def save_tiny_ldm(folder: Path, first_stage: Literal["vq", "kl"]) -> Path:
             )
         )  # fmt: skip
         unet = _unet(cross_attention_dim=WIDTH)
-        vqvae = _kl(scaling_factor=0.5) if first_stage == "kl" else _vq(scaling_factor=0.5)
-    _make_words_matter(bert, unet)
+        vqvae = tiny_kl(scaling_factor=0.5) if first_stage == "kl" else _vq(scaling_factor=0.5)
+    make_words_matter(bert, unet)
     LDMTextToImagePipeline(
         vqvae=vqvae, bert=bert, tokenizer=tokenizer, unet=unet,
         scheduler=DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False),
@@ -106,8 +106,8 @@ AUTOENCODER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _kl(scaling_factor: float) -> AutoencoderKL:
-    return AutoencoderKL(**AUTOENCODER, scaling_factor=scaling_factor)
+def tiny_kl(scaling_factor: float, shift_factor: float | None = None) -> AutoencoderKL:
+    return AutoencoderKL(**AUTOENCODER, scaling_factor=scaling_factor, shift_factor=shift_factor)
 
 
 def _vq(scaling_factor: float) -> VQModel:
@@ -118,7 +118,7 @@ def _vq(scaling_factor: float) -> VQModel:
     return made
 
 
-def _clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+def tiny_clip(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=CONTEXT, projection_dim=PROJECTED, bos_token_id=tokenizer.bos_token_id,
@@ -135,7 +135,7 @@ def _unet(**told: Any) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def _make_words_matter(*parts: nn.Module) -> None:
+def make_words_matter(*parts: nn.Module) -> None:
     """Fresh weights all but ignore the prompt. Larger ones do not, so that a lost word is seen in the picture."""
     heard = ("attn", "mlp", "fc", "text_projection", "add_embedding")
     for name, module in (each for part in parts for each in part.named_modules()):

@@ -127,7 +127,7 @@ def learn_alone(name: str, settings: InversionSettings, output: Path) -> None:
         some = [request for request in requests if request.trained == trained]
         sample(backbone, [request.prompt for request in some], [request.seed for request in some], {concept.placeholder: vectors},
                SamplerSettings(QUICK.sampler, QUICK.steps, QUICK.guidance))  # fmt: skip
-    output.write_bytes(encode_word(word.placeholder, word.vectors))
+    output.write_bytes(encode_word(word.placeholder, word.vectors, backbone.word_keys))
 
 
 def slot_of(concept: Concept, backbone: Backbone, settings: InversionSettings) -> Slot:

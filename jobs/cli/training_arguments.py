@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pipeline.settings import CropMode, EarlyStop, InversionSettings, Masks, Norm, Schedule, Start
+from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start
 from pipeline.store.storage import Storage
 
 # Option -> field of InversionSettings, type and what is shown for its value, help.
@@ -31,6 +31,8 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
      "deviation, or the words that --clip finds nearest to the pictures")),
     ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
+    ("--flow-times", "flow_times", FlowTimes, ("how often a rectified flow (Stable Diffusion 3, Flux, ...) is trained at which "
+     "time; other models ignore it")),
     ("--norm", "norm", Norm, "vocabulary: every vector stays as long as the vocabulary's mean"),
 )  # fmt: skip
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.settings import FlowTimes
+
 
 class PromptError(ValueError):
     """A prompt or placeholder that the model's tokenizer cannot carry whole."""
@@ -39,19 +41,21 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the U-Net is told of B prompts.
+    """What the denoiser is told of B prompts.
 
-    context: (B, L, width), what it attends to. pooled: (B, P), a summary of each prompt, for those U-Nets that are given one.
+    context: (B, L, width), what it attends to. pooled: (B, P), a summary of each prompt, for those models that take one.
+    mask: bool (B, L), the positions of the context that count, for those models that take one.
     """
 
     context: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Backbone(ABC):
     """A frozen model. It has no gradient of its own, yet gradients flow through it to the words.
 
-    resolution: side of its pictures in pixels. evaluations: passes through the U-Net so far, whatever their batch.
+    resolution: side of its pictures in pixels. evaluations: passes through the denoiser so far, whatever their batch.
     """
 
     name: str
@@ -64,6 +68,11 @@ class Backbone(ABC):
     @abstractmethod
     def encoders(self) -> Mapping[str, int]:
         """Text encoder -> width D of its words."""
+
+    @property
+    @abstractmethod
+    def word_keys(self) -> Mapping[str, str]:
+        """Text encoder -> what its rows are called in word files of several text encoders."""
 
     @abstractmethod
     def encode_images(self, pixels: np.ndarray) -> Posterior:
@@ -98,34 +107,48 @@ class Backbone(ABC):
         return self.embed(self.tokenise(["" for _ in prompts] + list(prompts), rows), words)
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The U-Net's output for noisy latents (B, C, h, w) at timesteps int64 (B,), of their shape and precision."""
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's output for noisy latents (B, C, h, w) at times (B,), of their shape and precision."""
+
+    def predict_guided(self, noisy: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        """Classifier-free guidance (Ho and Salimans 2022) of noisy latents (B, C, h, w), all at one time.
+
+        conditioning: of `embed_guided`. guidance: the guidance scale, 1 for none.
+        """
+        twice = torch.cat([noisy, noisy])
+        without, with_prompt = self.predict(twice, time.expand(len(twice)), conditioning).chunk(2)
+        return without + guidance * (with_prompt - without)
 
     @abstractmethod
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The forward process, Ho et al. 2020, equation 4."""
+    def times(self, places: Tensor, parts: int, size: tuple[int, int], flow_times: FlowTimes) -> Tensor:
+        """The model's times (B,) for places float64 (B,), spread evenly over [0, parts): int64, or float32 for a flow.
+
+        size: (h, w) of the latents, by which some flows shift their times.
+        """
 
     @abstractmethod
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What `predict` should have said: the noise, or the velocity of Salimans and Ho 2022, as the model was trained."""
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """The forward process: Ho et al. 2020, equation 4, or a flow's straight path."""
 
     @abstractmethod
-    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
-        """Of latents that `add_noise` made, as a ratio of variances: float32 (B,) for timesteps int64 (B,)."""
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """What `predict` should have said: the noise, the velocity of Salimans and Ho 2022, or a flow's."""
+
+    @abstractmethod
+    def signal_to_noise(self, times: Tensor) -> Tensor:
+        """Of latents that `add_noise` made, as a ratio of variances: float32 (B,)."""
 
     @property
     @abstractmethod
     def predicts_velocity(self) -> bool:
-        """Whether `target` is the velocity."""
-
-    @property
-    @abstractmethod
-    def timesteps(self) -> int:
-        """Number of training timesteps."""
+        """Whether `target` is a velocity."""
 
     @abstractmethod
-    def scheduler(self, sampler: str) -> Any:
-        """A fresh diffusers scheduler of that name, set up from the model's own noise schedule. Raises ValueError."""
+    def scheduler(self, sampler: str, steps: int, size: tuple[int, int]) -> Any:
+        """A fresh diffusers scheduler for latents of (h, w), its timesteps set.
+
+        Raises ValueError for a sampler that is unknown or does not suit the model.
+        """
 
     @abstractmethod
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:

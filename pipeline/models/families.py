@@ -1,28 +1,84 @@
 """The families of models: which folders hold their weights, and which class draws with them. Needs no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.settings import Sampler
+
+DIFFUSION_SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpm++", "euler")
+FLOW_SAMPLERS: tuple[Sampler, ...] = ("dpm++", "euler")
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """title: what people call it. module, backbone: the class that loads it. weights: the folders with its weights."""
+    """title: what people call it. module, backbone: the class that loads it, by its module and name.
+
+    encoders: folder of a text encoder -> its name in word files of several encoders.
+    denoiser, first_stage: their folders. samplers: that suit it.
+    """
 
     title: str
     module: str
     backbone: str
-    weights: tuple[str, ...]
+    encoders: Mapping[str, str]
+    denoiser: str = "transformer"
+    first_stage: str = "vae"
+    samplers: tuple[Sampler, ...] = field(default=FLOW_SAMPLERS)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The folders with weights."""
+        return (self.denoiser, self.first_stage, *self.encoders)
+
+    def refuse_unsuited(self, sampler: str, min_snr: float = 0.0) -> None:
+        """Raises ValueError for a sampler that does not draw from this family, and for weights that it has no use for."""
+        if sampler not in self.samplers:
+            raise ValueError(
+                f"sampler {sampler!r} does not draw from {self.title}; choose {' or '.join(self.samplers)}, in a protocol's "
+                "file or by --sampler"
+            )
+        if min_snr and self.samplers == FLOW_SAMPLERS:
+            raise ValueError(f"--min-snr is {min_snr:g}: {self.title} is a rectified flow; leave it at 0")
 
 
 # By the class that model_index.json names.
 FAMILIES = {
     "StableDiffusionPipeline": Family(
-        "Stable Diffusion", "pipeline.models.stable_diffusion", "StableDiffusion", ("unet", "vae", "text_encoder")
+        "Stable Diffusion", "pipeline.models.stable_diffusion", "StableDiffusion", {"text_encoder": "clip_l"}, "unet",
+        samplers=DIFFUSION_SAMPLERS,
     ),
     "StableDiffusionXLPipeline": Family(
         "Stable Diffusion XL", "pipeline.models.stable_diffusion_xl", "StableDiffusionXL",
-        ("unet", "vae", "text_encoder", "text_encoder_2"),
+        {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}, "unet", samplers=DIFFUSION_SAMPLERS,
     ),
     "LDMTextToImagePipeline": Family(
-        "latent diffusion", "pipeline.models.ldm", "LatentDiffusion", ("unet", "vqvae", "bert")
+        "latent diffusion", "pipeline.models.ldm", "LatentDiffusion", {"bert": "bert"}, "unet", "vqvae",
+        DIFFUSION_SAMPLERS,
     ),
+    "PixArtAlphaPipeline": Family(
+        "PixArt-alpha", "pipeline.models.pixart", "PixArtAlpha", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
+    ),
+    "PixArtSigmaPipeline": Family(
+        "PixArt-Sigma", "pipeline.models.pixart", "PixArtSigma", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
+    ),
+    "StableDiffusion3Pipeline": Family(
+        "Stable Diffusion 3", "pipeline.models.flow.stable_diffusion_3", "StableDiffusion3",
+        {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5"},
+    ),
+    "FluxPipeline": Family(
+        "Flux.1", "pipeline.models.flow.flux", "Flux", {"text_encoder": "clip_l", "text_encoder_2": "t5"}
+    ),
+    "ChromaPipeline": Family("Chroma", "pipeline.models.flow.flux", "Chroma", {"text_encoder": "t5"}),
+    "SanaPipeline": Family("Sana", "pipeline.models.flow.sana", "Sana", {"text_encoder": "gemma"}),
+    "ZImagePipeline": Family("Z-Image", "pipeline.models.flow.z_image", "ZImage", {"text_encoder": "qwen"}),
+    "QwenImagePipeline": Family("Qwen-Image", "pipeline.models.flow.qwen_image", "QwenImage", {"text_encoder": "qwen"}),
 }  # fmt: skip
+
+
+def family_of(name: str) -> Family:
+    """The family whose pipeline class has that name. Raises ValueError."""
+    if name not in FAMILIES:
+        raise ValueError(
+            f"the model is a {name or 'model of no stated class'}; this version knows {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[name]

@@ -84,7 +84,7 @@ def _digest(folder: Path, parts: Sequence[str]) -> str:
 
 # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
 WEIGHTS = sorted({f"{part}/*.safetensors" for each in FAMILIES.values() for part in each.weights})
-WANTED, UNWANTED = ("*.json", "*.txt", "*.model", *WEIGHTS), ("*.fp16.*", "*.non_ema.*")
+WANTED, UNWANTED = ("*.json", "*.txt", "*.model", "*.jinja", *WEIGHTS), ("*.fp16.*", "*.non_ema.*")
 
 
 def _mirrored(url: str, options: Mapping[str, Any]) -> Path:

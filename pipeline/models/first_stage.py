@@ -1,4 +1,4 @@
-"""The first stage of a latent model: pictures to scaled latents and back, by a KL or a vector-quantised autoencoder."""
+"""The first stage of a latent model: pictures to scaled latents and back, by any of diffusers' autoencoders of pictures."""
 
 import json
 from collections.abc import Iterator
@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, VQModel
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLQwenImage, VQModel
 from torch import Tensor
 
 from pipeline.models.base import Posterior
 from pipeline.models.weights import load_whole
 from pipeline.settings import ModelSettings
 
-KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+KINDS = {
+    "AutoencoderKL": AutoencoderKL, "VQModel": VQModel, "AutoencoderDC": AutoencoderDC,
+    "AutoencoderKLQwenImage": AutoencoderKLQwenImage,
+}  # fmt: skip
 # What passes through it at a time: 8 pictures of 512 pixels a side, 2 of 1,024.
 AT_ONCE, PIXELS_AT_ONCE = 8, 8 * 512 * 512
 REST = torch.device("cpu")
@@ -59,11 +62,22 @@ class FirstStage:
     @property
     def downsampling(self) -> int:
         """Pixels a latent, along a side."""
+        match self.module:
+            case AutoencoderDC():
+                return int(self.module.spatial_compression_ratio)
+            case AutoencoderKLQwenImage():
+                return 2 ** len(self.module.config.temperal_downsample)
         return 2 ** (len(self.module.config.block_out_channels) - 1)
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         side = resolution // self.downsampling
-        return self.module.config.latent_channels, side, side
+        channels = self.module.config.z_dim if self._is_video else self.module.config.latent_channels
+        return channels, side, side
+
+    @property
+    def _is_video(self) -> bool:
+        """Whether it takes a picture for a video of one frame: (N, C, 1, h, w)."""
+        return isinstance(self.module, AutoencoderKLQwenImage)
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Posterior:
@@ -80,7 +94,12 @@ class FirstStage:
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std (N, C, h, w), not yet scaled."""
+        if self._is_video:
+            posterior = self.module.encode(images[:, :, None]).latent_dist
+            return posterior.mean[:, :, 0], posterior.std[:, :, 0]
         found: Any = self.module.encode(images)
+        if isinstance(self.module, AutoencoderDC):
+            return found.latent, torch.zeros_like(found.latent)
         if isinstance(self.module, VQModel):
             # The U-Net of a vector-quantised model works before the codebook, which only the decoder looks into.
             return found.latents, torch.zeros_like(found.latents)
@@ -92,14 +111,28 @@ class FirstStage:
         scale, shift = self._scale_and_shift()
         with self._at_work():
             images = [
-                self.module.decode((some.float() / scale + shift).to(self.module.dtype)).sample.float()
+                self._decoded((some.float() / scale + shift).to(self.module.dtype)).float()
                 for some in latents.split(_at_once(latents.shape[-1] * self.downsampling))
             ]
         pixels = (torch.cat(images) / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
-    def _scale_and_shift(self) -> tuple[float, float]:
-        return self.module.config.scaling_factor, getattr(self.module.config, "shift_factor", None) or 0.0
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """(N, 3, R, R) in [-1, 1], of unscaled latents."""
+        if self._is_video:
+            return self.module.decode(latents[:, :, None]).sample[:, :, 0]
+        return self.module.decode(latents).sample
+
+    def _scale_and_shift(self) -> tuple[Any, Any]:
+        """scale, shift: latents are (encoded - shift) * scale; numbers, or (1, C, 1, 1) where channels differ."""
+        config = self.module.config
+        if self._is_video:
+            mean, std = (
+                torch.tensor(values, device=self.device)[None, :, None, None]
+                for values in (config.latents_mean, config.latents_std)
+            )
+            return 1 / std, mean
+        return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
 
 
 def _at_once(side: int) -> int:

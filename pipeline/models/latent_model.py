@@ -1,55 +1,60 @@
-"""What all families share: a U-Net in the latent space of a first stage, told by text encoders what to draw."""
+"""What all families share: a denoiser in the latent space of a first stage, told by text encoders what to draw."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UNet2DConditionModel,
-)
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from pipeline.models.attention import AttentionByKeys
 from pipeline.models.base import Backbone, Conditioning, Posterior, PromptError, Tokens
+from pipeline.models.families import FAMILIES
 from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
+from pipeline.models.noising import read_noising
 from pipeline.models.text_encoder import TextEncoder, TextPart
 from pipeline.models.weights import digest, freeze, load_whole
-from pipeline.settings import ModelSettings, Sampler
+from pipeline.settings import FlowTimes, ModelSettings
 
-SAMPLERS: dict[Sampler, Any] = {
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
+
+@dataclass(frozen=True, slots=True)
+class DenoiserPart:
+    """The denoiser of a family: its class and folder.
+
+    patch: side of its patches in latents. side: of its own pictures in latents, where its configuration does not say.
+    even_sigmas: see RectifiedFlow.
+    """
+
+    model: type[Any] = UNet2DConditionModel
+    folder: str = "unet"
+    patch: int = 1
+    side: int | None = None
+    even_sigmas: bool = True
 
 
 class LatentModel(Backbone):
-    """A family names its text encoders and its first stage by their folders, and says how prompts become conditioning."""
+    """A family names its text encoders, denoiser and first stage, and says how prompts become conditioning."""
 
     TEXT: ClassVar[Mapping[str, TextPart]]
+    DENOISER: ClassVar[DenoiserPart] = DenoiserPart()
     FIRST_STAGE: ClassVar[str] = "vae"
 
     def __init__(self, model: Model, device: torch.device, settings: ModelSettings) -> None:
         """Raises ModelError."""
         dtype, text_dtype = (getattr(torch, name) for name in settings.dtypes_on(device.type))
         self.name, self.device, self.dtype = model.name, device, dtype
+        self._family = FAMILIES[model.family]
         folder = model.folder
         try:
             self.text = {name: TextEncoder(part, folder, name, text_dtype) for name, part in self.TEXT.items()}
-            self.unet = load_whole(UNet2DConditionModel, folder / "unet", torch_dtype=dtype)
+            self.denoiser = load_whole(self.DENOISER.model, folder / self.DENOISER.folder, torch_dtype=dtype)
             self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype, settings)
-            self.noising = _noising(folder)
+            self.noising = read_noising(folder, self.DENOISER.even_sigmas)
         except Exception as error:  # a broken file can raise anything
             raise ModelError(f"model {model.name!r} in {folder} does not load: {error}") from error
-        if (predicts := self.noising.config.prediction_type) not in ("epsilon", "v_prediction"):
-            raise ModelError(f"model {model.name!r} predicts {predicts!r}, not epsilon or v_prediction")
         for part in self._parts().values():
             try:
                 freeze(part)
@@ -58,32 +63,33 @@ class LatentModel(Backbone):
             if part is not self.first_stage.module:
                 part.to(device)
         self.first_stage.move_to(device)
-        self._kept = self.noising.alphas_cumprod  # on the CPU, where the noising moves its own to the latents' device
         self.vocabulary = max(encoder.embedding.num_embeddings for encoder in self.text.values())
         for encoder in self.text.values():
             encoder.learn_words_from(self.vocabulary)
         if device.type == "cpu":
-            self.unet.set_attn_processor(AttentionByKeys())
+            if isinstance(self.denoiser, UNet2DConditionModel):
+                self.denoiser.set_attn_processor(AttentionByKeys())
             for encoder in self.text.values():
                 encoder.module.set_attn_implementation("eager")
-        self.resolution = self.unet.config.sample_size * self.first_stage.downsampling
+        side = self.DENOISER.side or self.denoiser.config.sample_size
+        self.resolution = side * self.first_stage.downsampling
         self.evaluations = 0
-        self.unet.register_forward_hook(self._count)
+        self.denoiser.register_forward_hook(self._count)
 
     def _count(self, *_: object) -> None:
         self.evaluations += 1
 
     def _parts(self) -> dict[str, nn.Module]:
         encoders = {name: encoder.module for name, encoder in self.text.items()}
-        return encoders | {"unet": self.unet, self.FIRST_STAGE: self.first_stage.module}
+        return encoders | {self.DENOISER.folder: self.denoiser, self.FIRST_STAGE: self.first_stage.module}
 
     @property
     def encoders(self) -> Mapping[str, int]:
         return {name: encoder.embedding.embedding_dim for name, encoder in self.text.items()}
 
     @property
-    def timesteps(self) -> int:
-        return int(self.noising.config.num_train_timesteps)
+    def word_keys(self) -> Mapping[str, str]:
+        return self._family.encoders
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         return self.first_stage.latent_shape(resolution)
@@ -98,30 +104,37 @@ class LatentModel(Backbone):
         rows = [[each for encoder in self.text.values() for each in encoder.ids(prompt, words)] for prompt in prompts]
         return Tokens(torch.tensor(rows, device=self.device))
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype)).sample.to(noisy.dtype)
+    def split(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Text encoder -> its own ids, (B, its context)."""
+        parts = tokens.ids.split([encoder.context for encoder in self.text.values()], dim=1)
+        return dict(zip(self.text, parts, strict=True))
 
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        return self.noising.add_noise(latents, noise, timesteps)
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        context = conditioning.context.to(self.dtype)
+        return self.denoiser(noisy.to(self.dtype), times, context).sample.to(noisy.dtype)
 
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        return self.noising.get_velocity(latents, noise, timesteps) if self.predicts_velocity else noise
+    def times(self, places: Tensor, parts: int, size: tuple[int, int], flow_times: FlowTimes) -> Tensor:
+        return self.noising.times(places, parts, self.tokens_of(size), flow_times)
+
+    def tokens_of(self, size: tuple[int, int]) -> int:
+        """Patches of latents of (h, w)."""
+        return (size[0] // self.DENOISER.patch) * (size[1] // self.DENOISER.patch)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return self.noising.add_noise(latents, noise, times)
+
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return self.noising.target(latents, noise, times)
 
     @property
     def predicts_velocity(self) -> bool:
-        return bool(self.noising.config.prediction_type == "v_prediction")
+        return self.noising.predicts_velocity
 
-    def signal_to_noise(self, timesteps: Tensor) -> Tensor:
-        kept = self._kept.to(timesteps.device)[timesteps].float()
-        return kept / (1 - kept)
+    def signal_to_noise(self, times: Tensor) -> Tensor:
+        return self.noising.signal_to_noise(times)
 
-    def scheduler(self, sampler: str) -> Any:
-        made = next((kind for name, kind in SAMPLERS.items() if name == sampler), None)
-        if made is None:
-            raise ValueError(f"sampler {sampler!r} is not known; choose {', '.join(sorted(SAMPLERS))}")
-        # Latents go beyond [-1, 1]. DDIM cuts them off there unless it is told not to, and not every model's config tells it.
-        unclipped = {"clip_sample": False} if sampler == "ddim" else {}
-        return made.from_config(self.noising.config, **unclipped)
+    def scheduler(self, sampler: str, steps: int, size: tuple[int, int]) -> Any:
+        return self.noising.scheduler(sampler, steps, self.tokens_of(size), self.device)
 
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}
@@ -140,12 +153,3 @@ class LatentModel(Backbone):
 
     def weights_digest(self) -> str:
         return digest(self._parts())
-
-
-def _noising(folder: Path) -> DDPMScheduler:
-    """The noise schedule the model was trained with, whichever sampler its scheduler/ is of. Raises ValueError."""
-    config = DDPMScheduler.load_config(folder, subfolder="scheduler")
-    if "beta_schedule" not in config:
-        # Rectified flows and EDM's preconditioning have none; the library would make up a linear one.
-        raise ValueError(f"its scheduler, {config.get('_class_name')}, has no beta_schedule")
-    return DDPMScheduler.from_config(config)

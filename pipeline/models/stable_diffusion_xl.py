@@ -33,19 +33,19 @@ class StableDiffusionXL(LatentModel):
         contexts = {name: encoder.context for name, encoder in self.text.items()}
         if len(set(contexts.values())) > 1:
             raise ModelError(f"model {model.name!r}: its text encoders take prompts of unequal lengths: {contexts}")
-        if (takes := self.unet.config.addition_embed_type) != "text_time":
+        if (takes := self.denoiser.config.addition_embed_type) != "text_time":
             raise ModelError(f"model {model.name!r}: its U-Net takes {takes!r}, not 'text_time'")
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
         self.zeros_without_prompt = index.get("force_zeros_for_empty_prompt", True)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         first, second = self.text[FIRST], self.text[SECOND]
-        first_ids, second_ids = tokens.ids.chunk(2, dim=1)
+        first_ids, second_ids = self.split(tokens).values()
         one = first(first_ids, words.get(FIRST), output_hidden_states=True)
         two = second(second_ids, words.get(SECOND), output_hidden_states=True)
         # The encoder's own pooling looks for the highest id where its config has the old eos_token_id of 2, as the
         # published SDXL's has; a learned word's id is higher than the end's.
-        ends = (second_ids == second.end).int().argmax(dim=1)
+        ends = (second_ids == second.end[-1]).int().argmax(dim=1)
         pooled = second.module.text_projection(two.last_hidden_state[torch.arange(len(ends), device=ends.device), ends])
         return Conditioning(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), pooled)
 
@@ -59,11 +59,11 @@ class StableDiffusionXL(LatentModel):
         context, pooled = (torch.cat([torch.zeros_like(part), part]) for part in (prompted.context, prompted.pooled))
         return Conditioning(context, pooled)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None  # `embed` above makes it
         sizes = self._sizes(noisy.shape[2], noisy.shape[3])
         added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
-        said = self.unet(noisy.to(self.dtype), timesteps, conditioning.context.to(self.dtype), added_cond_kwargs=added)
+        said = self.denoiser(noisy.to(self.dtype), times, conditioning.context.to(self.dtype), added_cond_kwargs=added)
         return said.sample.to(noisy.dtype)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - a model lives as long as its process

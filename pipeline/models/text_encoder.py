@@ -14,14 +14,25 @@ from torch import Tensor, nn
 from pipeline.models.base import PromptError, split_at_placeholders
 from pipeline.models.weights import load_whole
 
+SYMBOL = "\ue000"  # stands for a message while a template is read; no template has it
+
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A text encoder of a family: its class, its tokenizer's class, and the tokenizer's folder."""
+    """A text encoder of a family: its class, its tokenizer's class, and the tokenizer's folder.
+
+    length: tokens of a prompt with its template; None has the model say. before, after: the template around every prompt.
+    chat: the template is the tokenizer's own, of a user's message. masked: padding is not attended to.
+    """
 
     encoder: type[Any]
     tokenizer: type[Any]
     tokenizer_folder: str = "tokenizer"
+    length: int | None = None
+    before: str = ""
+    after: str = ""
+    chat: bool = False
+    masked: bool = False
 
 
 class WordTable(nn.Module):
@@ -30,6 +41,8 @@ class WordTable(nn.Module):
     def __init__(self, base: nn.Embedding, first: int) -> None:
         super().__init__()
         self.base, self.first = base, first
+        # Gemma's table scales what it holds, and so must the words be.
+        self.scale = getattr(base, "scalar_embed_scale", 1.0)
         self.words: Tensor | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -38,6 +51,8 @@ class WordTable(nn.Module):
         if self.words is None:
             return known
         learned = F.embedding((ids - self.first).clamp_min(0), self.words.to(known.dtype))
+        if self.scale != 1.0:
+            learned = learned * self.scale
         return torch.where((ids >= self.first)[..., None], learned, known)
 
 
@@ -49,38 +64,56 @@ class TextEncoder:
         self.tokenizer = part.tokenizer.from_pretrained(folder / part.tokenizer_folder)
         self.module = load_whole(part.encoder, folder / name, dtype=dtype)
         self.embedding: nn.Embedding = self.module.get_input_embeddings()
+        self.before, self.after = _chat(self.tokenizer) if part.chat else (part.before, part.after)
+        self.masked = part.masked
         # A tokenizer that names no limit says 10^30.
-        self.context = min(self.tokenizer.model_max_length, self.module.config.max_position_embeddings)
-        # CLIP's and BERT's tokenizers have other names for them.
-        self.start, self.end = self.tokenizer("").input_ids
+        limits = [self.tokenizer.model_max_length, getattr(self.module.config, "max_position_embeddings", None)]
+        self.context = part.length or min(limit for limit in limits if limit)
+        self.start, self.end = self._around()
         pad = self.tokenizer.pad_token_id
-        self.pad = self.end if pad is None else pad
+        self.pad = self.end[-1] if pad is None else pad
+        if self.masked and self.pad in self.end:
+            raise ValueError(f"{folder / part.tokenizer_folder} pads with the token that ends a prompt, and must not")
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The tokens that the tokenizer puts before and after any text, such as start and end."""
+        text, whole = self.text_ids("a"), list(self.tokenizer("a").input_ids)
+        for place in range(len(whole) - len(text) + 1):
+            if whole[place : place + len(text)] == text:
+                return whole[:place], whole[place + len(text) :]
+        raise ValueError(f"{type(self.tokenizer).__name__} writes 'a' as {whole} in a prompt and as {text} alone")
 
     def learn_words_from(self, first: int) -> None:
         """From now on, ids from `first` upwards are rows of the words given with them."""
         self.table = WordTable(self.embedding, first)
         self.module.set_input_embeddings(self.table)
 
-    def __call__(self, ids: Tensor, words: Tensor | None, **options: bool) -> Any:
+    def __call__(self, ids: Tensor, words: Tensor | None, **options: Any) -> Any:
         """The module's own output for int64 (B, L), with `words` (rows, D)."""
         # A module takes a Parameter for its own, and no other tensor in that place ever after.
         self.table.words = words if words is None else words.view_as(words)
+        if self.masked:
+            options["attention_mask"] = self.mask(ids).long()
         try:
             return self.module(ids, **options)
         finally:
             self.table.words = None
 
+    def mask(self, ids: Tensor) -> Tensor:
+        """bool (B, L) for ids (B, L): all but the padding at the end."""
+        return (ids != self.pad).flip(1).cummax(1).values.flip(1)
+
     def ids(self, prompt: str, words: Mapping[str, range]) -> list[int]:
-        """A prompt, padded to the model's context. Raises PromptError when it does not fit."""
+        """A prompt in its template, padded to the model's context. Raises PromptError when it does not fit."""
         by_name = {name.lower(): rows for name, rows in words.items()}
         ids: list[int] = []
-        for piece in split_at_placeholders(prompt, list(words)):
+        for piece in split_at_placeholders(f"{self.before}{prompt}{self.after}", list(words)):
             rows = by_name.get(piece.lower())
             ids += self.text_ids(piece) if rows is None else [self.table.first + row for row in rows]
-        room = self.context - 2
+        room = self.context - len(self.start) - len(self.end)
         if len(ids) > room:
             raise PromptError(f"prompt {prompt!r} has {len(ids)} tokens; the model takes {room}: shorten it")
-        return [self.start, *ids, self.end, *[self.pad] * (room - len(ids))]
+        return [*self.start, *ids, *self.end, *[self.pad] * (room - len(ids))]
 
     def text_ids(self, text: str) -> list[int]:
         """Without start, end and padding."""
@@ -122,3 +155,12 @@ class TextEncoder:
         if len(ids) < count:
             return rows[np.arange(count) % len(ids)]
         return np.stack([part.mean(0) for part in np.array_split(rows, count)])
+
+
+def _chat(tokenizer: Any) -> tuple[str, str]:
+    """What the tokenizer's chat template puts before and after a user's message."""
+    message = [{"role": "user", "content": SYMBOL}]
+    # Qwen3's template adds an empty thought where thinking is off, and Z-Image was trained without.
+    whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    before, after = whole.split(SYMBOL)
+    return before, after

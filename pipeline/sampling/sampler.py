@@ -53,13 +53,13 @@ def initial_latents(backbone: Backbone, seed: int, resolution: int) -> Tensor:
 
 def denoise(backbone: Backbone, noise: Tensor, conditioning: Conditioning, settings: SamplerSettings) -> Tensor:
     """Latents (B, C, h, w) from noise of that shape; conditioning of 2 B: without the prompts, then with them."""
-    scheduler = backbone.scheduler(settings.sampler)
-    scheduler.set_timesteps(settings.steps, device=backbone.device)
-    latents = noise * scheduler.init_noise_sigma
+    scheduler = backbone.scheduler(settings.sampler, settings.steps, (noise.shape[2], noise.shape[3]))
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for timestep in scheduler.timesteps:
-        twice = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        without, with_prompt = backbone.predict(twice, timestep.expand(len(twice)), conditioning).chunk(2)
-        latents = scheduler.step(without + settings.guidance * (with_prompt - without), timestep, latents).prev_sample
+        # Schedulers of flows have nothing to scale.
+        scale = getattr(scheduler, "scale_model_input", lambda latents, _: latents)
+        said = backbone.predict_guided(scale(latents, timestep), timestep, conditioning, settings.guidance)
+        latents = scheduler.step(said, timestep, latents).prev_sample
     return latents
 
 

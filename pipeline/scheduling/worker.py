@@ -207,7 +207,7 @@ class Worker(WorkerCalls):
         """Everything under the attempt's own id first, the marker last; then, if this attempt counts, the public files."""
         run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
         public = {
-            run.word_path(name): encode_word(word.placeholder, word.vectors),
+            run.word_path(name): encode_word(word.placeholder, word.vectors, self.backbone.word_keys),
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {

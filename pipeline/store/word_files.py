@@ -4,7 +4,8 @@
 |---|---|
 | diffusers | {placeholder: (V, D)}; `load_textual_inversion` reads it as it is |
 | AUTOMATIC1111 | .safetensors {"emb_params": (V, D)}, kohya's too; .pt {"string_to_param": {"*": (V, D)}, "name": ...} |
-| two text encoders (SDXL) | {"clip_l": (V, D), "clip_g": (V, D)}, everywhere; diffusers is handed the two one by one |
+| several text encoders | {"clip_l": (V, D), "clip_g": ..., "t5": ...}, as OneTrainer and diffusers' trainers write them |
+| ComfyUI | the same, with T5's rows called "t5xxl" |
 
 A word of several vectors becomes `<name>`, `<name>_1`, ... in diffusers, and the placeholder in its prompts stands for all
 of them. Files are read by what is in them, whatever they are called; never is a pickle run. We write safetensors only.
@@ -14,6 +15,7 @@ import io
 import json
 import pickle  # noqa: TID251 - the name of the error by which torch refuses to run one
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -22,11 +24,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load
 
-FIRST, SECOND = "text_encoder", "text_encoder_2"
-SDXL = {"clip_l": FIRST, "clip_g": SECOND}
+FIRST = "text_encoder"  # of a file that does not say for which text encoder its only word is
+# What the rows of several text encoders are called in a file, and other programs' names for the same.
+KEYS = ("clip_l", "clip_g", "t5", "gemma", "qwen", "bert")
+SPELLINGS = {"t5xxl": "t5"}
+COMFYUI = {"t5": "t5xxl"}
 A1111 = "emb_params"
 NAME = "placeholder"  # among the metadata, where the tensors' own names say nothing of the word
-Layout = Literal["diffusers", "a1111"]
+Layout = Literal["diffusers", "a1111", "comfyui"]
 # How files of torch.save begin: as a zip archive, and before torch 1.6 with a number of its own.
 TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 
@@ -35,10 +40,16 @@ class WordFileError(ValueError):
     """Bytes that are not a word file, or a word that does not suit the model."""
 
 
-def encode_word(placeholder: str, vectors: Mapping[str, np.ndarray], layout: Layout = "diffusers") -> bytes:
-    """vectors: text encoder -> float32 (V, D)."""
-    if len(vectors) > 1:
-        tensors = {key: vectors[encoder] for key, encoder in SDXL.items()}
+def encode_word(
+    placeholder: str,
+    vectors: Mapping[str, np.ndarray],
+    keys: Mapping[str, str] = MappingProxyType({FIRST: "clip_l"}),
+    layout: Layout = "diffusers",
+) -> bytes:
+    """vectors: text encoder -> float32 (V, D). keys: text encoder -> one of KEYS, as the model's family has it."""
+    if len(vectors) > 1 or (layout == "comfyui" and "t5" in keys.values()):
+        spelled = COMFYUI if layout == "comfyui" else {}
+        tensors = {spelled.get(keys[encoder], keys[encoder]): value for encoder, value in vectors.items()}
     else:
         (only,) = vectors.values()
         tensors = {placeholder if layout == "diffusers" else A1111: only}
@@ -47,24 +58,34 @@ def encode_word(placeholder: str, vectors: Mapping[str, np.ndarray], layout: Lay
 
 
 def decode_word(data: bytes) -> tuple[str, dict[str, np.ndarray]]:
-    """The placeholder, "" if the file does not say, and text encoder -> float32 (V, D). Raises WordFileError.
+    """The placeholder, "" if the file does not say, and key -> float32 (V, D). Raises WordFileError.
 
-    Where there is one text encoder it is called "text_encoder", whatever the model calls it; see `suited`.
+    The keys are of KEYS, or FIRST where the file has one word and does not say for which text encoder; see `suited`.
     """
     name, tensors = _read_torch(data) if data.startswith(TORCH) else _read_safetensors(data)
     return name, {encoder: _matrix(encoder, value) for encoder, value in tensors.items()}
 
 
-def suited(vectors: Mapping[str, np.ndarray], encoders: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The vectors under the names of a model's text encoders (name -> width D). Raises WordFileError."""
-    if len(vectors) == len(encoders) == 1:
-        vectors = dict(zip(encoders, vectors.values(), strict=True))
-    widths = {name: value.shape[1] for name, value in vectors.items()}
-    if widths != dict(encoders):
+def suited(
+    vectors: Mapping[str, np.ndarray], widths: Mapping[str, int] | None, keys: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """A file's vectors under the names of a model's text encoders.
+
+    widths: text encoder -> width D, None where they are not known yet. keys: text encoder -> its key in word files.
+    Raises WordFileError.
+    """
+    if len(keys) == 1 and set(vectors) == {FIRST}:
+        found = dict(zip(keys, vectors.values(), strict=True))
+    else:
+        found = {encoder: vectors[key] for encoder, key in keys.items() if key in vectors}
+    if len(found) != len(vectors) or len(found) != len(keys):
+        has = ", ".join("one text encoder" if name == FIRST else name for name in vectors)
         raise WordFileError(
-            f"the word has vectors as wide as {_widths(widths)}, but the model's are {_widths(encoders)}"
+            f"the word has vectors for {has}; this model's text encoders are {', '.join(keys.values())}"
         )
-    return dict(vectors)
+    if widths is not None and (wide := {name: value.shape[1] for name, value in found.items()}) != dict(widths):
+        raise WordFileError(f"the word has vectors as wide as {_widths(wide)}, but the model's are {_widths(widths)}")
+    return found
 
 
 def _widths(encoders: Mapping[str, int]) -> str:
@@ -98,8 +119,9 @@ def _read_torch(data: bytes) -> tuple[str, dict[str, torch.Tensor]]:
 
 
 def _sort_out(tensors: dict[str, Any], name: str) -> tuple[str, dict[str, torch.Tensor]]:
-    if set(tensors) == set(SDXL):
-        return name, {SDXL[key]: value for key, value in tensors.items()}
+    spelled = {SPELLINGS.get(key, key): value for key, value in tensors.items()}
+    if set(spelled) <= set(KEYS):
+        return name, spelled
     if len(tensors) != 1:
         raise WordFileError(f"expected one word in the file, found {len(tensors)}: {', '.join(sorted(tensors)[:5])}")
     ((key, value),) = tensors.items()

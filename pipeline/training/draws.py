@@ -25,7 +25,7 @@ AHEAD = ThreadPoolExecutor(1, thread_name_prefix="draws")
 class Draws:
     """All that is random in one step of one concept, for B pictures, on the CPU.
 
-    latents, noise: float32 (B, C, h, w). timesteps: int64 (B,). tokens: ids of the B prompts.
+    latents, noise: float32 (B, C, h, w). timesteps: the model's times (B,). tokens: ids of the B prompts.
     weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
     """
 
@@ -66,7 +66,7 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
     choices, training = sentences.choices, purpose == "step"
     rows = torch.randint(len(mean), (count,), generator=chance)
     places = torch.randint(choices.shape[2], (count,), generator=chance)
-    timesteps = _spread(backbone.timesteps, count, chance)
+    timesteps = backbone.times(_spread(count, chance), count, (mean.shape[2], mean.shape[3]), slot.settings.flow_times)
     noise = torch.randn(2, count, *mean.shape[1:], generator=chance)
     own = None
     if training and slot.settings.per_image:
@@ -80,14 +80,13 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
     return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
 
 
-def _spread(timesteps: int, count: int, chance: torch.Generator) -> Tensor:
-    """int64 (count,), one from each of as many equal parts of 0 .. timesteps - 1, in random order.
+def _spread(count: int, chance: torch.Generator) -> Tensor:
+    """float64 (count,), one from each of the intervals [0, 1), [1, 2), ... [count - 1, count), in random order.
 
-    Each is uniform by itself, but what noisy and what nearly clean pictures teach varies less from step to step (Kingma et
-    al. 2021, "Variational Diffusion Models", section 4: the low-discrepancy sampler).
+    Each time is uniform by itself, but what noisy and what nearly clean pictures teach varies less from step to step (Kingma
+    et al. 2021, "Variational Diffusion Models", section 4: the low-discrepancy sampler).
     """
-    places = torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
-    return (places * (timesteps / count)).long().clamp_(max=timesteps - 1)
+    return torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
 
 
 def next_draws(backbone: Backbone, slots: Sequence[Slot]) -> list[Draws]:

@@ -26,7 +26,7 @@ def imported_word(
     """
     began = time.monotonic()
     try:
-        vectors = suited(decode_word(data)[1], backbone.encoders)
+        vectors = suited(decode_word(data)[1], backbone.encoders, backbone.word_keys)
     except WordFileError as error:
         raise InversionError(f"{concept.word_file}: {error}") from error
     count = len(next(iter(vectors.values())))

@@ -267,26 +267,33 @@ def test_a_first_stage_that_overflows_in_half_precision_stays_in_full(upcast: bo
     """Catches black pictures: the published first stage overflows in float16, and says so in its configuration."""
     change(copy / "vae/config.json", force_upcast=upcast)
     ours = load_backbone(str(copy), settings=ModelSettings("float16"))
-    first_stage, unet = ours.first_stage.module, ours.unet  # type: ignore[attr-defined]
+    first_stage, unet = ours.first_stage.module, ours.denoiser  # type: ignore[attr-defined]
     assert (first_stage.dtype, unet.dtype) == (torch.float32 if upcast else torch.float16, torch.float16)
     posterior = ours.encode_images(PICTURES)
     assert (posterior.mean.dtype, posterior.std.dtype) == (torch.float32, torch.float32)
     assert load_backbone(str(copy), settings=ModelSettings("bfloat16")).first_stage.module.dtype == torch.float32  # type: ignore[attr-defined]
 
 
-def test_a_model_without_the_schedule_it_was_trained_with_is_refused(copy: Path) -> None:
-    """Catches words learned under a noise schedule that a library made up."""
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        ("EDMEulerScheduler", "its scheduler, EDMEulerScheduler, has no beta_schedule"),
+        ("FlowMatchEulerDiscreteScheduler", "is a rectified flow without a shift: .* must state shift"),
+    ],
+)
+def test_a_model_without_the_schedule_it_was_trained_with_is_refused(scheduler: str, said: str, copy: Path) -> None:
+    """Catches words learned under a noise schedule, or a flow's shift, that a library made up."""
     file = copy / "scheduler/scheduler_config.json"
     kept = json.loads(file.read_text())
     del kept["beta_schedule"]
-    file.write_text(json.dumps(kept | {"_class_name": "FlowMatchEulerDiscreteScheduler"}), encoding="utf-8")
-    with pytest.raises(ModelError, match="its scheduler, FlowMatchEulerDiscreteScheduler, has no beta_schedule"):
+    file.write_text(json.dumps(kept | {"_class_name": scheduler}), encoding="utf-8")
+    with pytest.raises(ModelError, match=said):
         load_backbone(str(copy))
 
 
 def test_a_unet_that_is_told_something_else_is_refused(copy: Path) -> None:
     change(copy / "unet/config.json", addition_embed_type=None)
-    with pytest.raises(ModelError, match="told None, not 'text_time'"):
+    with pytest.raises(ModelError, match="takes None, not 'text_time'"):
         load_backbone(str(copy))
 
 
@@ -312,7 +319,7 @@ def test_text_encoders_have_the_precision_that_they_are_told_to_have(unet: str, 
     ours = load_backbone(str(any_model), settings=ModelSettings(unet, text_encoder_dtype=text))
     of_text = {encoder.module.dtype for encoder in ours.text.values()}  # type: ignore[attr-defined]
     assert of_text == {getattr(torch, unet if text == "auto" else text)}
-    assert ours.unet.dtype == getattr(torch, unet)  # type: ignore[attr-defined]
+    assert ours.denoiser.dtype == getattr(torch, unet)  # type: ignore[attr-defined]
     word = learn(ours, ONE)
     for name, vectors in word.vectors.items():
         assert vectors.dtype == np.float32

@@ -40,7 +40,7 @@ def copy(epsilon_model: Path, tmp_path: Path) -> Path:
 
 def ids(backbone: Backbone, prompt: str, words: dict[str, range]) -> list[int]:
     """Without start, end and padding; the words' rows as -1, -2, ..."""
-    end = backbone.text["text_encoder"].end  # type: ignore[attr-defined]
+    end = backbone.text["text_encoder"].end[-1]  # type: ignore[attr-defined]
     row = backbone.tokenise([prompt], words).ids[0].tolist()[1:]
     return [backbone.vocabulary - 1 - each if each >= backbone.vocabulary else each for each in row[: row.index(end)]]
 
@@ -178,8 +178,8 @@ def test_an_index_that_is_no_json_object_is_refused(content: bytes, copy: Path) 
 
 
 def test_another_family_is_refused_with_those_that_are_known(copy: Path) -> None:
-    (copy / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}), encoding="utf-8")
-    refused(copy, "is a FluxPipeline; this version knows .*StableDiffusionPipeline")
+    (copy / "model_index.json").write_text(json.dumps({"_class_name": "HunyuanDiTPipeline"}), encoding="utf-8")
+    refused(copy, "is a HunyuanDiTPipeline; this version knows .*StableDiffusionPipeline")
 
 
 @pytest.mark.parametrize("part", WEIGHTS)

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load, save
 from safetensors.torch import save as save_torch
 
-from pipeline.store.word_files import WordFileError, decode_word, encode_word, suited
+from pipeline.store.word_files import Layout, WordFileError, decode_word, encode_word, suited
 from tests.tiny_model import WIDTH, load_pipeline
 
 
@@ -75,6 +75,7 @@ def saved_by_torch(content: object) -> bytes:
 
 PLAIN = torch.from_numpy(vectors(2))
 TWO = {"text_encoder": vectors(2), "text_encoder_2": np.ones((2, 3), np.float32)}
+XL = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 # As other programs write them; with the name they give the word.
 OTHERS: dict[str, tuple[bytes, str]] = {
     "diffusers, safetensors": (save_torch({"<w>": PLAIN}), "<w>"),
@@ -120,43 +121,81 @@ def test_words_of_two_text_encoders_are_read(write: Callable[[object], bytes]) -
     name, found = decode_word(write({"clip_g": torch.ones(2, 3), "clip_l": PLAIN}))
     assert name == ""
     for encoder, value in TWO.items():
-        np.testing.assert_array_equal(found[encoder], value)
+        np.testing.assert_array_equal(found[XL[encoder]], value)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "a1111"])
 def test_a_word_of_two_text_encoders_comes_back_with_its_name(layout: Literal["diffusers", "a1111"]) -> None:
-    data = encode_word("<w>", TWO, layout)
+    data = encode_word("<w>", TWO, XL, layout)
     assert set(load(data)) == {"clip_l", "clip_g"}
     name, found = decode_word(data)
     assert name == "<w>"
     for encoder, value in TWO.items():
-        np.testing.assert_array_equal(found[encoder], value)
+        np.testing.assert_array_equal(found[XL[encoder]], value)
 
 
 def test_a_word_for_a1111_is_called_as_it_looks_for_it() -> None:
-    data = encode_word("<w>", {"text_encoder": vectors(2)}, "a1111")
+    data = encode_word("<w>", {"text_encoder": vectors(2)}, layout="a1111")
     assert list(load(data)) == ["emb_params"]
     assert decode_word(data)[0] == "<w>"
 
 
-def test_a_word_gets_the_name_that_its_models_text_encoder_has() -> None:
-    found = suited({"text_encoder": vectors(2)}, {"bert": WIDTH})
-    np.testing.assert_array_equal(found["bert"], vectors(2))
-    assert set(suited(TWO, {"text_encoder": WIDTH, "text_encoder_2": 3})) == set(TWO)
+SD3 = XL | {"text_encoder_3": "t5"}
+THREE = TWO | {"text_encoder_3": np.full((2, 5), 0.5, np.float32)}
+FLUX = {"text_encoder": "clip_l", "text_encoder_2": "t5"}
+Word = dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize(
-    ("word", "encoders", "said"),
+    ("word", "keys", "layout", "in_file"),
     [
-        ({"text_encoder": vectors(1)}, {"text_encoder": 768}, "as wide as 32, but the model's are 768"),
-        ({"text_encoder": vectors(1)}, {"text_encoder": WIDTH, "text_encoder_2": 3}, "as wide as 32, .* 32 and 3"),
-        (TWO, {"text_encoder": WIDTH}, "as wide as 32 and 3, but the model's are 32"),
+        (THREE, SD3, "diffusers", {"clip_l", "clip_g", "t5"}),
+        (THREE, SD3, "comfyui", {"clip_l", "clip_g", "t5xxl"}),
+        (TWO, FLUX, "diffusers", {"clip_l", "t5"}),
+        (TWO, FLUX, "comfyui", {"clip_l", "t5xxl"}),
+        ({"text_encoder": vectors(2)}, {"text_encoder": "t5"}, "diffusers", {"<w>"}),
+        ({"text_encoder": vectors(2)}, {"text_encoder": "t5"}, "comfyui", {"t5xxl"}),
+        ({"text_encoder": vectors(2)}, {"text_encoder": "qwen"}, "diffusers", {"<w>"}),
+    ],
+    ids=["SD 3", "SD 3, ComfyUI", "Flux", "Flux, ComfyUI", "Chroma", "Chroma, ComfyUI", "Z-Image"],
+)
+def test_a_word_comes_back_to_its_model_under_every_name(
+    word: Word, keys: dict[str, str], layout: Layout, in_file: set[str]
+) -> None:
+    """Catches rows that land in another text encoder. OneTrainer and diffusers' trainers write "t5"; ComfyUI reads "t5xxl"."""
+    data = encode_word("<w>", word, keys, layout)
+    assert set(load(data)) == in_file
+    name, found = decode_word(data)
+    assert name == "<w>"
+    back = suited(found, {encoder: rows.shape[1] for encoder, rows in word.items()}, keys)
+    assert set(back) == set(word)
+    for encoder, rows in word.items():
+        np.testing.assert_array_equal(back[encoder], rows)
+
+
+def test_a_word_gets_the_name_that_its_models_text_encoder_has() -> None:
+    for keys in ({"bert": "bert"}, {"text_encoder": "qwen"}):
+        ((encoder, rows),) = suited({"text_encoder": vectors(2)}, dict.fromkeys(keys, WIDTH), keys).items()
+        assert encoder in keys
+        np.testing.assert_array_equal(rows, vectors(2))
+
+
+@pytest.mark.parametrize(
+    ("word", "widths", "keys", "said"),
+    [
+        ({"text_encoder": vectors(1)}, {"text_encoder": 768}, {"text_encoder": "clip_l"}, "as wide as 32, .* are 768"),
+        ({"text_encoder": vectors(1)}, None, XL, "vectors for one text encoder; .* are clip_l, clip_g"),
+        ({"clip_l": vectors(1), "clip_g": vectors(1)}, None, {"text_encoder": "t5"}, "for clip_l, clip_g; .* are t5"),
+        ({"clip_l": vectors(1), "t5": vectors(1)}, None, SD3, "for clip_l, t5; .* are clip_l, clip_g, t5"),
+        ({"t5": vectors(1)}, None, {"text_encoder": "gemma"}, "for t5; .* are gemma"),
     ],
 )
-def test_a_word_of_another_family_is_refused(word: dict[str, np.ndarray], encoders: dict[str, int], said: str) -> None:
+def test_a_word_of_another_family_is_refused(
+    word: Word, widths: dict[str, int] | None, keys: dict[str, str], said: str
+) -> None:
     """Catches a traceback from the middle of a run, and half a word used as if it were a whole one."""
     with pytest.raises(WordFileError, match=said):
-        suited(word, encoders)
+        suited(word, widths, keys)
 
 
 NAN = np.full((1, 3), np.nan, np.float32)

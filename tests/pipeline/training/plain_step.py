@@ -49,7 +49,7 @@ class PlainTrainer:
         rows = torch.randint(len(mean), (count,), generator=chance)
         places = torch.randint(choices.shape[2], (count,), generator=chance)
         parts = torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
-        timesteps = (parts * (self.backbone.timesteps / count)).long()
+        timesteps = (parts * (1000 / count)).long()
         noise = torch.randn(2, count, *mean.shape[1:], generator=chance)
         ids = sentences.tokens.ids[choices[0, rows % choices.shape[1], places]]
         before = sum(other.rows for other in self.slots[: self.slots.index(slot)])

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load
 from safetensors.torch import save
 
 from jobs.export_words import exported
 from jobs.import_words import main, with_words
+from pipeline.inputs.image_sets import find_images, load_images
 from pipeline.inputs.manifest import Manifest, read_manifest
 from pipeline.models.find import find_model
 from pipeline.protocols import PROTOCOLS
@@ -30,7 +32,9 @@ from pipeline.store.publish import publish
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from pipeline.store.word_files import decode_word, encode_word
+from pipeline.training.importing import imported_word
 from tests.tiny_model import SECOND_WIDTH, WIDTH
+from tests.tiny_transformers import save_tiny
 
 SETTINGS = InversionSettings(steps=3, early_stop="off", batch_size=1)
 VECTORS = np.random.default_rng(0).normal(scale=0.03, size=(2, WIDTH)).astype(np.float32)
@@ -226,7 +230,7 @@ def test_an_exported_word_is_the_word_and_goes_the_whole_way_round(
     assert isinstance(done, Done)
     run = worker.settings.run
     publish(run, {concept.name: done.fingerprint}, create_layout(run, 1))
-    run.write_json("run.json", {})
+    run.write_json("run.json", {"model_family": "StableDiffusionPipeline"})
     ((name, data),) = exported(run, "a1111", []).items()
     assert name == "my-cat.safetensors"
     placeholder, vectors = decode_word(data)
@@ -236,3 +240,23 @@ def test_an_exported_word_is_the_word_and_goes_the_whole_way_round(
     assert set(exported(run, "diffusers", ["my-cat"])) == {name}
     with pytest.raises(ValueError, match="no word for dog"):
         exported(run, "a1111", ["dog"])
+
+
+def test_a_word_of_stable_diffusion_3_goes_the_whole_way_round(
+    worker_on: Callable[[Path], Worker], concept: Concept, tmp_path: Path
+) -> None:
+    """Catches a family of three text encoders that trains, but whose word some stage of a run cannot carry."""
+    worker = worker_on(save_tiny("sd3", tmp_path / "model"))
+    done = worker.invert(concept)
+    assert isinstance(done, Done), done
+    run = worker.settings.run
+    assert set(load(run.storage.read_bytes(run.word_path(concept.name)))) == {"clip_l", "clip_g", "t5"}
+    learned = rows(worker)
+    assert [row["text_encoder"] for row in learned] == ["text_encoder", "text_encoder_2", "text_encoder_3"]
+    publish(run, {concept.name: done.fingerprint}, create_layout(run, 1))
+    run.write_json("run.json", {"model_family": "StableDiffusion3Pipeline"})
+    ((_, data),) = exported(run, "comfyui", []).items()
+    assert set(load(data)) == {"clip_l", "clip_g", "t5xxl"}
+    again = imported_word(concept, data, load_images(find_images(concept), 16), worker.backbone, SETTINGS)
+    for row in learned:
+        assert again.vectors[row["text_encoder"]].tolist() == row["vectors"]

@@ -28,7 +28,7 @@ def spelled(sentences: Sentences, backbone: Backbone) -> list[list[list[str]]]:
 
     def text(row: int) -> str:
         ids = sentences.tokens.ids[row].tolist()
-        ids = ids[1 : ids.index(encoder.end)]
+        ids = ids[1 : ids.index(encoder.end[-1])]
         first = backbone.vocabulary
         pieces = [f"w{each - first}" if each >= first else encoder.tokenizer.decode([each]) for each in ids]
         return "".join("".join(pieces).split())

@@ -1,0 +1,91 @@
+"""Flux.1 (Black Forest Labs 2024), which is told a prompt by T5 and its summary by a CLIP, and Chroma, which has T5 alone.
+
+Flux was distilled: "dev" is given the guidance scale as a number, "schnell" takes none. Chroma is guided as usual.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ChromaTransformer2DModel, FluxTransformer2DModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from pipeline.models.base import Conditioning, Tokens
+from pipeline.models.flow.patches import packed, unpacked
+from pipeline.models.latent_model import DenoiserPart, LatentModel
+from pipeline.models.text_encoder import TextPart
+
+LENGTH = 512  # tokens of a prompt for T5, as diffusers' pipelines have it
+SIDE = 128  # latents of the models' own pictures; no configuration says
+TRAINED_AT = 1.0  # the guidance at which "dev" is told to draw its training pictures, as its public trainers do
+
+
+class Flux(LatentModel):
+    TEXT: ClassVar = {
+        "text_encoder": TextPart(CLIPTextModel, CLIPTokenizer),
+        "text_encoder_2": TextPart(T5EncoderModel, T5Tokenizer, "tokenizer_2", length=LENGTH),
+    }
+    DENOISER: ClassVar = DenoiserPart(FluxTransformer2DModel, "transformer", patch=2, side=SIDE)
+
+    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
+        ids = self.split(tokens)
+        clip, t5 = self.text.values()
+        said = clip(ids["text_encoder"], words.get("text_encoder"))
+        # The encoder's own pooling may look for the highest id, which is a learned word's.
+        ends = (ids["text_encoder"] == clip.end[-1]).int().argmax(dim=1)
+        pooled = said.last_hidden_state[torch.arange(len(ends), device=ends.device), ends]
+        return Conditioning(t5(ids["text_encoder_2"], words.get("text_encoder_2")).last_hidden_state, pooled)
+
+    def embed_guided(
+        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
+    ) -> Conditioning:
+        """The B prompts alone: guidance is distilled into the model."""
+        return self.embed(self.tokenise(prompts, rows), words)
+
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        return self._predict(noisy, times, conditioning, TRAINED_AT)
+
+    def predict_guided(self, noisy: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        return self._predict(noisy, time.expand(len(noisy)), conditioning, guidance)
+
+    def _predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        assert conditioning.pooled is not None  # `embed` above makes it
+        told: dict[str, Any] = {"pooled_projections": conditioning.pooled.to(self.dtype)}
+        if self.denoiser.config.guidance_embeds:
+            told["guidance"] = torch.full((len(noisy),), guidance, device=noisy.device)
+        return _on_patches(self, noisy, times, conditioning, told)
+
+
+class Chroma(LatentModel):
+    TEXT: ClassVar = {"text_encoder": TextPart(T5EncoderModel, T5Tokenizer, length=LENGTH, masked=True)}
+    DENOISER: ClassVar = DenoiserPart(ChromaTransformer2DModel, "transformer", patch=2, side=SIDE)
+
+    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
+        encoder = self.text["text_encoder"]
+        mask = encoder.mask(tokens.ids)
+        states = encoder(tokens.ids, words.get("text_encoder")).last_hidden_state
+        # The transformer also attends to the first padding token.
+        places = torch.arange(mask.shape[1], device=mask.device)
+        return Conditioning(states, mask=places <= mask.sum(1, keepdim=True))
+
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        assert conditioning.mask is not None  # `embed` above makes it
+        picture = torch.ones(len(noisy), self.tokens_of((noisy.shape[2], noisy.shape[3])), device=noisy.device)
+        mask = torch.cat([conditioning.mask.to(picture.dtype), picture], dim=1)
+        return _on_patches(self, noisy, times, conditioning, {"attention_mask": mask.to(self.dtype)})
+
+
+def _on_patches(
+    model: LatentModel, noisy: Tensor, times: Tensor, conditioning: Conditioning, told: Mapping[str, Any]
+) -> Tensor:
+    height, width = noisy.shape[2:]
+    rows, columns = (torch.arange(side // 2, device=noisy.device) for side in (height, width))
+    grid = torch.cartesian_prod(rows, columns)
+    said = model.denoiser(
+        hidden_states=packed(noisy).to(model.dtype), timestep=times.to(model.dtype) / 1000,
+        encoder_hidden_states=conditioning.context.to(model.dtype),
+        txt_ids=torch.zeros(conditioning.context.shape[1], 3, device=noisy.device, dtype=model.dtype),
+        img_ids=torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1).to(model.dtype), **told,
+    ).sample  # fmt: skip
+    return unpacked(said, height, width).to(noisy.dtype)

@@ -1,0 +1,40 @@
+"""Z-Image (Alibaba 2025): a Qwen3 text encoder asked through its chat template, and a transformer that draws by a flow."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from diffusers import ZImageTransformer2DModel
+from torch import Tensor
+from transformers import Qwen2Tokenizer, Qwen3Model
+
+from pipeline.models.base import Conditioning, Tokens
+from pipeline.models.latent_model import DenoiserPart, LatentModel
+from pipeline.models.text_encoder import TextPart
+
+ENCODER = "text_encoder"
+LENGTH = 512  # tokens of a prompt in its template, as diffusers' pipeline has it
+SIDE = 128  # latents of the model's own pictures; no configuration says
+
+
+class ZImage(LatentModel):
+    TEXT: ClassVar = {ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, chat=True, masked=True)}
+    DENOISER: ClassVar = DenoiserPart(ZImageTransformer2DModel, "transformer", patch=2, side=SIDE)
+
+    def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
+        encoder = self.text[ENCODER]
+        states = encoder(tokens.ids, words.get(ENCODER), output_hidden_states=True).hidden_states[-2]
+        return Conditioning(states, mask=encoder.mask(tokens.ids))
+
+    def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        assert conditioning.mask is not None  # `embed` above makes it
+        prompts = [
+            states[mask] for states, mask in zip(conditioning.context.to(self.dtype), conditioning.mask, strict=True)
+        ]
+        # The model's time runs the other way, from noise at 0 to the picture at 1, and so does its velocity.
+        said = self.denoiser(list(noisy.to(self.dtype)[:, :, None]), 1 - times / 1000, prompts).sample
+        return -torch.stack([each[:, 0] for each in said]).to(noisy.dtype)
+
+    def predict_guided(self, noisy: Tensor, time: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
+        """As its authors count: the guidance scale is what is added to the prompt's own prediction, 0 for none."""
+        return super().predict_guided(noisy, time, conditioning, 1 + guidance)
