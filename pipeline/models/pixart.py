@@ -18,6 +18,8 @@ TOLD_OF_SIZES = 128  # latents a side of the one model that is told its pictures
 
 
 class PixArtSigma(LatentModel):
+    """PixArt-Sigma, whose prompts have up to 300 tokens."""
+
     TEXT: ClassVar = {ENCODER: TextPart(T5EncoderModel, T5Tokenizer, length=SIGMA_LENGTH, masked=True)}
     DENOISER: ClassVar = DenoiserPart(PixArtTransformer2DModel, "transformer", patch=2)
 
@@ -44,4 +46,6 @@ class PixArtSigma(LatentModel):
 
 
 class PixArtAlpha(PixArtSigma):
+    """PixArt-alpha, whose prompts have up to 120 tokens."""
+
     TEXT: ClassVar = {ENCODER: TextPart(T5EncoderModel, T5Tokenizer, length=ALPHA_LENGTH, masked=True)}

@@ -22,6 +22,8 @@ TRAINED_AT = 1.0  # the guidance at which "dev" is told to draw its training pic
 
 
 class Flux(LatentModel):
+    """Flux.1 dev and schnell."""
+
     TEXT: ClassVar = {
         "text_encoder": TextPart(CLIPTextModel, CLIPTokenizer),
         "text_encoder_2": TextPart(T5EncoderModel, T5Tokenizer, "tokenizer_2", length=LENGTH),
@@ -58,6 +60,8 @@ class Flux(LatentModel):
 
 
 class Chroma(LatentModel):
+    """Chroma, which was made of schnell and is guided by a negative prompt again."""
+
     TEXT: ClassVar = {"text_encoder": TextPart(T5EncoderModel, T5Tokenizer, length=LENGTH, masked=True)}
     DENOISER: ClassVar = DenoiserPart(ChromaTransformer2DModel, "transformer", patch=2, side=SIDE)
 

@@ -28,6 +28,8 @@ SIDE = 128  # latents of the model's own pictures; no configuration says
 
 
 class QwenImage(LatentModel):
+    """Qwen-Image; what its text encoder says of BEFORE is dropped."""
+
     TEXT: ClassVar = {
         ENCODER: TextPart(
             Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, length=LENGTH, before=BEFORE, after=AFTER, masked=True

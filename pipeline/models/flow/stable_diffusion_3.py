@@ -22,6 +22,8 @@ LENGTH = 256  # tokens of a prompt for T5, as diffusers' pipeline has it
 
 
 class StableDiffusion3(LatentModel):
+    """Stable Diffusion 3 and 3.5, medium and large."""
+
     TEXT: ClassVar = {
         CLIPS[0]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer),
         CLIPS[1]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2"),

@@ -18,6 +18,8 @@ SIDE = 128  # latents of the model's own pictures; no configuration says
 
 
 class ZImage(LatentModel):
+    """Z-Image; its prompts are read as a user's message in a chat."""
+
     TEXT: ClassVar = {ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, chat=True, masked=True)}
     DENOISER: ClassVar = DenoiserPart(ZImageTransformer2DModel, "transformer", patch=2, side=SIDE)
 
