@@ -31,7 +31,7 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 if TYPE_CHECKING:
-    from pipeline.scheduling.worker_interface import WorkerCalls
+    from pipeline.scheduling.worker_process import WorkerProcess
 
 NOT_STARTED, CUT_SHORT = 2, 3
 Prepare = Callable[[Manifest, Mapping[str, Any]], Manifest]
@@ -152,13 +152,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, worker: "type[WorkerCalls] | None" = None) -> int:
+def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None" = None) -> int:
     """The exit code. worker: the class of the actors, if not the one that does the work."""
     return start(parser().parse_args(argv), worker)
 
 
 def start(
-    arguments: argparse.Namespace, worker: "type[WorkerCalls] | None" = None, prepare: Prepare | None = None
+    arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = None, prepare: Prepare | None = None
 ) -> int:
     """The exit code. prepare: what another job makes of the manifest; it may raise ValueError."""
     log = Log(arguments.log_format)

@@ -22,6 +22,7 @@ ABSENT: dict[str, object] = {
 }  # fmt: skip
 
 
+MOST_SLOTS = 16  # that a worker tries when it measures how many it should have
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 

@@ -8,13 +8,13 @@ from unittest import mock
 
 from jobs.invert_all import main
 from pipeline.scheduling import continuous_batch
-from pipeline.scheduling.worker import Worker
+from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.training.inversion import train_step
 
 STEPS = "steps-taken"
 
 
-class CountedWorker(Worker):
+class CountedWorker(WorkerProcess):
     """Leaves a line `<time> <concept> <step>` in `steps-taken/<pid>` of the run folder before each step of each concept."""
 
     def load(self) -> int:

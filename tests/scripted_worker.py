@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.records import Concept, Done, Failure
-from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerCalls, WorkerSettings
+from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
+from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.store.checkpoints import Checkpoint
 
 PRINT = "f" * 64
 
 
-class ScriptedWorker(WorkerCalls):
+class ScriptedWorker(WorkerProcess):
     """Trains nothing. A concept is handled by the method that the first word of its name says.
 
     Each call leaves a file `<concept>@<pid>@<number>` in the folder `calls` of the run.

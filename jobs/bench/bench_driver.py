@@ -27,7 +27,8 @@ from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.deadlines import Deadlines
 from pipeline.scheduling.driver import Driver, Progress, Resources
 from pipeline.scheduling.prometheus import RunMetrics
-from pipeline.scheduling.worker_interface import Pulse, WorkerCalls, WorkerSettings
+from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
+from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.settings import InversionSettings
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
@@ -35,7 +36,7 @@ from pipeline.store.storage import Storage
 CONCEPTS, WORKERS, SLOTS = 10_000, 8, 4
 
 
-class EmptyWorker(WorkerCalls):
+class EmptyWorker(WorkerProcess):
     """Says of every concept that it is done."""
 
     def __init__(self, settings: WorkerSettings) -> None:

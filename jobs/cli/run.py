@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
     from jobs.cli.progress import ProgressDisplay
     from pipeline.scheduling.driver import Progress
-    from pipeline.scheduling.worker_interface import WorkerCalls
+    from pipeline.scheduling.worker_process import WorkerProcess
 
 ALL_DONE, SOME_FAILED = 0, 1
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
@@ -51,7 +51,7 @@ class Job:
         model: Model,
         run: RunFolder,
         log: Log,
-        worker: "type[WorkerCalls] | None" = None,
+        worker: "type[WorkerProcess] | None" = None,
     ) -> None:
         self.arguments, self.settings, self.manifest = arguments, settings, manifest
         self.model, self.folder, self.log, self.worker = model, run, log, worker
@@ -103,7 +103,8 @@ class Job:
         from pipeline.scheduling.deadlines import Deadlines
         from pipeline.scheduling.driver import Driver, Resources, WorkersNeverStartedError
         from pipeline.scheduling.prometheus import RunMetrics
-        from pipeline.scheduling.worker_interface import WorkerProcess, WorkerSettings
+        from pipeline.scheduling.worker_interface import WorkerSettings
+        from pipeline.scheduling.worker_process import WorkerProcess
 
         arguments = self.arguments
         gpus = arguments.gpus_per_worker if arguments.gpus_per_worker is not None else float(session.gpus > 0)

@@ -16,7 +16,9 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.deadlines import Deadlines, Overdue
 from pipeline.scheduling.lost_workers import Retries, last_line
-from pipeline.scheduling.worker_interface import MOST_SLOTS, Pulse, WorkerCalls, WorkerProcess, WorkerSettings
+from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
+from pipeline.scheduling.worker_process import WorkerProcess
+from pipeline.settings import MOST_SLOTS
 from pipeline.store.storage import StorageError, StorageNotFoundError, StorageUnavailableError
 
 POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0
@@ -100,7 +102,7 @@ class Driver:
         record: Callable[[Concept, Done | Failure], None],
         report: Callable[[Progress], None],
         deadlines: Deadlines,
-        worker: type[WorkerCalls] = WorkerProcess,
+        worker: type[WorkerProcess] = WorkerProcess,
     ) -> None:
         self._settings, self._resources, self._record, self._report = settings, resources, record, report
         self._worker, self._deadlines, self._retries = worker, deadlines, Retries(settings.run)

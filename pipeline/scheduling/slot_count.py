@@ -8,8 +8,7 @@ import torch
 
 from pipeline.models.base import Backbone
 from pipeline.records import Concept
-from pipeline.scheduling.worker_interface import MOST_SLOTS
-from pipeline.settings import InversionSettings
+from pipeline.settings import MOST_SLOTS, InversionSettings
 from pipeline.training.inversion import new_slot, train_step
 
 CANDIDATES = (1, 2, 4, 8, MOST_SLOTS)

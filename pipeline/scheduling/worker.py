@@ -1,7 +1,7 @@
 """The worker holds one frozen model and serves several concepts at once, one call each.
 
 A call finds and reads its images on its own thread, waits for a slot of the shared batch, and commits what was learned;
-only training and sampling need the model's thread. Nothing here knows of Ray: driver.py makes actors of this class.
+only training and sampling need the model's thread. Nothing here knows of Ray: worker_process.py is the actor.
 """
 
 import functools
@@ -25,8 +25,7 @@ from pipeline.sampling.grid import draw_grid, encode_png
 from pipeline.sampling.pictures_of_a_word import draw_concept
 from pipeline.scheduling.continuous_batch import ContinuousBatch
 from pipeline.scheduling.slot_count import measure_slots
-from pipeline.scheduling.termination import before_termination
-from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerCalls, WorkerSettings
+from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.store.run_folder import Marker
@@ -41,28 +40,23 @@ ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
 SLOWER = 4.0  # by so much the learning rate falls for a word that diverged
 
 
-class Worker(WorkerCalls):
-    """Made at once; `load` takes its time."""
+class Worker:
+    """slots: how many concepts it trains at once."""
 
     def __init__(self, settings: WorkerSettings) -> None:
+        """Loads the frozen model, which takes its time. Raises ModelError."""
         self.settings = settings
         self._doing: dict[str, Doing] = {}
         self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
         self._kept = time.monotonic()
-        before_termination(self.checkpoint)
-
-    def load(self) -> int:
-        """Loads the frozen model; returns the number of slots."""
-        torch.set_num_threads(self.settings.threads)
-        settings = self.settings
+        torch.set_num_threads(settings.threads)
         self.backbone = load_backbone(
             settings.model, settings.device, settings.model_settings, settings.storage_options, settings.model_digest
         )
         self._digest_at_start = self.backbone.weights_digest()
-        self.slots = self.settings.slots or measure_slots(self.backbone, self.settings.inversion)
-        self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, self.settings.checkpoint_seconds)
+        self.slots = settings.slots or measure_slots(self.backbone, settings.inversion)
+        self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, settings.checkpoint_seconds)
         threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
-        return self.slots
 
     def weights_digests(self) -> tuple[str, str]:
         """The digest of the weights when they were loaded, and now."""
@@ -76,8 +70,7 @@ class Worker(WorkerCalls):
 
     def checkpoint(self) -> None:
         """Returns once every concept in training could go on elsewhere from the step it is at."""
-        if hasattr(self, "batch"):
-            self._save(self.batch.snapshots())
+        self._save(self.batch.snapshots())
 
     def _keep(self, checkpoints: list[Checkpoint]) -> None:
         if self._checkpoints.empty():  # a slow store gets the latest, not a queue of old ones

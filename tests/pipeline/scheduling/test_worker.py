@@ -47,11 +47,7 @@ def make_worker(epsilon_model: Path, tmp_path: Path) -> Callable[..., Worker]:
             slots=slots, inversion=InversionSettings(steps=steps, early_stop="off", batch_size=1, learning_rate=RATE, **changed),
             protocol=PROTOCOL, run=RunFolder(Storage(str(tmp_path / "run"))), storage_options={}, look=look,
         )  # fmt: skip
-        # On a thread: a worker sets up signals on the main one, and these would be the tests' own.
-        with ThreadPoolExecutor(1) as thread:
-            worker = thread.submit(Worker, settings).result()
-        worker.load()
-        return worker
+        return Worker(settings)
 
     return make
 

@@ -3,7 +3,6 @@
 import io
 import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,7 @@ def worker_on(tmp_path: Path) -> Callable[[Path], Worker]:
             threads=1, slots=1, inversion=SETTINGS, protocol=replace(PROTOCOLS["quick"], steps=2),
             run=run, storage_options={},
         )  # fmt: skip
-        with ThreadPoolExecutor(1) as thread:
-            worker = thread.submit(Worker, settings).result()
-        worker.load()
-        return worker
+        return Worker(settings)
 
     return make
 
