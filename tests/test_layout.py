@@ -1,7 +1,9 @@
 """The rules of the layout, held by reading every file's syntax tree; and the reader itself, on planted violations."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,20 @@ MAY_IMPORT = {
     "cluster": {"pipeline", "cluster"},
     "jobs": {"pipeline", "eval", "cluster", "jobs"},
 }
+# From the ground up. A room may import from the floors below it: neither from above, nor from another room of its own floor.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("pipeline.records", "pipeline.settings", "pipeline.randomness"),
+    ("pipeline.protocols",),
+    ("pipeline.store",),
+    ("pipeline.models", "pipeline.inputs"),
+    ("pipeline.training", "pipeline.sampling"),
+    ("pipeline.scheduling",),
+    ("eval.judges",),
+    ("eval.scores",),
+    ("eval.nightly", "eval.comparison"),
+    ("eval.report",),
+)
+MOST_MODULES = 15  # in a folder
 SUBJECTLESS = {"utils", "util", "common", "helpers", "helper", "misc"}
 ARGUMENT_PARSERS = {"argparse", "click", "docopt", "fire", "getopt", "optparse", "typer"}
 COMPUTE_ONLY = {"pipeline", "eval"}
@@ -83,8 +99,99 @@ def _job_calls(tree: ast.Module, package: str) -> Iterator[str]:
             yield f"{node.lineno}: {package} must not start Ray"
 
 
+def modules(root: Path) -> dict[str, Path]:
+    """Name -> file of every module but the packages' own."""
+    files = (path for package in MAY_IMPORT for path in sorted((root / package).rglob("*.py")))
+    return {".".join(path.relative_to(root).with_suffix("").parts): path for path in files if path.stem != "__init__"}
+
+
+def floor_of(module: str) -> tuple[int, str] | None:
+    """Its floor, counted from the ground, and its room; None for one that is on no floor."""
+    return next(
+        (
+            (floor, room)
+            for floor, rooms in enumerate(FLOORS)
+            for room in rooms
+            if module == room or module.startswith(f"{room}.")
+        ),
+        None,
+    )
+
+
+def misplaced(root: Path) -> list[str]:
+    """One line for each import that does not go down, each module without a room, full folder, doubled name and circle."""
+    known = modules(root)
+    found = [
+        f"{name}: it is in no room; FLOORS lists them"
+        for name in known
+        if name.startswith(("pipeline.", "eval.")) and floor_of(name) is None
+    ]
+    for name, path in known.items():
+        here = floor_of(name)
+        for line, imported in _imports(ast.parse(path.read_text(encoding="utf-8")), tuple(name.split("."))):
+            there = floor_of(imported)
+            if here and there and here[1] != there[1] and there[0] >= here[0]:
+                found.append(f"{name}:{line}: {imported} is not below it")
+    folders = Counter(path.parent for path in known.values())
+    found += [f"{folder}: {count} modules" for folder, count in folders.items() if count > MOST_MODULES]
+    stems = Counter(path.stem for path in known.values())
+    found += [f"{name}: another module has the same name" for name, path in known.items() if stems[path.stem] > 1]
+    try:
+        TopologicalSorter(
+            {name: set(_imported_at_start(path, name, known)) - {name} for name, path in known.items()}
+        ).prepare()
+    except CycleError as error:
+        found.append(f"a circle: {' -> '.join(error.args[1])}")
+    return found
+
+
+def _imported_at_start(path: Path, name: str, known: dict[str, Path]) -> Iterator[str]:
+    """The modules that importing this one imports: not those of its functions, nor those for a type checker alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    for _, imported in _imports(top, tuple(name.split("."))):
+        while imported and imported not in known:
+            imported = imported.rpartition(".")[0]
+        if imported:
+            yield imported
+
+
 def test_the_repository_keeps_its_layout() -> None:
     assert not violations(ROOT)
+
+
+def test_imports_go_down_the_floors_and_names_lead_to_one_module() -> None:
+    assert not misplaced(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"pipeline/store/parts.py": "from pipeline.models.find import Model\n"},
+            "pipeline.models.find.Model is not below it",
+        ),
+        (
+            {"pipeline/training/slot.py": "def late():\n    from pipeline.sampling import sampler\n"},
+            "pipeline.training.slot:2: pipeline.sampling.sampler is not below it",
+        ),
+        ({"pipeline/losses.py": ""}, "pipeline.losses: it is in no room"),
+        ({"eval/scores/metrics.py": "", "eval/report/metrics.py": ""}, "another module has the same name"),
+        ({f"jobs/job_{number}.py": "" for number in range(MOST_MODULES + 1)}, "16 modules"),
+        (
+            {
+                "pipeline/store/one.py": "import pipeline.store.other\n",
+                "pipeline/store/other.py": "from pipeline.store import one\n",
+            },
+            "a circle: ",
+        ),
+    ],
+)
+def test_a_misplaced_module_is_found(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    for name, source in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    assert any(said in line for line in misplaced(tmp_path))
 
 
 def test_every_package_is_read() -> None:

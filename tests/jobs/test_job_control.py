@@ -227,8 +227,8 @@ def test_metrics_of_a_run_appear_at_rays_prometheus_port(tmp_path: Path) -> None
 METRICS_READER = """
 import json, sys, time, urllib.request
 import ray
-from pipeline.driver import Progress
-from pipeline.metrics import RunMetrics
+from pipeline.scheduling.driver import Progress
+from pipeline.scheduling.prometheus import RunMetrics
 
 ray.init(address="local", num_cpus=1, log_to_driver=False, configure_logging=False)
 RunMetrics()(Progress(3, 1, 1, {"training": 1}, {"ready": 1}, 50, 2, 1, 4, 7.0))
