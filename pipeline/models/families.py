@@ -44,22 +44,22 @@ class Family:
 # By the class that model_index.json names.
 FAMILIES = {
     "StableDiffusionPipeline": Family(
-        "Stable Diffusion", "pipeline.models.stable_diffusion", "StableDiffusion", {"text_encoder": "clip_l"}, "unet",
+        "Stable Diffusion", "pipeline.models.diffusion.stable_diffusion", "StableDiffusion", {"text_encoder": "clip_l"}, "unet",
         samplers=DIFFUSION_SAMPLERS,
     ),
     "StableDiffusionXLPipeline": Family(
-        "Stable Diffusion XL", "pipeline.models.stable_diffusion_xl", "StableDiffusionXL",
+        "Stable Diffusion XL", "pipeline.models.diffusion.stable_diffusion_xl", "StableDiffusionXL",
         {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}, "unet", samplers=DIFFUSION_SAMPLERS,
     ),
     "LDMTextToImagePipeline": Family(
-        "latent diffusion", "pipeline.models.ldm", "LatentDiffusion", {"bert": "bert"}, "unet", "vqvae",
+        "latent diffusion", "pipeline.models.diffusion.ldm", "LatentDiffusion", {"bert": "bert"}, "unet", "vqvae",
         DIFFUSION_SAMPLERS,
     ),
     "PixArtAlphaPipeline": Family(
-        "PixArt-alpha", "pipeline.models.pixart", "PixArtAlpha", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
+        "PixArt-alpha", "pipeline.models.diffusion.pixart", "PixArtAlpha", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
     ),
     "PixArtSigmaPipeline": Family(
-        "PixArt-Sigma", "pipeline.models.pixart", "PixArtSigma", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
+        "PixArt-Sigma", "pipeline.models.diffusion.pixart", "PixArtSigma", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
     ),
     "StableDiffusion3Pipeline": Family(
         "Stable Diffusion 3", "pipeline.models.flow.stable_diffusion_3", "StableDiffusion3",
