@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import Session, ray_session
+from jobs.application.recorded import allowed
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.recorded import allowed
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
@@ -175,7 +175,7 @@ def evaluate(
     from eval.nightly.history import History, judge_night
     from eval.scores.groups import groups_by
     from eval.scores.score_run import score_run
-    from jobs.cli.report_run import summarise_run
+    from jobs.application.report_run import summarise_run
 
     judgements = [run.judgement(session, run.clip) for run in runs]
     scored = [score_run(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
@@ -213,7 +213,7 @@ def report(
 ) -> None:
     from eval.report.report_page import Background, Judge
     from eval.scores.score_run import score_run
-    from jobs.cli.report_run import headline, summarise_run, write_report
+    from jobs.application.report_run import headline, summarise_run, write_report
 
     judges = []
     if arguments.dino:

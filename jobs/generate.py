@@ -18,8 +18,8 @@ from typing import Any, get_args
 import numpy as np
 
 from cluster.session import ray_session
+from jobs.application.recorded import allowed
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.recorded import allowed
 from pipeline.models.families import family_of
 from pipeline.randomness import derive_seed
 from pipeline.records import Sample

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.destination import default_output
+from jobs.application.run import Job, NotStartedError, TooManyFailuresError
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log
-from jobs.cli.run import Job, NotStartedError, TooManyFailuresError
 from jobs.cli.training_arguments import add_training, settings_of
 from pipeline.inputs.manifest import Manifest, ManifestError, RowDefaults, read_manifest
 from pipeline.models.families import family_of

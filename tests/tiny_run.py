@@ -15,7 +15,7 @@ from eval.scores.drawn_pictures import draw_part
 from eval.scores.fragments import fragments
 from eval.scores.score_run import Judgement, conditions, score_part, take_in_part, unscored
 from eval.scores.summary import Summary
-from jobs.cli.report_run import summarise_run
+from jobs.application.report_run import summarise_run
 from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, ImageSet, Sample, Word

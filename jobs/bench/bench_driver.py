@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from cluster.session import ray_session
+from jobs.application.progress import ProgressDisplay
 from jobs.cli.log import Log
-from jobs.cli.progress import ProgressDisplay
 from pipeline.protocols import PROTOCOLS
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.deadlines import Deadlines

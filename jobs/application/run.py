@@ -24,7 +24,7 @@ from pipeline.store.storage import StorageError, without_credentials
 
 if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
-    from jobs.cli.progress import ProgressDisplay
+    from jobs.application.progress import ProgressDisplay
     from pipeline.scheduling.driver import Progress
     from pipeline.scheduling.worker_process import WorkerProcess
 
@@ -99,7 +99,7 @@ class Job:
 
     def _invert(self, left: tuple[Concept, ...], session: Session) -> tuple[str, str] | None:
         # Ray takes a second to import: a run with nothing to do never gets here.
-        from jobs.cli.progress import ProgressDisplay
+        from jobs.application.progress import ProgressDisplay
         from pipeline.scheduling.deadlines import Deadlines
         from pipeline.scheduling.driver import Driver, Resources, WorkersNeverStartedError
         from pipeline.scheduling.prometheus import RunMetrics
@@ -173,7 +173,7 @@ class Job:
     def _score(self, session: Session) -> None:
         from eval.scores.drawn_pictures import RunModel
         from eval.scores.score_run import Judgement, score_run
-        from jobs.cli.report_run import headline, write_report
+        from jobs.application.report_run import headline, write_report
 
         self.log.say("scoring", "scoring")
         # A finished run under another protocol than it was drawn by has its words drawn again, not learned again.
