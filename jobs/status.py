@@ -19,6 +19,7 @@ from typing import Any
 from jobs.cli.arguments import add_storage
 from jobs.cli.log import Log, duration
 from pipeline.records import Failure
+from pipeline.store.damaged import DamagedFileError
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import (
     Storage,
@@ -89,10 +90,7 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
     done = {name for name, _ in run.committed()}
     failed = sorted(key for key in run.failed() if key[0] not in done)
     training = [name for name in run.checkpointed() if name not in done]
-    try:
-        progress = run.read_json("progress.json")
-    except StorageNotFoundError:  # its workers are still being placed
-        progress = {"state": "running", "updated": configuration["updated"]}
+    progress = _progress(run) or {"state": "running", "updated": configuration["updated"]}
     with ThreadPoolExecutor(READERS) as readers:
         failures = readers.map(lambda key: _failure(run, key), failed[:SHOWN])
         checkpoints = readers.map(run.checkpoint, training[:SHOWN])
@@ -111,11 +109,21 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
         )
 
 
+def _progress(run: RunFolder) -> dict[str, Any]:
+    """{} while its workers are still being placed, and of a file that is damaged."""
+    try:
+        found = run.read_json("progress.json")
+        datetime.fromisoformat(found["updated"])
+        return {**found, "state": str(found["state"])}
+    except (StorageNotFoundError, DamagedFileError, KeyError, TypeError, ValueError):
+        return {}
+
+
 def _failure(run: RunFolder, key: tuple[str, str]) -> Failure | None:
     try:
         return run.failure(*key)
-    except StorageNotFoundError:
-        return None  # it has been tried again since the listing
+    except (StorageNotFoundError, DamagedFileError):
+        return None  # it has been tried again since the listing, or will be
 
 
 def lines(status: Status, url: str, configuration: dict[str, Any]) -> list[str]:

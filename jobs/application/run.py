@@ -17,7 +17,7 @@ from pipeline.protocols import find_protocol
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.settings import InversionSettings, ModelSettings
-from pipeline.store.parts import create_layout
+from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError, without_credentials
@@ -75,7 +75,7 @@ class Job:
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
         self.log.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
-        if not planned.left and self._is_reported():
+        if not planned.left and self._is_reported() and all_whole(self.folder):
             return self._end("nothing to do")
         with ray_session(self.arguments.ray_address) as session:
             self._refuse_local_output(session)

@@ -16,10 +16,11 @@ from pipeline.inputs.sidecars import extras_of
 from pipeline.models.find import Model
 from pipeline.records import Concept, Failure, Source
 from pipeline.settings import InversionSettings
+from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.fingerprint import content_of, fingerprint
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
-from pipeline.store.storage import StorageError
+from pipeline.store.storage import StorageError, StorageNotFoundError
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
 
@@ -75,11 +76,22 @@ def plan(
                     failed.append(found)
                 elif (key := (concept.name, short(found))) in committed:
                     done[concept.name] = found
-                elif key in failed_before and not retry_failed:
-                    failed.append(replace(run.failure(concept.name, found), fingerprint=found))
+                elif key in failed_before and not retry_failed and (before := _failure(run, concept.name, found)):
+                    failed.append(replace(before, fingerprint=found))
                 else:
                     left.add(concept.name)
     return Plan(tuple(concept for concept in concepts if concept.name in left), done, tuple(failed))
+
+
+def _failure(run: RunFolder, concept: str, fingerprint: str) -> Failure | None:
+    """None for a record that is damaged, or gone: the concept is tried again."""
+    try:
+        return run.failure(concept, fingerprint)
+    except DamagedFileError as error:
+        say_damaged(f"the failure of {concept}", str(error))
+    except StorageNotFoundError:
+        pass
+    return None
 
 
 def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> str:

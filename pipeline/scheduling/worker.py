@@ -28,6 +28,7 @@ from pipeline.scheduling.slot_count import measure_slots
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
+from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.run_folder import Marker
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
@@ -98,8 +99,12 @@ class Worker:
             images = self._load(concept)
             fingerprint = settings.fingerprint(concept, images.sources)
             if run.is_committed(name, fingerprint):  # by another driver of the same run
-                marker = run.marker(name, fingerprint)
-                return Done(name, fingerprint, marker.steps, marker.seconds)
+                try:
+                    marker = run.marker(name, fingerprint)
+                    return Done(name, fingerprint, marker.steps, marker.seconds)
+                except DamagedFileError as error:
+                    say_damaged(f"the marker of {name}", str(error))
+                    run.withdraw(name, fingerprint)
             stage = "inversion"
             word = self._import(concept, images) if concept.word_file else self._train(concept, fingerprint, images)
             concept = replace(concept, vectors=len(next(iter(word.vectors.values()))))

@@ -61,5 +61,5 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
             tables[table][encoder] = values
         said["losses"] = tuple(said["losses"])
         return Checkpoint(**{**said, **tables})
-    except (SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, AttributeError):
         return None

@@ -5,16 +5,19 @@ only one can, because it is created exclusively. Clocks that differ by much less
 """
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.store.storage import Storage, StorageNotFoundError
+from pipeline.store.damaged import DamagedFileError, object_of
+from pipeline.store.storage import Storage, StorageNotFoundError, StorageTooLargeError
 
 FOLDER = "_leases"
 SECONDS = 120.0
 POLL_SECONDS = 1.0
+LONGEST_SECONDS, MOST_BYTES = 3600.0, 10_000  # of what is a lease of ours, with room for clocks that differ
 
 
 class LeaseLostError(RuntimeError):
@@ -63,15 +66,28 @@ def _take(storage: Storage, name: str, mine: str, seconds: float) -> int:
 
 
 def _is_over(storage: Storage, path: str) -> bool:
+    """Also of a lease that says nothing, or that runs longer than any of ours: a damaged one, or a stranger's."""
     try:
-        return float(json.loads(storage.read_bytes(path))["until"]) < time.time()
+        until = _until(storage, path)
+        if until is None:
+            time.sleep(POLL_SECONDS)  # where a file can be seen unfinished, its holder finishes it meanwhile
+            until = _until(storage, path)
     except StorageNotFoundError:
         return False  # tidied away by the next holder: look again
+    return until is None or not time.time() <= until
+
+
+def _until(storage: Storage, path: str) -> float | None:
+    try:
+        until = float(object_of(storage.read_bytes(path, at_most=MOST_BYTES), path)["until"])
+    except (DamagedFileError, StorageTooLargeError, KeyError, TypeError, ValueError):
+        return None
+    return until if until < time.time() + LONGEST_SECONDS else None
 
 
 def _numbers(storage: Storage, name: str) -> list[int]:
-    files = (file.removesuffix(".json").rsplit("-", 1) for file in storage.names(FOLDER))
-    return [int(number) for stem, number in files if stem == name]
+    found = (re.fullmatch(re.escape(name) + r"-([0-9]{8,12})\.json", file) for file in storage.names(FOLDER))
+    return [int(match[1]) for match in found if match]
 
 
 def _path(name: str, number: int) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.records import Failure
+from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
-from pipeline.store.parts import part_path, read_table, write_table
+from pipeline.store.parts import is_whole, part_path, read_table, write_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows
 from pipeline.store.storage import StorageNotFoundError
@@ -55,16 +55,17 @@ def _publish(
     def publish_part(part: tuple[str, int]) -> set[str]:
         (table, number), members = part, by_part[part]
         path, source = part_path(table, number, parts[table]), SOURCES[table][0]
-        if table == "samples" and path in there and not any((name, source) in waiting for name in members):
+        untouched = path in there and not any((name, source) in waiting for name in members)
+        if table == "samples" and untouched and is_whole(run, path):
             return set()  # a night that adds a hundred words shall not read ten thousand words' pictures
         return _publish_part(run, table, path, members, renew)
 
     with ThreadPoolExecutor(WRITERS) as writers:
         lost = set().union(*writers.map(publish_part, sorted(by_part)))
+    renew()
+    lost |= _clear_attempts(run, {name: print_ for name, print_ in done.items() if name not in lost})
     for name in lost:
         run.withdraw(name, done.pop(name))
-    renew()
-    _clear_attempts(run, done)
     for name in set(run.checkpointed()).intersection(done):
         run.forget_checkpoint(name)  # of a worker that died between its commit and this line
     run.storage.sweep()
@@ -108,12 +109,14 @@ def _attempt_rows(run: RunFolder, table: str, name: str, fingerprint: str) -> pa
     """None when the attempt, or the marker that names it, is not there any more."""
     source, schema = SOURCES[table]
     try:
-        data = run.storage.read_bytes(
-            run.attempt_path(name, fingerprint, run.marker(name, fingerprint).attempt, source)
-        )
+        attempt = run.marker(name, fingerprint).attempt
     except StorageNotFoundError:
         return None
-    return pq.read_table(pa.BufferReader(data)).cast(schema)
+    except DamagedFileError as error:
+        say_damaged(f"the marker of {name}", str(error))
+        return None
+    rows = read_table(run, run.attempt_path(name, fingerprint, attempt, source))
+    return None if rows is None else rows.cast(schema)
 
 
 def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
@@ -122,10 +125,13 @@ def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
     write_table(run, part_path("failures", 0, 1), table)
 
 
-def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
+def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> set[str]:
     """Removes the attempts of what is now published, after putting in place what a worker that died right after its
     commit left there. Attempts of other concepts may still be under way, perhaps under another driver.
+
+    Returns the concepts of which nobody can say any more which attempt counts.
     """
+    torn: set[str] = set()
     done_files = {(name, short(fingerprint)) for name, fingerprint in done.items()}
 
     def clear(file: str) -> None:
@@ -140,7 +146,11 @@ def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> None:
                 run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))
         except StorageNotFoundError:
             return  # its worker, or another driver, was faster
+        except DamagedFileError as error:
+            say_damaged(f"the marker of {name}", str(error))
+            torn.add(name)
         run.storage.delete(f"{ATTEMPTS}/{file}")
 
     with ThreadPoolExecutor(WRITERS) as writers:
         list(writers.map(clear, run.storage.names(ATTEMPTS)))
+    return torn

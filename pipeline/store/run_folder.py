@@ -6,13 +6,16 @@ concept done. Whoever reads internals trusts only what a marker names. The table
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.records import Failure
 from pipeline.store.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
-from pipeline.store.storage import Storage, StorageNotFoundError
+from pipeline.store.damaged import DamagedFileError, object_of, say_damaged
+from pipeline.store.storage import Storage, StorageNotFoundError, without_credentials
+
+Record = TypeVar("Record")
 
 ATTEMPTS, COMMITTED, FAILED, CHECKPOINTS = "_attempts", "_committed", "_failed", "_checkpoints"
 
@@ -60,7 +63,9 @@ class RunFolder:
         return self.storage.exists(f"{COMMITTED}/{_file(concept, fingerprint)}")
 
     def marker(self, concept: str, fingerprint: str) -> Marker:
-        return Marker(**json.loads(self.storage.read_bytes(f"{COMMITTED}/{_file(concept, fingerprint)}")))
+        """Raises DamagedFileError for one that is torn; StorageNotFoundError."""
+        path = f"{COMMITTED}/{_file(concept, fingerprint)}"
+        return _record(Marker, self.read_json(path), path)
 
     def withdraw(self, concept: str, fingerprint: str) -> None:
         """Undoes a commit; `fingerprint` may be the short one."""
@@ -76,9 +81,12 @@ class RunFolder:
     def checkpoint(self, concept: str) -> Checkpoint | None:
         """Of whichever fingerprint was last in training; None where there is none."""
         try:
-            return decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
+            found = decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
         except StorageNotFoundError:
             return None
+        if found is None:
+            say_damaged(_checkpoint(concept), "no checkpoint of this version")
+        return found
 
     def forget_checkpoint(self, concept: str) -> None:
         self.storage.delete(_checkpoint(concept))
@@ -92,7 +100,9 @@ class RunFolder:
             self.storage.write_bytes(path, _json(asdict(failure)))
 
     def failure(self, concept: str, fingerprint: str) -> Failure:
-        return Failure(**json.loads(self.storage.read_bytes(f"{FAILED}/{_file(concept, fingerprint)}")))
+        """Raises DamagedFileError for one that is torn; StorageNotFoundError."""
+        path = f"{FAILED}/{_file(concept, fingerprint)}"
+        return _record(Failure, self.read_json(path), path)
 
     def forget_failure(self, concept: str, fingerprint: str) -> None:
         self.storage.delete(f"{FAILED}/{_file(concept, fingerprint)}")
@@ -101,7 +111,19 @@ class RunFolder:
         self.storage.write_bytes(path, _json(content))
 
     def read_json(self, path: str) -> dict[str, Any]:
-        return dict(json.loads(self.storage.read_bytes(path)))
+        """Raises DamagedFileError, StorageError."""
+        shown = without_credentials(self.storage.join(path), self.storage.options)
+        return object_of(self.storage.read_bytes(path), shown)
+
+
+def _record(kind: type[Record], found: Mapping[str, Any], path: str) -> Record:
+    try:
+        made = kind(**found)
+    except TypeError as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from None
+    if not all(isinstance(getattr(made, name), str) for name in ("concept", "fingerprint")):
+        raise DamagedFileError(f"{path} is damaged: its concept or its fingerprint is no text")
+    return made
 
 
 def _checkpoint(concept: str) -> str:

@@ -125,6 +125,18 @@ class Storage:
             raise StorageTooLargeError(f"{shown} has more than {at_most:,} bytes")
         return data
 
+    def read_end(self, path: str, count: int) -> bytes:
+        """The last `count` bytes of the file, or all of a shorter one."""
+
+        def read() -> bytes:
+            if self.is_local:
+                with Path(self.join(path)).open("rb") as file:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+                    return file.read()
+            return bytes(self._fs().tail(self._key(path), count))
+
+        return self._try("read", path, read)
+
     def download(self, path: str, target: Path) -> None:
         """The file as a local one, without its whole in memory. The target's folder has to be there."""
         self._try("read", path, lambda: self._fs().get_file(self._key(path), str(target)))
@@ -277,13 +289,19 @@ class Storage:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
         try:
-            partial.write_bytes(data)
-            return put_in_place(partial, target)
+            # A name in the folder is safe only when the folder is; else a power cut leaves it with nothing behind it.
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            done = put_in_place(partial, target)
         except FileNotFoundError:
             # Swept away, or its folder was removed: an error that passes, so that it is written anew.
             raise OSError(errno.EBUSY, "the unfinished file was taken away") from None
         finally:
             partial.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+        return done
 
     def _list(self, folder: str, listed: Callable[[], list[str]]) -> list[str]:
         try:
@@ -291,6 +309,16 @@ class Storage:
         except StorageNotFoundError:
             return []
         return sorted(name for name in found if not name.endswith(PARTIAL))
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some network file systems do not know how to sync a folder, and keep its names safe in their own way.
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _files_below(folder: str) -> list[str]:
@@ -341,6 +369,8 @@ def _link(partial: Path, target: Path) -> bool:
         try:
             with target.open("xb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
         except FileExistsError:
             return False
     return True
