@@ -30,7 +30,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 class ModelSettings:
     """In what precision the parts of the frozen model are held, and where its autoencoder rests.
 
-    dtype: of the U-Net; "auto" is bfloat16 on GPUs and float32 on CPUs.
+    dtype: of the U-Net; "auto" is float32 on CPUs, and on GPUs bfloat16, or float16 where they have none.
     text_encoder_dtype: "auto" is the U-Net's. The words themselves are float32 whatever they go through.
     first_stage_dtype: "auto" is float32, and beside a float16 U-Net float16 for those whose config says that they stand it.
     offload_first_stage: it rests in main memory but for the moments in which it encodes or decodes.
@@ -51,9 +51,10 @@ class ModelSettings:
         others = (("first stage", self.first_stage_dtype), ("text encoders", self.text_encoder_dtype))
         return ", ".join([self.dtype, *(f"{part} {dtype}" for part, dtype in others if dtype != "auto")])
 
-    def dtypes_on(self, device: str) -> tuple[str, str]:
+    def dtypes_on(self, device: str, has_bfloat16: bool = True) -> tuple[str, str]:
         """Of the U-Net and of the text encoders."""
-        unet = self.dtype if self.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
+        half = "bfloat16" if has_bfloat16 else "float16"
+        unet = self.dtype if self.dtype != "auto" else ("float32" if device == "cpu" else half)
         return unet, unet if self.text_encoder_dtype == "auto" else self.text_encoder_dtype
 
 

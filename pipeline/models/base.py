@@ -144,6 +144,10 @@ class Backbone(ABC):
         """Whether `target` is a velocity."""
 
     @abstractmethod
+    def loss_scale(self, values: int) -> float:
+        """By what a mean of that many squared errors is to be multiplied so that its gradient survives the model's precision."""
+
+    @abstractmethod
     def scheduler(self, sampler: str, steps: int, size: tuple[int, int]) -> Any:
         """A fresh diffusers scheduler for latents of (h, w), its timesteps set.
 

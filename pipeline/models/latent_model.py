@@ -15,6 +15,7 @@ from pipeline.models.families import FAMILIES
 from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
 from pipeline.models.noising import read_noising
+from pipeline.models.precision import compute_float32_in_full, dtypes_on, loss_scale
 from pipeline.models.text_encoder import TextEncoder, TextPart
 from pipeline.models.weights import digest, freeze, load_whole
 from pipeline.settings import FlowTimes, ModelSettings
@@ -44,9 +45,14 @@ class LatentModel(Backbone):
 
     def __init__(self, model: Model, device: torch.device, settings: ModelSettings) -> None:
         """Raises ModelError."""
-        dtype, text_dtype = (getattr(torch, name) for name in settings.dtypes_on(device.type))
+        compute_float32_in_full()
+        try:
+            dtype, text_dtype = dtypes_on(device, settings)
+        except ValueError as error:
+            raise ModelError(f"model {model.name!r}: {error}") from error
         self.name, self.device, self.dtype = model.name, device, dtype
         self._family = FAMILIES[model.family]
+        self._dtypes = {dtype, text_dtype}
         folder = model.folder
         try:
             self.text = {name: TextEncoder(part, folder, name, text_dtype) for name, part in self.TEXT.items()}
@@ -132,6 +138,9 @@ class LatentModel(Backbone):
 
     def signal_to_noise(self, times: Tensor) -> Tensor:
         return self.noising.signal_to_noise(times)
+
+    def loss_scale(self, values: int) -> float:
+        return loss_scale(self._dtypes, values)
 
     def scheduler(self, sampler: str, steps: int, size: tuple[int, int]) -> Any:
         return self.noising.scheduler(sampler, steps, self.tokens_of(size), self.device)

@@ -41,8 +41,9 @@ class Batch:
     """The draws of K slots one after the other, on the model's device: B pictures, and R rows of words.
 
     tokens: whose words begin where the table of all slots' words has them. shares: float32 (B,): of a slot's loss that a
-    picture makes out. told: float32 (3, R), what Adam does with each row. pull: float32 (2, R), how many vectors a row's word
-    has and the weight of its regularisation; None where no slot has any.
+    picture makes out. told: float32 (3, R), what Adam does with each row. scales: float32 (R,), what the loss of a row's slot
+    is multiplied by (precision.py); `shares` and `pull` hold it already. pull: float32 (2, R), how many vectors a row's word has
+    and the weight of its regularisation; None where no slot has any.
     """
 
     latents: Tensor
@@ -51,6 +52,7 @@ class Batch:
     tokens: Tokens
     shares: Tensor
     told: Tensor
+    scales: Tensor
     weights: Tensor | None = None
     pull: Tensor | None = None
 
@@ -109,6 +111,7 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
     """The draws on the model's device, brought there without waiting for it."""
     counts, rows = [len(drawn.latents) for drawn in draws], [slot.rows for slot in slots]
     begins = np.cumsum([0, *rows[:-1]])
+    scales = np.array([backbone.loss_scale(drawn.latents.numel()) for drawn in draws], np.float32)
     told = [factors(slot.step, rate_at(slot.step, slot.settings), slot.settings.weight_decay) for slot in slots]
     parts = {
         "latents": torch.cat([drawn.latents for drawn in draws]),
@@ -116,22 +119,25 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
         "timesteps": torch.cat([drawn.timesteps for drawn in draws]),
         "ids": torch.cat([drawn.tokens.ids for drawn in draws]),
         "begins": torch.from_numpy(np.repeat(begins, counts)),
-        "shares": torch.from_numpy(np.repeat(np.float32(1) / np.array(counts, np.float32), counts)),
+        "shares": torch.from_numpy(np.repeat(scales / np.array(counts, np.float32), counts)),
+        "scales": torch.from_numpy(np.repeat(scales, rows)),
         "told": torch.from_numpy(np.repeat(np.stack(told, 1), rows, axis=1)),
     }
     if any(drawn.weights is not None for drawn in draws):
         parts["weights"] = _weights_of(draws)
     if any(slot.anchors for slot in slots):
-        parts["pull"] = torch.from_numpy(np.concatenate([_pull(slot) for slot in slots], axis=1))
+        parts["pull"] = torch.from_numpy(
+            np.concatenate([_pull(slot, scale) for slot, scale in zip(slots, scales, strict=True)], axis=1)
+        )
     there = brought(parts, backbone.device)
     tokens = Tokens(there.pop("ids")).shifted(backbone.vocabulary, there.pop("begins")[:, None])
     return Batch(**there, tokens=tokens)
 
 
-def _pull(slot: Slot) -> np.ndarray:
+def _pull(slot: Slot, scale: float) -> np.ndarray:
     """float32 (2, rows). A picture's own word is drawn nowhere."""
     vectors = slot.concept.vectors
-    weights = np.where(np.arange(slot.rows) < vectors, slot.settings.regularisation, 0)
+    weights = np.where(np.arange(slot.rows) < vectors, slot.settings.regularisation * scale, 0)
     return np.stack([np.full(slot.rows, vectors), weights]).astype(np.float32)
 
 

@@ -114,7 +114,7 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
     loss = (_errors(backbone, words, batch) * batch.shares).sum() + _penalty(slots, words, batch)
     gradients = torch.autograd.grad(loss, list(words.values()))
     for name, gradient in zip(words, gradients, strict=True):
-        adam.update(words[name], gradient, means[name], squares[name], batch.told)
+        adam.update(words[name], gradient / batch.scales[:, None], means[name], squares[name], batch.told)
     for tables, stacked in (("words", words), ("means", means), ("squares", squares)):
         _share_out(slots, tables, stacked)
     for slot in slots:
