@@ -37,15 +37,17 @@ from eval.comparison.variants import (
 )
 from eval.judges.clip import load_clip
 from eval.scores.score_tables import without_nan
-from jobs import invert_all
+from jobs.api import Placement, RunRequest
 from jobs.cli.arguments import add_storage_and_cluster
-from pipeline.inputs.manifest import ManifestError, read_manifest
+from jobs.cli.log import Log
+from jobs.invert_all import SOME_FAILED, exit_code
+from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models.find import MINI, Model, ModelError, find_model
 from pipeline.settings import InversionSettings
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
-COMPARED, SOME_FAILED, NOT_STARTED = 0, 1, 2
+COMPARED, NOT_STARTED = 0, 2
 CONCEPTS = 20
 
 
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOT_STARTED
     if arguments.steps_curve:
         return steps_curve(arguments, settings, manifest, model, output)
-    return compare(arguments, variants, manifest, output)
+    return compare(arguments, settings, variants, manifest, output)
 
 
 def chosen(names: str | None) -> tuple[Variant, ...]:
@@ -137,15 +139,27 @@ def held_out(arguments: argparse.Namespace) -> str:
     return str(write_manifest(art.load_art(arguments.art), names[: arguments.concepts], folder, load_clip()))
 
 
-def compare(arguments: argparse.Namespace, variants: Sequence[Variant], manifest: str, output: Storage) -> int:
-    codes = []
+def compare(
+    arguments: argparse.Namespace,
+    settings: InversionSettings,
+    variants: Sequence[Variant],
+    manifest: str,
+    output: Storage,
+) -> int:
+    log, codes = Log(), []
     for variant in variants:
-        print(f"variant   {variant.name}: {' '.join(variant.arguments) or 'as it is by default'}", flush=True)
-        common = [manifest, "--output", output.folder(variant.folder).url, "--model", arguments.model, "--clip", arguments.clip,
-                  "--steps", str(arguments.steps)]  # fmt: skip
-        common += [word for option in arguments.storage_option for word in ("--storage-option", option)]
-        common += ["--ray-address", arguments.ray_address] if arguments.ray_address else []
-        codes.append(invert_all.main([*common, *variant.arguments]))
+        log.say("variant", f"variant   {variant.name}: {variant}")
+        request = RunRequest(
+            manifest=manifest,
+            output=output.folder(variant.folder).url,
+            model=arguments.model,
+            clip=arguments.clip,
+            settings=replace(settings, **variant.settings),
+            row_defaults=RowDefaults(vectors=variant.vectors),
+            storage_options=output.options,
+            placement=Placement(ray_address=arguments.ray_address),
+        )
+        codes.append(exit_code(request, log))
         if codes[-1] > SOME_FAILED:
             return codes[-1]
     runs = {variant.name: RunFolder(output.folder(variant.folder)) for variant in variants}

@@ -10,16 +10,9 @@ and kohya, and SDXL's clip_l and clip_g; no pickle is run. All options are those
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Sequence
 
 from jobs import invert_all
-from pipeline.inputs.manifest import Manifest
-from pipeline.store.storage import Storage, without_credentials
-
-ENDINGS = (".safetensors", ".pt", ".bin")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,34 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    return invert_all.start(arguments, prepare=lambda manifest, options: with_words(manifest, arguments.words, options))
-
-
-def with_words(manifest: Manifest, folder: str | None, options: Mapping[str, Any]) -> Manifest:
-    """Every concept with its word's file. Raises ValueError that names those without one, and StorageError."""
-    found: dict[str, str] = {}
-    if folder is not None:
-        place = Storage(folder, options)
-        for name in place.identities():
-            path = PurePosixPath(name)
-            if path.suffix.lower() in ENDINGS:
-                if path.stem in found:
-                    raise ValueError(
-                        f"{without_credentials(folder)} has two words for {path.stem}: {name} is one of them"
-                    )
-                found[path.stem] = place.join(name)
-    concepts = [replace(each, word_file=each.word_file or found.get(each.name)) for each in manifest.concepts]
-    if wordless := [each.name for each in concepts if not each.word_file]:
-        where = (
-            f"there is no {wordless[0]}.safetensors, .pt or .bin in {without_credentials(folder)}"
-            if folder
-            else "give --words"
-        )
-        raise ValueError(
-            f"{len(wordless)} of {len(concepts)} concepts have no word to import, such as {', '.join(wordless[:5])}: name its "
-            f"file in the column word_file, or {where}"
-        )
-    return replace(manifest, concepts=tuple(concepts))
+    return invert_all.start(arguments, import_words=True, word_folder=arguments.words)
 
 
 if __name__ == "__main__":

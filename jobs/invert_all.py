@@ -12,33 +12,28 @@ Exit codes: 0 all concepts done; 1 some failed, listed; 2 nothing was started: b
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.destination import default_output
-from jobs.application.run import Job, NotStartedError, TooManyFailuresError
+from jobs.api import Limits, NotStartedError, Placement, RunRequest, TooManyFailuresError, invert
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log
 from jobs.cli.training_arguments import add_training, settings_of
-from pipeline.inputs.manifest import Manifest, ManifestError, RowDefaults, read_manifest
-from pipeline.models.families import family_of
-from pipeline.models.find import MINI, ModelError, find_model
-from pipeline.protocols import PROTOCOLS, find_protocol
-from pipeline.scheduling.deadlines import Deadlines
-from pipeline.settings import DTYPES
-from pipeline.store.checkpoints import CHECKPOINT_SECONDS
-from pipeline.store.run_folder import RunFolder
-from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
+from pipeline.inputs.manifest import RowDefaults
+from pipeline.models.find import MINI
+from pipeline.protocols import PROTOCOLS
+from pipeline.settings import DTYPES, ModelSettings
+from pipeline.store.storage import StorageError, parse_storage_options
 
 if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
 
-NOT_STARTED, CUT_SHORT = 2, 3
-Prepare = Callable[[Manifest, Mapping[str, Any]], Manifest]
+ALL_DONE, SOME_FAILED, NOT_STARTED, CUT_SHORT = 0, 1, 2, 3
 
 
 def parser() -> argparse.ArgumentParser:
-    limits = Deadlines()
+    limits = Limits()
     parser = argparse.ArgumentParser(
         prog="invert_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,14 +120,14 @@ def parser() -> argparse.ArgumentParser:
     wrong.add_argument(
         "--checkpoint-seconds",
         type=float,
-        default=CHECKPOINT_SECONDS,
+        default=limits.checkpoint_seconds,
         metavar="S",
         help="what a lost machine costs at most of each word (default: %(default)s)",
     )
     wrong.add_argument(
         "--stall-seconds",
         type=float,
-        default=limits.stall,
+        default=limits.stall_seconds,
         metavar="S",
         help="a worker without a step or a picture for so long is given up (default: %(default)s)",
     )
@@ -142,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     wrong.add_argument(
         "--placing-seconds",
         type=float,
-        default=limits.placing,
+        default=limits.placing_seconds,
         metavar="S",
         help="so long may the first worker wait for a node (default: %(default)s)",
     )
@@ -157,34 +152,43 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
     return start(parser().parse_args(argv), worker)
 
 
-def start(
-    arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = None, prepare: Prepare | None = None
-) -> int:
-    """The exit code. prepare: what another job makes of the manifest; it may raise ValueError."""
+def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = None, **changed: Any) -> int:
+    """The exit code. changed: fields of the request that another command sets."""
     log = Log(arguments.log_format)
     try:
-        options = parse_storage_options(arguments.storage_option)
-        settings = settings_of(arguments, options)
-        defaults = RowDefaults(arguments.vectors, arguments.initializer)
-        manifest = read_manifest(arguments.manifest, options, skip_invalid=arguments.skip_invalid, defaults=defaults)
-        manifest = prepare(manifest, options) if prepare else manifest
-        settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
-        protocol = find_protocol(arguments.protocol)
-        protocol.refuse_unsuited(manifest.concepts)
-        model = find_model(arguments.model, options)
-        family_of(model.family).refuse_unsuited(protocol.sampler, settings.min_snr)
-        run = RunFolder(Storage(arguments.output or default_output(arguments.manifest), options))
-        run.storage.write_bytes("_writable", b"")
-        run.storage.delete("_writable")
-    except (ManifestError, ModelError, StorageError, ValueError) as error:
+        request = replace(request_of(arguments), **changed)
+    except (StorageError, ValueError) as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
-    url, shown = without_credentials(run.storage.url), without_credentials(arguments.manifest)
-    log.say("manifest", f"manifest  {shown}: {len(manifest.concepts)} concepts", url=shown)
-    log.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
-    log.say("output", f"output    {url}", url=url)
+    return exit_code(request, log, worker)
+
+
+def request_of(arguments: argparse.Namespace) -> RunRequest:
+    """Raises ValueError and StorageError."""
+    options = parse_storage_options(arguments.storage_option)
+    return RunRequest(
+        manifest=arguments.manifest,
+        output=arguments.output,
+        model=arguments.model,
+        clip=arguments.clip,
+        protocol=arguments.protocol,
+        settings=settings_of(arguments, options),
+        model_settings=ModelSettings(
+            arguments.dtype, arguments.text_encoder_dtype, arguments.first_stage_dtype, arguments.offload_first_stage
+        ),
+        row_defaults=RowDefaults(arguments.vectors, arguments.initializer),
+        skip_invalid=arguments.skip_invalid,
+        retry_failed=arguments.retry_failed,
+        storage_options=options,
+        placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),
+        limits=Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)}),
+    )
+
+
+def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" = None) -> int:
+    """Of the run, after it came to its end or did not."""
     try:
-        return Job(arguments, settings, manifest, model, run, log, worker).run()
+        return SOME_FAILED if invert(request, log, worker).failures else ALL_DONE
     except NotStartedError as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED

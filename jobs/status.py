@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from jobs.application.progress import duration
 from jobs.cli.arguments import add_storage
-from jobs.cli.log import Log, duration
+from jobs.cli.log import Log
 from pipeline.records import Failure
 from pipeline.store.damaged import DamagedFileError
 from pipeline.store.run_folder import RunFolder

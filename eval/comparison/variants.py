@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,23 +29,28 @@ BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """folder: of its run, under the output. arguments: what invert_all.py is given beside the common ones."""
+    """folder: of its run, under the output. vectors: of a word. settings: fields of InversionSettings beside the common ones."""
 
     name: str
     folder: str
-    arguments: tuple[str, ...] = ()
+    vectors: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        changed = {**({"vectors": self.vectors} if self.vectors > 1 else {}), **self.settings}
+        return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as it is by default"
 
 
 # Section 5.3 of Gal et al. 2022; the rates are its 2e-2 and 1e-4. The paper gives no weight for its regularisation.
 TRAINED = (
     Variant(BASE, "one-vector"),
-    Variant("2 vectors", "two-vectors", ("--vectors", "2")),
-    Variant("3 vectors", "three-vectors", ("--vectors", "3")),
-    Variant("progressive", "progressive", ("--vectors", "3", "--progressive", "0.4")),
-    Variant("regularised", "regularised", ("--regularisation", "0.1")),
-    Variant("per image", "per-image", ("--per-image-words", "0.25")),
-    Variant("high rate", "high-rate", ("--learning-rate", "0.02")),
-    Variant("low rate", "low-rate", ("--learning-rate", "0.0001")),
+    Variant("2 vectors", "two-vectors", vectors=2),
+    Variant("3 vectors", "three-vectors", vectors=3),
+    Variant("progressive", "progressive", vectors=3, settings={"progressive": 0.4}),
+    Variant("regularised", "regularised", settings={"regularisation": 0.1}),
+    Variant("per image", "per-image", settings={"per_image": 0.25}),
+    Variant("high rate", "high-rate", settings={"learning_rate": 0.02}),
+    Variant("low rate", "low-rate", settings={"learning_rate": 0.0001}),
 )
 
 

@@ -1,11 +1,10 @@
 """What a person sees while a run goes on: one live line on a terminal, a line now and then in a log, and progress.json."""
 
 import shutil
-import sys
 import time
 from datetime import UTC, datetime
 
-from jobs.cli.log import Log, duration
+from jobs.application.requests import Listener
 from pipeline.scheduling.driver import Progress
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError
@@ -18,9 +17,9 @@ DOING = ("starting", "images", "waiting", "training", "sampling", "committing")
 class ProgressDisplay:
     """before: concepts of the manifest that were done, and that had failed, when this driver began."""
 
-    def __init__(self, run: RunFolder, log: Log, before: tuple[int, int] = (0, 0)) -> None:
-        self._run, self._log, self._before, self._began = run, log, before, time.monotonic()
-        self._live = sys.stdout.isatty() and log.format == "text"
+    def __init__(self, run: RunFolder, events: Listener, before: tuple[int, int] = (0, 0)) -> None:
+        self._run, self._events, self._before, self._began = run, events, before, time.monotonic()
+        self._live = events.live
         self._shown = self._written = float("-inf")
         self._ended = -1
 
@@ -33,7 +32,7 @@ class ProgressDisplay:
                 print(f"\r\033[K{line}", end="" if ended < progress.total else "\n", flush=True)
                 self._shown = now
         elif now - self._shown >= LOG_SECONDS or ended == progress.total:
-            self._log.say("progress", self._line(progress, now), **self._content(progress, now))
+            self._events.say("progress", self._line(progress, now), **self._content(progress, now))
             self._shown = now
         if now - self._written >= FILE_SECONDS or ended == progress.total:
             self.write("running", progress)
@@ -46,7 +45,7 @@ class ProgressDisplay:
         try:
             self._run.write_json("progress.json", content)
         except StorageError as error:
-            self._log.complain("storage", f"progress.json could not be written: {error}")
+            self._events.complain("storage", f"progress.json could not be written: {error}")
 
     def _rate_and_eta(self, progress: Progress, now: float) -> tuple[float, float | None]:
         """Concepts a minute, and seconds to go, None before the first has ended."""
@@ -75,3 +74,9 @@ class ProgressDisplay:
             "restarts": progress.restarts, "concepts_per_minute": round(rate, 3),
             "eta_seconds": None if eta is None else round(eta), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

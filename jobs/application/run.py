@@ -1,6 +1,5 @@
-"""One run of invert_all.py: plan, invert, publish, score, report."""
+"""One run: plan, invert, publish, score, report."""
 
-import argparse
 import hashlib
 import json
 import time
@@ -9,18 +8,20 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from cluster.destination import default_output
 from cluster.session import Session, ray_session
-from jobs.cli.log import Log
-from pipeline.inputs.manifest import Manifest
-from pipeline.models.find import Model
-from pipeline.protocols import find_protocol
+from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
+from pipeline.inputs.imported_words import with_words
+from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
+from pipeline.models.families import family_of
+from pipeline.models.find import Model, ModelError, find_model
+from pipeline.protocols import Protocol, find_protocol
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.planning import plan
-from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder
-from pipeline.store.storage import StorageError, without_credentials
+from pipeline.store.storage import Storage, StorageError, without_credentials
 
 if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
@@ -28,56 +29,75 @@ if TYPE_CHECKING:
     from pipeline.scheduling.driver import Progress
     from pipeline.scheduling.worker_process import WorkerProcess
 
-ALL_DONE, SOME_FAILED = 0, 1
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
 
 
-class NotStartedError(Exception):
-    """Something only the cluster could tell, and that must be mended before a word is learned."""
+def invert(
+    request: RunRequest, events: Listener | None = None, worker: "type[WorkerProcess] | None" = None
+) -> RunResult:
+    """Learns a word for every concept of the manifest, and scores and reports them; goes on where the last run ended.
+
+    worker: the class of the actors, if not the one that does the work.
+    Raises NotStartedError before anything was started. What cuts a run short goes through, after the concepts in training
+    were checkpointed: TooManyFailuresError, StorageError of the run folder, KeyboardInterrupt. A concept that fails raises
+    nothing: it is in the result.
+    """
+    events = events or Listener()
+    try:
+        run = Run(request, events, worker)
+    except (ManifestError, ModelError, StorageError, ValueError) as error:
+        raise NotStartedError(str(error)) from error
+    url, shown = without_credentials(run.folder.storage.url), without_credentials(request.manifest)
+    model, concepts = run.model, len(run.manifest.concepts)
+    events.say("manifest", f"manifest  {shown}: {concepts} concepts", url=shown)
+    events.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
+    events.say("output", f"output    {url}", url=url)
+    return run.to_the_end()
 
 
-class TooManyFailuresError(Exception):
-    """More concepts failed than the person who started the run was ready to accept."""
+def read_request(request: RunRequest) -> tuple[Manifest, Protocol, Model]:
+    """What a run is about, read and checked together. Raises ManifestError, ModelError, StorageError and ValueError."""
+    options, settings = request.storage_options, request.settings
+    manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults)
+    if request.import_words:
+        manifest = with_words(manifest, request.word_folder, options)
+    settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
+    protocol = find_protocol(request.protocol)
+    protocol.refuse_unsuited(manifest.concepts)
+    model = find_model(request.model, options)
+    family_of(model.family).refuse_unsuited(protocol.sampler, settings.min_snr)
+    return manifest, protocol, model
 
 
-class Job:
+class Run:
     """done: concept -> fingerprint. failures: concept -> why it has no word."""
 
-    def __init__(
-        self,
-        arguments: argparse.Namespace,
-        settings: InversionSettings,
-        manifest: Manifest,
-        model: Model,
-        run: RunFolder,
-        log: Log,
-        worker: "type[WorkerProcess] | None" = None,
-    ) -> None:
-        self.arguments, self.settings, self.manifest = arguments, settings, manifest
-        self.model, self.folder, self.log, self.worker = model, run, log, worker
-        self.protocol = find_protocol(arguments.protocol)
-        self.model_settings = ModelSettings(
-            arguments.dtype, arguments.text_encoder_dtype, arguments.first_stage_dtype, arguments.offload_first_stage
-        )
+    def __init__(self, request: RunRequest, events: Listener, worker: "type[WorkerProcess] | None" = None) -> None:
+        """Raises ManifestError, ModelError, StorageError and ValueError."""
+        self.request, self.events, self.worker = request, events, worker
+        self.manifest, self.protocol, self.model = read_request(request)
+        self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
+        self.folder.storage.write_bytes("_writable", b"")
+        self.folder.storage.delete("_writable")
         self.began = time.monotonic()
         self.done: dict[str, str] = {}
-        self.failures = {failure.concept: failure for failure in manifest.failures}
+        self.failures = {failure.concept: failure for failure in self.manifest.failures}
 
-    def run(self) -> int:
-        """The exit code of a run that came to its end."""
+    def to_the_end(self) -> RunResult:
         total = len(self.manifest.concepts) + len(self.manifest.failures)
         parts = create_layout(self.folder, total)
         planned = plan(
-            self.manifest.concepts, self.folder, self.model, self.model_settings.label, self.settings,
-            dict(self.folder.storage.options), retry_failed=self.arguments.retry_failed,
+            self.manifest.concepts, self.folder, self.model, self.request.model_settings.label,
+            self.request.settings,
+            dict(self.folder.storage.options), retry_failed=self.request.retry_failed,
         )  # fmt: skip
         self.done |= planned.done
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
-        self.log.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
+        self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
         if not planned.left and self._is_reported() and all_whole(self.folder):
             return self._end("nothing to do")
-        with ray_session(self.arguments.ray_address) as session:
+        with ray_session(self.request.placement.ray_address) as session:
             self._refuse_local_output(session)
             self._write_run_json(session, None, finished=False)
             digests = self._invert(planned.left, session) if planned.left else None
@@ -91,7 +111,7 @@ class Job:
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
 
     def _refuse_local_output(self, session: Session) -> None:
-        if session.several_nodes and self.folder.storage.is_local and not self.arguments.shared_filesystem:
+        if session.several_nodes and self.folder.storage.is_local and not self.request.placement.shared_filesystem:
             raise NotStartedError(
                 f"--output {self.folder.storage.url} is a local path, but this cluster has or will have several nodes and "
                 "each would write its own: give an object store's URL, or --shared-filesystem if all nodes see this path"
@@ -106,21 +126,23 @@ class Job:
         from pipeline.scheduling.worker_interface import WorkerSettings
         from pipeline.scheduling.worker_process import WorkerProcess
 
-        arguments = self.arguments
-        gpus = arguments.gpus_per_worker if arguments.gpus_per_worker is not None else float(session.gpus > 0)
-        fit = int(session.gpus // gpus if gpus else session.cpus // arguments.cpus_per_worker)
-        resources = Resources(arguments.workers or max(1, fit), arguments.cpus_per_worker, gpus)
+        request, placement, limits = self.request, self.request.placement, self.request.limits
+        gpus = placement.gpus_per_worker if placement.gpus_per_worker is not None else float(session.gpus > 0)
+        fit = int(session.gpus // gpus if gpus else session.cpus // placement.cpus_per_worker)
+        resources = Resources(placement.workers or max(1, fit), placement.cpus_per_worker, gpus)
         settings = WorkerSettings(
             model=self.model.name, model_digest=self.model.digest, device="cuda" if gpus else "cpu",
-            threads=max(1, int(arguments.cpus_per_worker)), slots=arguments.slots, inversion=self.settings,
+            threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=request.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
-            checkpoint_seconds=arguments.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
-            model_settings=self.model_settings,
+            checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
+            model_settings=request.model_settings,
         )  # fmt: skip
-        self.log.say("workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers)
-        display, metrics = ProgressDisplay(self.folder, self.log, (len(self.done), len(self.failures))), RunMetrics()
+        self.events.say(
+            "workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers
+        )
+        display, metrics = ProgressDisplay(self.folder, self.events, (len(self.done), len(self.failures))), RunMetrics()
         deadlines = Deadlines(
-            placing=arguments.placing_seconds, stall=arguments.stall_seconds, concept=arguments.concept_seconds
+            placing=limits.placing_seconds, stall=limits.stall_seconds, concept=limits.concept_seconds
         )
 
         def report(progress: "Progress") -> None:
@@ -143,11 +165,11 @@ class Job:
         return digests
 
     def _look(self, device: str) -> "NearestWords | None":
-        if self.settings.start != "nearest":
+        if self.request.settings.start != "nearest":
             return None
         from eval.judges.nearest_words import NearestWords
 
-        return NearestWords(self.settings.start_clip, device)
+        return NearestWords(self.request.settings.start_clip, device)
 
     def _leave(self, display: "ProgressDisplay", progress: "Progress") -> None:
         """What a run that is cut short still says."""
@@ -158,12 +180,12 @@ class Job:
     def _record(self, concept: Concept, result: Done | Failure) -> None:
         if isinstance(result, Done):
             self.done[concept.name] = result.fingerprint
-            if self.arguments.retry_failed:
+            if self.request.retry_failed:
                 self.folder.forget_failure(concept.name, result.fingerprint)
             return
         self.failures[concept.name] = result
         self.folder.record_failure(result)
-        most = self.arguments.max_failures
+        most = self.request.limits.max_failures
         if most is not None and len(self.failures) > most:
             raise TooManyFailuresError(
                 f"{len(self.failures)} concepts failed, more than --max-failures {most}; the last one:\n"
@@ -175,33 +197,33 @@ class Job:
         from eval.scores.score_run import Judgement, score_run
         from jobs.application.report_run import headline, write_report
 
-        self.log.say("scoring", "scoring")
+        self.events.say("scoring", "scoring")
         # A finished run under another protocol than it was drawn by has its words drawn again, not learned again.
         drawing = RunModel(
             self.model.name,
             session.device,
-            self.model_settings,
-            self.settings.seed,
-            self.settings.resolution,
+            self.request.model_settings,
+            self.request.settings.seed,
+            self.request.settings.resolution,
             self.folder.storage.options,
         )
         judgement = Judgement(
-            self.protocol, self.model.name, self.model.digest, self.arguments.clip, session.device, drawing
+            self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing
         )
         scored = score_run(self.folder, judgement)
         summary = write_report(self.folder, scored.under, self.folder.read_json("run.json"))
         if summary.concepts:
-            self.log.say("scores", headline(summary))
+            self.events.say("scores", headline(summary))
 
     def _write_run_json(self, session: Session, digests: tuple[str, str] | None, *, finished: bool) -> None:
         self.folder.write_json("run.json", {
             "manifest": self.manifest.url, "manifest_digest": self.manifest.digest,
             "model": self.model.name, "model_family": self.model.family, "model_digest": self.model.digest,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
-            "clip": self.arguments.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
-            "settings": self.settings.as_dict(),
-            "model_settings": asdict(self.model_settings),
-            "slots": self.arguments.slots or "measured",
+            "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
+            "settings": self.request.settings.as_dict(),
+            "model_settings": asdict(self.request.model_settings),
+            "slots": self.request.placement.slots or "measured",
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
             "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),
                        "failed": len(self.failures)},
@@ -218,7 +240,7 @@ class Job:
             return False
         wanted = {
             "finished": True,
-            "clip": self.arguments.clip,
+            "clip": self.request.clip,
             "protocol": self.protocol.label,
             "fingerprint_of_all": self._fingerprint_of_all(),
         }
@@ -228,16 +250,17 @@ class Job:
         failed = {failure.concept: failure.fingerprint for failure in self.failures.values()}
         return hashlib.sha256(json.dumps([self.done, failed], sort_keys=True).encode()).hexdigest()
 
-    def _end(self, said: str) -> int:
+    def _end(self, said: str) -> RunResult:
         said = f"{said}: {len(self.done)} concepts done, {len(self.failures)} failed"
         for name, failure in sorted(self.failures.items())[:20]:
             said += f"\n  {name}: {failure.reason}"
         if len(self.failures) > 20:
             said += f"\n  and {len(self.failures) - 20} more, in {self.folder.storage.url}/failures/"
-        report = without_credentials(self.folder.storage.url).rstrip("/") + "/report/index.html"
-        self.log.say("end", said, done=len(self.done), failed=len(self.failures))
-        self.log.say("report", f"report    {report}", url=report)
-        return SOME_FAILED if self.failures else ALL_DONE
+        url = without_credentials(self.folder.storage.url)
+        result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began)
+        self.events.say("end", said, done=len(self.done), failed=len(self.failures))
+        self.events.say("report", f"report    {result.report}", url=result.report)
+        return result
 
 
 def _version(package: str) -> str | None:

@@ -32,9 +32,11 @@ import pyarrow.parquet as pq
 import torch
 
 from eval.comparison.curve import Measured, costs_of, courses_of
-from jobs import compare, invert_all
+from jobs import compare
+from jobs.api import RunRequest, invert
 from jobs.bench.bench_scheduling import driver_overhead, occupancy, resume_scan
 from jobs.bench.bench_trainers import PlainTrainer
+from jobs.cli.log import Log
 from pipeline.inputs.image_sets import find_images, load_images
 from pipeline.inputs.manifest import read_manifest
 from pipeline.models.base import Backbone, Conditioning
@@ -89,10 +91,10 @@ def job_against_processes(settings: InversionSettings) -> dict[str, float]:
     names = [concept.name for concept in read_manifest(DEMO).concepts]
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        code = invert_all.main([DEMO, "--output", f"{folder}/job", "--steps", str(settings.steps)])
+        result = invert(RunRequest(DEMO, output=f"{folder}/job", settings=settings), Log())
         job = time.monotonic() - began
-        if code:
-            raise RuntimeError(f"the job ended with exit code {code}")
+        if result.failures:
+            raise RuntimeError(f"no word for {', '.join(result.failures)}")
         # Words end early, the loop's at the same steps as the job's.
         steps = pq.read_table(f"{folder}/job/embeddings", columns=["steps"]).column("steps").to_pylist()
         began = time.monotonic()

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from jobs.application.requests import Listener
+
 LogFormat = Literal["text", "json"]
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+@dataclass(frozen=True)
+class Log(Listener):
     format: LogFormat = "text"
 
+    @property
+    def live(self) -> bool:
+        return sys.stdout.isatty() and self.format == "text"
+
     def say(self, event: str, text: str, **fields: Any) -> None:
-        """event: one word that a program can look for. text: what a person reads. fields: the figures in it."""
         self._write(event, text, fields, sys.stdout)
 
     def complain(self, event: str, text: str, **fields: Any) -> None:
@@ -26,9 +31,3 @@ class Log:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             text = json.dumps({"time": now, "event": event, "message": text.strip(), **fields}, ensure_ascii=False)
         print(text, file=to, flush=True)
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

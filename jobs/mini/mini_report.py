@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw
 from cluster.session import ray_session
 from eval.judges.clip import OpenClipScorer, load_clip
 from eval.scores.metrics import covered, nearest_concept
-from jobs import invert_all
+from jobs.api import RunRequest, invert
+from jobs.cli.log import Log
 from jobs.mini.held_out import write_manifest
 from jobs.mini.recipe import art, scenes, things
 from pipeline.models.load import load_backbone
@@ -130,9 +131,9 @@ def words(drawings: art.Art, clip: OpenClipScorer, output: Path) -> list[Figure]
     names = things.held_out_things()[:INVERTED]
     manifest = write_manifest(drawings, names, output / "concepts")
     run = output / "run"
-    code = invert_all.main([str(manifest), "--output", str(run)])
-    if code:
-        sys.exit(f"the job ended with exit code {code}")
+    result = invert(RunRequest(str(manifest), output=str(run)), Log())
+    if result.failures:
+        sys.exit(f"no word for {', '.join(result.failures)}")
     concepts = pq.read_table(run / "report" / "concepts.parquet").to_pydict()
     # A thing whose drawings are no more alike than an untrained word is like them has no way to cover; it counts as none.
     median = float(np.median([share or 0.0 for share in concepts["covered"]]))

@@ -12,7 +12,9 @@ from eval.nightly.gate import Change, Comparison
 from eval.nightly.history import CanaryReading, Verdict
 from eval.scores.summary import Estimate
 from jobs import generate
-from jobs.evaluate import NOT_STARTED, main, open_run, parser, refuse_doubles, say
+from jobs.application.evaluation import open_run, refuse_doubles, said_of
+from jobs.application.requests import EvaluationRequest
+from jobs.evaluate import NOT_STARTED, main
 from pipeline.models.find import find_model
 from pipeline.records import Failure
 
@@ -78,7 +80,7 @@ def test_a_recorded_model_is_loaded_when_the_command_names_it(run: Path, epsilon
     made = json.loads((run / "run.json").read_text())
     elsewhere = {**made, "model": "s3://bucket/model", "model_digest": find_model(str(epsilon_model)).digest}
     (run / "run.json").write_text(json.dumps(elsewhere))
-    opened = open_run(str(run), {}, parser().parse_args([str(run), "--model", str(epsilon_model)]))
+    opened = open_run(str(run), EvaluationRequest((str(run),), model=str(epsilon_model)))
     judgement = opened.judgement(Session(cpus=2, gpus=0, nodes=1, local=True, several_nodes=False), "mini")
     assert judgement.model == "s3://bucket/model", "what scores are compared by is the name they were recorded under"
     assert judgement.drawing is not None
@@ -103,7 +105,7 @@ def test_words_are_drawn_again_by_a_model_that_is_held_as_it_was_in_training(run
         "offload_first_stage": True,
     }
     (run / "run.json").write_text(json.dumps({**made, "model_settings": held}))
-    opened = open_run(str(run), {}, parser().parse_args([str(run)]))
+    opened = open_run(str(run), EvaluationRequest((str(run),)))
     drawing = opened.judgement(Session(cpus=2, gpus=0, nodes=1, local=True, several_nodes=False), "mini").drawing
     assert drawing is not None
     assert asdict(drawing.settings) == held
@@ -131,7 +133,7 @@ def test_a_concept_in_two_runs_of_one_night_is_named() -> None:
     refuse_doubles(["owl", "taxi"])
 
 
-def test_a_bad_night_is_told_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_night_is_told_on_one_screen() -> None:
     """Catches a thousand reasons that scroll the first of them away."""
     change = Change("owl", 0.7, 0.5)
     comparisons = (
@@ -143,8 +145,7 @@ def test_a_bad_night_is_told_on_one_screen(capsys: pytest.CaptureFixture[str]) -
         "n2", False, 500, {"reconstruction": estimate}, "n1", 0.01, comparisons, CanaryReading("n1", 16, 0.0, math.nan),
         tuple(f"reason {n}" for n in range(101)),
     )  # fmt: skip
-    say(verdict, [Failure(f"c{n}", "scoring", "no picture") for n in range(30)])
-    said = capsys.readouterr().out
+    said = said_of(verdict, [Failure(f"c{n}", "scoring", "no picture") for n in range(30)])
     assert len(said.splitlines()) <= 50
     assert "night     n2: NOT GOOD, against n1" in said
     assert "reconstruction: 0.7000 -> 0.6900 over 500 words learned anew, p = 1e-05" in said

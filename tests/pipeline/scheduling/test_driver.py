@@ -188,7 +188,7 @@ def test_an_interrupted_run_checkpoints_what_is_in_training(tmp_path: Path) -> N
 def test_what_schedules_needs_no_torch() -> None:
     """Catches a driver that takes seconds and a gigabyte for a library that only its workers use."""
     modules = (
-        "jobs.invert_all, jobs.application.run, jobs.application.progress, pipeline.scheduling.driver, "
+        "jobs.invert_all, jobs.api, jobs.application.run, jobs.application.progress, pipeline.scheduling.driver, "
         "pipeline.scheduling.prometheus"
     )
     said = subprocess.run(

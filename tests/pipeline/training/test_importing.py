@@ -16,8 +16,9 @@ from safetensors.numpy import load
 from safetensors.torch import save
 
 from jobs.export_words import exported
-from jobs.import_words import main, with_words
+from jobs.import_words import main
 from pipeline.inputs.image_sets import find_images, load_images
+from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, read_manifest
 from pipeline.models.find import find_model
 from pipeline.protocols import PROTOCOLS

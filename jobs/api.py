@@ -1,0 +1,31 @@
+"""wordmint from Python, for a notebook or a scheduler's task: a frozen request goes in, a frozen result comes out.
+
+    result = invert(RunRequest("manifest.csv", output="runs/demo"))
+    night = evaluate(EvaluationRequest((result.url,)))
+    pictures = generate(PictureRequest(result.url, ("a photo of <owl> on the beach",)))
+
+The commands of this folder parse their arguments into these requests. docs/python_api.md has an example.
+"""
+
+from jobs.application.evaluation import evaluate
+from jobs.application.pictures import generate
+from jobs.application.requests import (
+    EvaluationRequest,
+    EvaluationResult,
+    Limits,
+    Listener,
+    NotComparedError,
+    NotStartedError,
+    PictureRequest,
+    PictureResult,
+    Placement,
+    RunRequest,
+    RunResult,
+    TooManyFailuresError,
+)
+from jobs.application.run import invert
+
+__all__ = [
+    "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError", "NotStartedError", "PictureRequest",
+    "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError", "evaluate", "generate", "invert",
+]  # fmt: skip

@@ -1,0 +1,213 @@
+"""Scores the words of run folders, compares them with the nights before, and writes their reports anew."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cluster.session import Session, ray_session
+from jobs.application.recorded import allowed
+from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
+from pipeline.models.families import family_of
+from pipeline.models.find import ModelError, find_model
+from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
+from pipeline.records import Failure
+from pipeline.settings import ModelSettings
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage, StorageError, without_credentials
+
+if TYPE_CHECKING:
+    from eval.nightly.history import Verdict
+    from eval.scores.score_run import Evaluation, Judgement
+    from eval.scores.summary import Summary
+
+LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRun:
+    """A run folder with what its words were made by. model: the name to load it by, which run.json may have another for."""
+
+    folder: RunFolder
+    configuration: dict[str, Any]
+    protocol: Protocol
+    clip: str
+    model: str
+
+    def judgement(self, session: Session, clip: str) -> "Judgement":
+        from eval.scores.drawn_pictures import RunModel
+        from eval.scores.score_run import Judgement
+
+        made = self.configuration
+        drawing = RunModel(
+            self.model, session.device, ModelSettings(**made["model_settings"]), made["settings"]["seed"],
+            made["settings"]["resolution"], self.folder.storage.options,
+        )  # fmt: skip
+        return Judgement(self.protocol, made["model"], made["model_digest"], clip, session.device, drawing)
+
+
+def evaluate(request: EvaluationRequest, events: Listener | None = None) -> EvaluationResult:
+    """Scores what is not scored yet, judges the night and writes the reports. The same night twice changes nothing.
+
+    Raises NotStartedError before anything was started, and NotComparedError where the runs were scored but cannot be put
+    together.
+    """
+    events = events or Listener()
+    try:
+        runs = [open_run(url, request) for url in request.runs]
+        night = request.night or datetime.now(UTC).date().isoformat()
+        check_request(request, runs, night)
+        options = request.storage_options
+        history = Storage(request.history, options) if request.history else runs[0].folder.storage.folder("history")
+        # open_clip and torch take seconds to import; a mistyped run should be told at once.
+        from eval.scores.score_run import check_tokenizer, load_scorer
+
+        for name in {run.clip for run in runs} | ({request.dino} if request.dino else set()):
+            scorer = load_scorer(name)
+            for run in runs:
+                check_tokenizer(run.folder, scorer)
+    except (ModelError, ProtocolError, StorageError, OSError, ValueError, KeyError) as error:
+        raise NotStartedError(str(error)) from error
+    with ray_session(request.ray_address) as session:
+        return _evaluate(runs, history, night, session, request, events)
+
+
+def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
+    """Raises when there is no such run, it names what may not be loaded on its word, or its model has other weights now than
+    its words were learned on.
+    """
+    options = request.storage_options
+    folder, shown = RunFolder(Storage(url, options)), without_credentials(url, options).rstrip("/")
+    configuration = folder.read_json("run.json")
+    clip = allowed(configuration["clip"], request.clip, "--clip", shown)
+    model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
+    if model.digest != configuration["model_digest"]:
+        raise ModelError(
+            f"{shown}: its words were learned on {model.name} with weights "
+            f"{configuration['model_digest'][:12]}; here it has {model.digest[:12]}, and means something else by them"
+        )
+    if request.protocol:
+        protocol = find_protocol(request.protocol)
+    elif settings := configuration.get("protocol_settings"):
+        protocol = Protocol.of_dict(settings)
+    else:
+        protocol = PROTOCOLS[configuration["protocol"].split("-v")[0]]
+    family_of(model.family).refuse_unsuited(protocol.sampler)
+    protocol = replace(protocol, until_ci=request.until_ci)
+    return EvaluatedRun(folder, configuration, protocol, clip, model.name)
+
+
+def check_request(request: EvaluationRequest, runs: Sequence[EvaluatedRun], night: str) -> None:
+    from eval.nightly.history import NIGHT
+
+    if not NIGHT.fullmatch(night):
+        raise ValueError(f"--night {night!r}: it takes letters, digits, '.', ':', '_' and '-', 41 at most")
+    if request.fail_on_drop is not None and not 0 < request.fail_on_drop < 1:
+        raise ValueError(f"--fail-on-drop {request.fail_on_drop}: it takes a similarity between 0 and 1, such as 0.01")
+    if not 0 <= request.until_ci < 1:
+        raise ValueError(f"--until-ci {request.until_ci}: it takes half a width of an interval, such as 0.005")
+    for what in ("protocol", "clip"):
+        found = {run.protocol.label if what == "protocol" else run.clip for run in runs}
+        if len(found) > 1:
+            raise ValueError(f"these runs were scored by different ones: {', '.join(sorted(found))}; give --{what}")
+
+
+def _evaluate(
+    runs: Sequence[EvaluatedRun],
+    history_folder: Storage,
+    night: str,
+    session: Session,
+    request: EvaluationRequest,
+    events: Listener,
+) -> EvaluationResult:
+    from eval.nightly.canary import read_canary
+    from eval.nightly.history import History, judge_night
+    from eval.scores.groups import groups_by
+    from eval.scores.score_run import score_run
+    from jobs.application.report_run import summarise_run
+
+    judgements = [run.judgement(session, run.clip) for run in runs]
+    scored = [score_run(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
+    summaries = [summarise_run(run.folder, each.under) for run, each in zip(runs, scored, strict=True)]
+    concepts = [concept for summary in summaries for concept in summary.concepts]
+    canary = read_canary(runs[0].folder, judgements[0], night)
+    try:
+        refuse_doubles([concept.concept for concept in concepts])
+        groups = groups_by(concepts, request.group_by) if request.group_by else {}
+    except ValueError as error:
+        raise NotComparedError(str(error)) from error
+    history = History(history_folder, scored[0].under)
+    verdict = judge_night(history, night, concepts, groups, request.fail_on_drop, canary)
+    history.record(verdict, concepts, groups)
+    nights = [each for each in history.verdicts() if each.night <= night]
+    reports = [_report(run, each, nights, session, request, events) for run, each in zip(runs, scored, strict=True)]
+    failures = [failure for each in scored for failure in each.failures]
+    events.say("night", said_of(verdict, failures), night=verdict.night, good=verdict.good)
+    return EvaluationResult(verdict, tuple(reports), tuple(failures))
+
+
+def refuse_doubles(names: Sequence[str]) -> None:
+    again = sorted(name for name, count in Counter(names).items() if count > 1)
+    if again:
+        raise ValueError(
+            f"{len(again)} concepts are in several of these runs, such as {', '.join(again[:5])}: a night has each once; "
+            "compare two runs of the same concepts as two nights, with one --history"
+        )
+
+
+def _report(
+    run: EvaluatedRun,
+    scored: "Evaluation",
+    nights: Sequence["Verdict"],
+    session: Session,
+    request: EvaluationRequest,
+    events: Listener,
+) -> "Summary":
+    from eval.report.report_page import Background, Judge
+    from eval.scores.score_run import score_run
+    from jobs.application.report_run import headline, summarise_run, write_report
+
+    judges = []
+    if request.dino:
+        second = score_run(run.folder, run.judgement(session, request.dino))
+        found = summarise_run(run.folder, second.under)
+        judges.append(Judge(request.dino, found.reconstruction, found.subject_fidelity))
+    configuration = {
+        **run.configuration,
+        "evaluated": asdict(scored.under),
+        "protocol_settings": run.protocol.as_dict(),
+    }
+    background = Background(request.group_by, nights, judges)
+    summary = write_report(run.folder, scored.under, configuration, background)
+    done = len(summary.concepts) - summary.unscored
+    events.say(
+        "scores", f"{scored.fresh} concepts scored now, {done} in all, by {scored.under.protocol}\n{headline(summary)}"
+    )
+    for judge in judges:
+        said = f"reconstruction {judge.reconstruction.value:.3f}, subject fidelity {judge.subject_fidelity.value:.3f}"
+        events.say("judge", f"{judge.name}: {said}")
+    url = without_credentials(run.folder.storage.url).rstrip("/") + "/report/index.html"
+    events.say("report", f"report    {url}", url=url)
+    return summary
+
+
+def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
+    """The night on one screen."""
+    against = f"against {verdict.against}" if verdict.against else "the first night scored this way"
+    lines = [f"night     {verdict.night}: {'good' if verdict.good else 'NOT GOOD'}, {against}"]
+    lines += [
+        f"  {each.metric}: {each.before:.4f} -> {each.after:.4f} over {each.n} words learned anew, p = {each.p:.2g}; "
+        f"a loss of {each.detectable:.4f} would have been noticed"
+        for each in verdict.comparisons
+        if each.n and not each.group
+    ]
+    if canary := verdict.canary:
+        lines.append(f"  canary: judged within {canary.judged:.5f}, drawn again within {canary.drawn:.5f}")
+    lines += [f"  {reason}" for reason in verdict.reasons[:LISTED]]
+    if len(verdict.reasons) > LISTED:
+        lines.append(f"  and {len(verdict.reasons) - LISTED} more, in the report")
+    lines += [f"  {failure.concept} has no score: {failure.reason}" for failure in failures[:LISTED]]
+    if len(failures) > LISTED:
+        lines.append(f"  and {len(failures) - LISTED} more without a score")
+    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""Draws learned words in any sentence into a folder of pictures."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cluster.session import ray_session
+from jobs.application.recorded import allowed
+from jobs.application.requests import Listener, NotStartedError, PictureRequest, PictureResult
+from pipeline.models.families import family_of
+from pipeline.records import Sample
+from pipeline.settings import ModelSettings
+from pipeline.store.parts import read_layout, read_parts
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS
+from pipeline.store.storage import Storage, StorageError, without_credentials
+
+Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
+
+
+def generate(request: PictureRequest, events: Listener | None = None) -> PictureResult:
+    """Raises NotStartedError before anything was drawn: no such run, no known word in a prompt, or bad settings."""
+    events = events or Listener()
+    try:
+        options = request.storage_options
+        run = RunFolder(Storage(request.run, options))
+        configuration = run.read_json("run.json")
+        shown = without_credentials(request.run, options).rstrip("/")
+        model = allowed(configuration["model"], request.model, "--model", shown)
+        family_of(configuration.get("model_family", "")).refuse_unsuited(request.sampler)
+        words = _words(run)
+        words |= _words_of_files(request.word_files, options, words, configuration)
+        _refuse_unknown_words(request.prompts, list(words))
+        if request.count < 1 or request.steps < 1:
+            raise ValueError("--count and --steps must be at least 1")
+    except (StorageError, OSError, ValueError) as error:
+        raise NotStartedError(str(error)) from error
+    output = Storage(request.output or f"{request.run.rstrip('/')}/generated", options)
+    samples = _draw(request, configuration, model, words, output)
+    events.say("pictures", f"{len(samples)} pictures and contact-sheet.png in {output.url}", count=len(samples))
+    return PictureResult(output.url, samples)
+
+
+def _draw(
+    request: PictureRequest, configuration: Mapping[str, Any], model: str, words: Words, output: Storage
+) -> tuple[Sample, ...]:
+    # torch and diffusers take seconds to import; a mistyped prompt should be told at once.
+    from pipeline.randomness import derive_seed
+    from pipeline.sampling.generation import generate
+    from pipeline.sampling.grid import draw_grid, encode_png
+    from pipeline.sampling.sampler import SamplerSettings
+
+    sampler = SamplerSettings(request.sampler, request.steps, request.guidance)
+    asked = [(prompt, index) for prompt in request.prompts for index in range(request.count)]
+    seeds = [derive_seed(request.seed, "", prompt, index) for prompt, index in asked]
+    samples = []
+    with ray_session(request.ray_address) as session:
+        drawings = generate(
+            [prompt for prompt, _ in asked],
+            seeds,
+            words,
+            model,
+            sampler,
+            ModelSettings(**configuration["model_settings"]),
+            1.0 if session.gpus else 0.0,
+            output.options,
+            configuration["model_digest"],
+        )
+        for (prompt, index), drawing in zip(asked, drawings, strict=True):
+            png = encode_png(drawing.pixels)
+            output.write_bytes(f"{request.prompts.index(prompt):03d}-{_slug(prompt)}-{index:02d}.png", png)
+            samples.append(Sample("", "edit", prompt, "", index, drawing.seed, png))
+    output.write_bytes("contact-sheet.png", draw_grid(", ".join(sorted(words))[:200], samples))
+    drawn = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
+    described = {"model": configuration["model"], "sampler": request.sampler, "steps": request.steps,
+                 "guidance": request.guidance, "pictures": drawn}  # fmt: skip
+    output.write_bytes("generated.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
+    return tuple(samples)
+
+
+def _words(run: RunFolder) -> Words:
+    words: Words = {}
+    for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
+        words.setdefault(row["placeholder"], {})[row["text_encoder"]] = np.array(row["vectors"], np.float32)
+    return words
+
+
+def _words_of_files(
+    urls: Sequence[str],
+    options: Mapping[str, Any],
+    known: Words,
+    configuration: dict[str, Any],
+) -> Words:
+    """A file that does not name its word is called by its own name, as in AUTOMATIC1111."""
+    from pipeline.store.word_files import decode_word, suited
+
+    keys = family_of(configuration.get("model_family", "")).encoders
+    widths = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
+    words = {}
+    for url in urls:
+        name, vectors = decode_word(Storage(url, options).read_bytes())
+        words[name or PurePosixPath(url).stem] = suited(vectors, widths or None, keys)
+    return words
+
+
+def _refuse_unknown_words(prompts: Sequence[str], known: list[str]) -> None:
+    from pipeline.sampling.generation import words_in
+
+    if not prompts:
+        raise ValueError("there is nothing to draw: give --prompt or --prompts")
+    for prompt in prompts:
+        unknown = [word for word in re.findall(r"<[^<>\s]+>", prompt) if not words_in(word, known)]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the run knows {', '.join(sorted(known)[:10])}"
+            raise ValueError(f"prompt {prompt!r}: this run has no word {unknown[0]}; {hint}")
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
