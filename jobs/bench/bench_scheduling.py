@@ -61,7 +61,7 @@ def resume_scan() -> dict[str, float]:
 
         def prints() -> Iterator[tuple[Concept, str, Source]]:
             for concept in concepts:
-                (source,) = find_sources(concept)
+                (source,) = find_sources(concept).files
                 known = replace(source, digest=digest_of(source, {}))
                 yield concept, fingerprint(concept, [content_of(known)], model.digest, "auto", SETTINGS), known
 

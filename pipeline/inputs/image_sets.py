@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.inputs.images import READABLE, SQUARE_MODES, decode, decode_alpha, decode_mask
+from pipeline.inputs.images import SQUARE_MODES, decode, decode_alpha, decode_mask
+from pipeline.inputs.listing import list_files
 from pipeline.inputs.sidecars import MASKS, Extras, caption_of, sidecar_of, with_sidecars
 from pipeline.records import Concept, ImageSet, RejectedImage, Source
 from pipeline.settings import CropMode
@@ -26,7 +27,6 @@ from pipeline.store.storage import (
     without_credentials,
 )
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 MAX_BYTES = 200_000_000
 MAX_IMAGES = 1_000
 NOTHING = Extras()
@@ -43,21 +43,28 @@ class ImageSetError(Exception):
         self.sources = sources
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """A concept's files, not read yet; and what is there besides and cannot be a picture, with its reason."""
+
+    files: tuple[Source, ...]
+    unusable: tuple[RejectedImage, ...] = ()
+
+
 def find_sources(
     concept: Concept, storage_options: Mapping[str, Any] | None = None, extras: Extras = NOTHING
-) -> tuple[Source, ...]:
+) -> Sources:
     """The concept's images by URL, each once and not read yet; folders and globs expanded, hidden files left out. Each is
     followed by what lies beside it, where that is wanted.
 
     Raises ImageSetError when there are none or more than 1,000.
     """
-    found: dict[str, str | None] = {}
-    notes: list[str] = []
-    for pattern in concept.images:
-        identities, note = _expand(pattern, storage_options or {})
-        found.update(identities)
-        notes += [note] if note else []
+    listings = [list_files(entry, storage_options or {}) for entry in concept.images]
+    found = {url: identity for listing in listings for url, identity in listing.files.items()}
+    unusable = {each.url: each for listing in listings for each in listing.unusable}
     if not found:
+        notes = [listing.note for listing in listings if listing.note]
+        notes += [f"{each.url}: {each.reason}" for each in unusable.values()]
         raise ImageSetError(f"{concept.name}: no images found\n" + "\n".join(f"  {note}" for note in notes))
     sources, count = with_sidecars(found, extras, storage_options or {})
     if count > MAX_IMAGES:
@@ -70,50 +77,12 @@ def find_sources(
     if concept.word_file:
         word = Storage(concept.word_file, storage_options or {})
         sources.append(Source(concept.word_file, None if word.is_web else word.identity(), role="word"))
-    return tuple(sources)
+    return Sources(tuple(sources), tuple(unusable.values()))
 
 
 def find_images(concept: Concept, storage_options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The URLs of `find_sources`."""
-    return tuple(source.url for source in find_sources(concept, storage_options))
-
-
-def _expand(pattern: str, options: Mapping[str, Any]) -> tuple[dict[str, str | None], str]:
-    """URL -> identity of the files that one folder, glob or file name stands for; and, where they are none, a note why."""
-    shown = without_credentials(pattern, options)
-    try:
-        place = Storage(pattern, options)
-        if place.is_web:
-            return {pattern: None}, ""
-        if any(sign in pattern for sign in "*?[") and not place.exists():
-            fixed = pattern[: min(pattern.index(sign) for sign in "*?[" if sign in pattern)]
-            matched = place.glob().items()
-            pictures = {url: known for url, known in matched if _is_picture(url) and not _is_hidden(url[len(fixed) :])}
-            return pictures, f"{shown} matches no picture ({READABLE})"
-        if _is_picture(pattern):
-            return {place.join(""): place.identity()}, ""
-        files = place.identities()
-        if not files:
-            is_file = place.is_file()  # one without a suffix
-            note = f"{shown}: no such file, nor a folder with files"
-            return ({place.join(""): place.identity()}, "") if is_file else ({}, note)
-        pictures = {
-            place.join(name): known for name, known in files.items() if _is_picture(name) and not _is_hidden(name)
-        }
-        others = ", ".join(list(files)[:3]) + (", ..." if len(files) > 3 else "")
-        return pictures, f"{shown} holds no picture among {len(files)} files ({others}); {READABLE}"
-    except StorageUnavailableError:
-        raise
-    except (StorageError, ValueError) as error:
-        return {}, str(error)
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+    return tuple(source.url for source in find_sources(concept, storage_options).files)
 
 
 def digest_of(source: Source, storage_options: Mapping[str, Any]) -> str:
@@ -127,7 +96,7 @@ def digest_of(source: Source, storage_options: Mapping[str, Any]) -> str:
 
 
 def load_images(
-    sources: Sequence[Source | str],
+    sources: Sources | Sequence[Source | str],
     resolution: int,
     crop: CropMode = "centre",
     storage_options: Mapping[str, Any] | None = None,
@@ -143,15 +112,13 @@ def load_images(
     """
     if crop not in SQUARE_MODES:
         raise ValueError(f"crop is {crop!r}; it must be one of {', '.join(SQUARE_MODES)}")
-    reader = _Reader(resolution, crop, storage_options or {}, extras)
-    wanted = [Source(each) if isinstance(each, str) else each for each in sources]
-    pixels: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
-    captions: list[str | None] = []
-    kept: dict[str, str] = {}  # digest -> URL
-    rejected: list[RejectedImage] = []
+    if not isinstance(sources, Sources):
+        sources = Sources(tuple(Source(each) if isinstance(each, str) else each for each in sources))
+    reader = _Reader(resolution, crop, storage_options or {}, extras, sources.files)
+    kept: dict[str, _Picture] = {}  # by digest
+    rejected = list(sources.unusable)
     seen: dict[str, Source] = {}
-    for source in wanted:
+    for source in sources.files:
         if source.role != "picture":
             continue
         shown = without_credentials(source.url, storage_options)
@@ -159,13 +126,10 @@ def load_images(
             data = reader.read(source, seen)
             digest = seen[source.url].digest
             if digest in kept:
-                rejected.append(RejectedImage(shown, f"the same bytes as {kept[digest]}, which is kept"))
+                rejected.append(RejectedImage(shown, f"the same bytes as {kept[digest].url}, which is kept"))
                 continue
-            picture = decode(data, resolution, crop)
-            masks += reader.masks(source, data, wanted, seen)
-            captions += reader.captions(source, wanted, seen)
-            pixels.append(picture)
-            kept[digest] = shown
+            # Nothing of a picture is kept before all of it is read.
+            kept[digest] = reader.picture(source, shown, data, seen)
         except StorageUnavailableError:
             raise
         except StorageNotFoundError:
@@ -178,17 +142,29 @@ def load_images(
     looked_at = tuple(
         seen.get(each.url)
         or (replace(each, digest=digest_of(each, storage_options or {})) if each.role != "picture" else each)
-        for each in wanted
+        for each in sources.files
     )
-    if len(pixels) < minimum:
+    if len(kept) < minimum:
         reasons = "".join(f"\n  {image.url}: {image.reason}" for image in rejected)
-        count = sum(source.role == "picture" for source in wanted)
-        said = f"{len(pixels)} of {count} images can be used, at least {minimum} needed{reasons}"
+        count = sum(source.role == "picture" for source in sources.files) + len(sources.unusable)
+        said = f"{len(kept)} of {count} images can be used, at least {minimum} needed{reasons}"
         raise ImageSetError(said, looked_at)
+    pictures = list(kept.values())
+    masks = [each.mask for each in pictures if each.mask is not None]
     return ImageSet(
-        np.stack(pixels), tuple(kept.values()), tuple(kept), tuple(rejected), looked_at, tuple(captions),
-        np.stack(masks) if masks else None,
+        np.stack([each.pixels for each in pictures]), tuple(each.url for each in pictures), tuple(kept), tuple(rejected),
+        looked_at, tuple(each.caption for each in pictures) if extras.captions else (), np.stack(masks) if masks else None,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """All that is known of one picture. url: as it may be shown. pixels: uint8 (R, R, 3). mask: uint8 (R, R)."""
+
+    url: str
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    caption: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,37 +175,39 @@ class _Reader:
     crop: CropMode
     options: Mapping[str, Any]
     extras: Extras
+    sources: Sequence[Source]
 
     def read(self, source: Source, seen: dict[str, Source]) -> bytes:
         data = _read(source, self.options)
         seen[source.url] = replace(source, digest=hashlib.sha256(data).hexdigest())
         return data
 
-    def masks(
-        self, picture: Source, data: bytes, sources: Sequence[Source], seen: dict[str, Source]
-    ) -> list[np.ndarray]:
-        """One, or none where none is wanted. Raises ValueError."""
+    def picture(self, source: Source, shown: str, data: bytes, seen: dict[str, Source]) -> _Picture:
+        """Raises ValueError with the reason why the picture, its mask or its caption cannot serve."""
+        pixels = decode(data, self.resolution, self.crop)
+        return _Picture(shown, pixels, self._mask(source, data, seen), self._caption(source, seen))
+
+    def _mask(self, picture: Source, data: bytes, seen: dict[str, Source]) -> np.ndarray | None:
+        """None where none is wanted."""
         if self.extras.masks == "alpha":
-            return [decode_alpha(data, self.resolution, self.crop)]
+            return decode_alpha(data, self.resolution, self.crop)
         if self.extras.masks == "off":
-            return []
-        source = sidecar_of(picture.url, sources, "mask")
+            return None
+        source = sidecar_of(picture.url, self.sources, "mask")
         if source is None:
             raise ValueError(f"there is no mask beside it, which would be called NAME{MASKS[0]}")
         try:
-            return [decode_mask(self.read(source, seen), data, self.resolution, self.crop)]
+            return decode_mask(self.read(source, seen), data, self.resolution, self.crop)
         except ValueError as error:
             raise ValueError(f"its mask, {without_credentials(source.url, self.options)}: {error}") from None
 
-    def captions(self, picture: Source, sources: Sequence[Source], seen: dict[str, Source]) -> list[str | None]:
-        """One, None for a picture that has none; or [] where none is wanted. Raises ValueError."""
-        if not self.extras.captions:
-            return []
-        source = sidecar_of(picture.url, sources, "caption")
+    def _caption(self, picture: Source, seen: dict[str, Source]) -> str | None:
+        """None for a picture that has none, and where none is wanted."""
+        source = sidecar_of(picture.url, self.sources, "caption") if self.extras.captions else None
         if source is None:
-            return [None]
+            return None
         try:
-            return [caption_of(self.read(source, seen))]
+            return caption_of(self.read(source, seen))
         except ValueError as error:
             raise ValueError(f"its caption, {without_credentials(source.url, self.options)}: {error}") from None
 

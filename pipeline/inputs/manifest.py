@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.inputs.listing import plain
 from pipeline.inputs.manifest_rows import MAX_CELL, ManifestError, Problem, Row, read_rows, shortened
 from pipeline.records import Concept, Failure, Kind
 from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
@@ -208,10 +209,22 @@ def _images(column: str, value: object, folder: str) -> tuple[str, ...]:
                 ) from None
     if not isinstance(listed, list):
         raise _WrongError(column, value, "must be a folder, a glob, or a list of files")
-    references = [_printable(column, reference, MAX_URL) for reference in listed]
+    references = [_path(column, reference) for reference in listed]
     if not references or not all(references):
         raise _WrongError(column, value, "is missing or holds an empty name; give a folder, a glob, or a list of files")
-    return tuple(_resolved(column, reference, folder) for reference in references)
+    return tuple(_entry(column, reference, folder) for reference in references)
+
+
+def _path(column: str, value: object) -> str:
+    """A name of a file or folder, whatever signs and spaces it holds."""
+    text = _text(column, value, MAX_URL)
+    return value if isinstance(value, str) and text else text
+
+
+def _entry(column: str, reference: str, folder: str) -> str:
+    """What the person wrote may be a pattern; the manifest's own folder is a plain name in it."""
+    absolute = "://" in reference or reference.startswith(("/", "~"))
+    return _resolved(column, reference, folder if absolute else plain(folder))
 
 
 def _captions(column: str, value: object) -> dict[str, str]:

@@ -60,7 +60,7 @@ def plan(
         if known is None:
             known = _known_from(run, unpublished.get(concept.name))
         try:
-            sources = find_sources(concept, storage_options, extras_of(settings))
+            sources = find_sources(concept, storage_options, extras_of(settings)).files
             digests = [
                 content_of(replace(source, digest=_digest(source, known, storage_options))) for source in sources
             ]

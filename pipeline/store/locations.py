@@ -85,9 +85,9 @@ def resolve_url(reference: str, folder: str) -> str:
     if "://" in reference:
         return reference
     if scheme_of(folder) in ("file", "local"):
-        return os.path.normpath(Path(local_path(folder)) / Path(reference).expanduser())
+        return os.path.normpath(Path(local_path(folder)) / _at_home(reference))
     if reference.startswith(("/", "~")):
-        return os.path.normpath(Path(reference).expanduser())
+        return os.path.normpath(_at_home(reference))
     scheme, path = folder.split("://", 1)
     # Memory has no bucket or host above its folders.
     top, _, rest = path.partition("/") if scheme != "memory" else ("", "/", path.lstrip("/"))
@@ -100,4 +100,9 @@ def resolve_url(reference: str, folder: str) -> str:
 def local_path(url: str) -> str:
     """The absolute path of a plain path or file:// URL."""
     # Not Path.resolve: a link stays the name that the person gave.
-    return os.path.normpath(Path(re.sub(r"^(file|local)://", "", url)).expanduser().absolute())
+    return os.path.normpath(Path(_at_home(re.sub(r"^(file|local)://", "", url))).absolute())
+
+
+def _at_home(path: str) -> str:
+    """With a "~" at the very beginning as the home it stands for; "./~x" is a file of that name, which Path does not see."""
+    return os.path.expanduser(path)  # noqa: PTH111

@@ -8,6 +8,7 @@ A Storage is a URL and options, no open connection, so it travels to other proce
 import contextlib
 import copy
 import errno
+import glob
 import os
 import posixpath
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import fsspec
 
@@ -47,6 +49,7 @@ S3_PROTOCOLS = frozenset({"s3", "s3a"})
 # Options are an object store's (endpoint, keys): they mean nothing to these, and must not be sent to a web server.
 WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # what _through_partial writes, and nobody else
 
@@ -66,7 +69,10 @@ class Storage:
     def __post_init__(self) -> None:
         if not self.url.strip() or "\0" in self.url:
             raise ValueError("a storage URL must not be empty or hold a NUL character")
-        if "::" in self.url:
+        if "://" in self.url:
+            scheme, rest = self.url.split("://", 1)
+            object.__setattr__(self, "url", f"{scheme.lower()}://{rest}")
+        if CHAINED.search(self.url):
             raise ValueError(f"chained URLs ('::') are not supported: {without_credentials(self.url)}")
         try:
             fsspec.get_filesystem_class(scheme_of(self.url))
@@ -93,7 +99,7 @@ class Storage:
     def join(self, path: str) -> str:
         """The URL of `path`. Raises ValueError for one that leads outside this folder."""
         parts = path.split("/")
-        if path and (any(part in ("", ".", "..") for part in parts) or "\0" in path or "\\" in path or "://" in path):
+        if path and (any(part in ("", ".", "..") for part in parts) or "\0" in path):
             raise ValueError(f"{path[:200]!r} is not a plain path inside {without_credentials(self.url)}")
         root = local_path(self.url) if self.is_local else re.sub(r"(?<![:/])/+$", "", self.url)
         return root + "/" * (not root.endswith("/")) + path if path else root
@@ -216,25 +222,46 @@ class Storage:
 
         return self._list(folder, listed)
 
-    def glob(self) -> dict[str, str | None]:
-        """URL -> identity of all files that the URL, read as a glob pattern, matches, by URL."""
+    def matching(self, pattern: str) -> dict[str, str | None]:
+        """Path below this folder -> identity of all files that the pattern matches, by path. Links are followed.
+
+        An identity is None where the store says too little, or a link leads to nothing.
+        """
 
         def matched() -> dict[str, str | None]:
-            found = self._fs().glob(self._key(""), detail=True)
-            files = {name: info for name, info in found.items() if info["type"] == "file"}
+            root = self.join("")
             if self.is_local:
-                return {str(name): _version_on_disk(Path(name).stat()) for name in sorted(files)}
-            return {str(self._fs().unstrip_protocol(name)): _version_in_store(files[name]) for name in sorted(files)}
+                return _versions_matching(root, pattern)
+            start = self._key("").rstrip("/") + "/"
+            there = self._fs().glob(glob.escape(start) + pattern, detail=True)
+            files = {str(name).removeprefix(start): info for name, info in there.items() if info["type"] == "file"}
+            return {name: _version_in_store(files[name]) for name in sorted(files)}
 
         return self._try("list", "", matched)
 
+    def links_to_nothing(self) -> list[str]:
+        """The names of links right inside a local folder whose targets are gone, sorted. A store has none."""
+        if not self.is_local:
+            return []
+
+        def listed() -> list[str]:
+            with os.scandir(self.join("")) as entries:
+                return sorted(entry.name for entry in entries if entry.is_symlink() and not Path(entry).exists())
+
+        try:
+            return self._try("list", "", listed)
+        except StorageNotFoundError:
+            return []
+
+    def is_link(self) -> bool:
+        """Whether this is a local link, to something or to nothing."""
+        return self.is_local and Path(self.join("")).is_symlink()
+
     def exists(self, path: str = "") -> bool:
-        return self._kind(path) is not None
+        return self.kind(path) is not None
 
-    def is_file(self, path: str = "") -> bool:
-        return self._kind(path) == "file"
-
-    def _kind(self, path: str) -> str | None:
+    def kind(self, path: str = "") -> str | None:
+        """ "file", "directory", another word of fsspec's, or None where there is nothing."""
         try:
             # Not fs.exists: fsspec's default answers False to any fault.
             return self._try("look for", path, lambda: str(self._fs().info(self._key(path))["type"]))
@@ -268,6 +295,8 @@ class Storage:
     def _fs(self) -> Any:
         # fsspec keeps one file system for the same arguments, so asking again costs microseconds.
         protocol = scheme_of(self.url)
+        if protocol in ("http", "https"):
+            return fsspec.filesystem(protocol, encoded=True)  # a signature is of the bytes as they were written
         if protocol in WITHOUT_OPTIONS:
             return fsspec.filesystem(protocol)
         options = copy.deepcopy(dict(self.options))  # botocore rewrites the settings that it is given
@@ -279,7 +308,9 @@ class Storage:
         return system
 
     def _key(self, path: str) -> str:
-        return str(self._fs()._strip_protocol(self.join(path)))
+        key = str(self._fs()._strip_protocol(self.join(path)))
+        # What cannot stand in a request is escaped; whatever is escaped already stays as it is.
+        return re.sub(r"[^!-~]", lambda sign: quote(sign[0]), key) if self.is_web else key
 
     def _try(self, action: str, path: str, call: Callable[[], T]) -> T:
         return keep_trying(action, self.join(path), self.options, call)
@@ -332,13 +363,43 @@ def _versions_in(folder: str) -> dict[str, str | None]:
         for entry in entries:
             # A file deleted since the folder was read is gone; the error would say that the whole folder is.
             with contextlib.suppress(FileNotFoundError):
-                if entry.is_file():
+                if _is_file(entry):
                     versions[entry.name] = _version_on_disk(entry.stat())
     return versions
 
 
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
+
+
+def _versions_matching(root: str, pattern: str) -> dict[str, str | None]:
+    """A folder that several links lead to is read by the shortest of them, so that a circle of links ends."""
+    found = glob.glob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
+    versions: dict[str, str | None] = {}
+    seen: set[tuple[str, str]] = set()
+    for path in sorted(found, key=lambda path: (path.count("/"), path)):
+        file = Path(root, path)
+        place = (os.path.realpath(file.parent), file.name)
+        if place not in seen and not file.is_dir():
+            versions[path] = _version_if_there(file)
+        seen.add(place)
+    return {path: versions[path] for path in sorted(versions)}
+
+
 def _version_on_disk(said: os.stat_result) -> str:
     return f"{said.st_size}-{said.st_mtime_ns}"
+
+
+def _version_if_there(file: Path) -> str | None:
+    try:
+        return _version_on_disk(file.stat())
+    except OSError:  # a link to nothing, or in a circle
+        return None
 
 
 def _version_in_store(info: Mapping[str, Any]) -> str | None:

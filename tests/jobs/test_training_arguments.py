@@ -35,6 +35,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "min_snr": (["--min-snr", "5"], 5.0),
     "norm": (["--norm", "vocabulary"], "vocabulary"),
     "norm_limit": (["--norm-limit", "2"], 2.0),
+    "flow_times": (["--flow-times", "uniform"], "uniform"),
 }
 WITHOUT_OPTION = {"minimum_images"}
 

@@ -56,6 +56,25 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(f"{bucket.url}/pictures", bucket.options)
 
 
+@pytest.mark.parametrize("rejected", ["a", "b", "c"])
+def test_a_picture_rejected_for_its_caption_leaves_no_mask_behind(rejected: str, folder: Storage) -> None:
+    """Catches every later picture trained under its neighbour's mask, without a word."""
+    names = ["a", "b", "c", "d"]
+    for number, name in enumerate(names):
+        folder.write_bytes(f"{name}.png", png(grey(level=40 * number)))
+        mask = left_half() if number % 2 else 255 - left_half()
+        folder.write_bytes(f"{name}.mask.png", png(mask))
+        folder.write_bytes(f"{name}.txt", b"" if name == rejected else name.encode())
+    images = loaded(folder, Extras(captions=True, masks="sidecar"), options=dict(folder.options))
+    kept = [name for name in names if name != rejected]
+    assert [url.rsplit("/", 1)[1] for url in images.urls] == [f"{name}.png" for name in kept]
+    assert images.captions == tuple(kept)
+    assert images.masks is not None
+    assert len(images.masks) == len(images.pixels) == len(images.digests) == 3
+    lefts = [bool(mask[:, : R // 2 - 4].mean() > 128) for mask in images.masks]
+    assert lefts == [bool(names.index(name) % 2) for name in kept]
+
+
 def test_masks_and_captions_belong_to_the_picture_of_their_name(folder: Storage) -> None:
     """Catches a mask that is learned as a picture, and one that is laid over the next picture."""
     options = dict(folder.options)
@@ -67,16 +86,16 @@ def test_masks_and_captions_belong_to_the_picture_of_their_name(folder: Storage)
     folder.write_bytes("b.txt", b"asleep\n")
     both = Extras(captions=True, masks="sidecar")
     found = find_sources(Concept("c", (folder.url,), "<c>"), options, both)
-    names = [source.url.rsplit("/", 1)[1] for source in found]
+    names = [source.url.rsplit("/", 1)[1] for source in found.files]
     assert names == ["a.png", "a.mask.png", "b.jpg", "b.txt", "b-masklabel.png", "c.png", "c.mask.png"]
-    assert all(source.identity for source in found)
+    assert all(source.identity for source in found.files)
     images = loaded(folder, both, options=options)
     assert [url.rsplit("/", 1)[1] for url in images.urls] == ["a.png", "b.jpg", "c.png"]
     assert images.captions == (None, "asleep", None)
     assert images.masks is not None
     assert images.masks.shape == (3, R, R)
     assert [mask[:, : R // 2 - 4].mean() for mask in images.masks] == [255, 0, 255]
-    assert [source.url for source in images.sources] == [source.url for source in found]
+    assert [source.url for source in images.sources] == [source.url for source in found.files]
     assert all(len(source.digest) == 64 for source in images.sources)
     with_nothing = loaded(folder, Extras(), options=options)
     assert (len(with_nothing.urls), with_nothing.masks, with_nothing.captions) == (6, None, ())

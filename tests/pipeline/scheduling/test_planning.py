@@ -66,7 +66,7 @@ def to_do(found: Plan) -> list[str]:
 
 def fingerprint_of(concept: Concept) -> str:
     """What a worker computes when it has read the images."""
-    digests = [digest_of(source, {}) for source in find_sources(concept)]
+    digests = [digest_of(source, {}) for source in find_sources(concept).files]
     return fingerprint(concept, digests, MODEL.digest, "float32", SETTINGS)
 
 
@@ -151,7 +151,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "early_stop": "off", "seed": 1, "minimum_images": 2, "schedule": "cosine", "warmup_steps": 5, "start": "statistics",
     "templates": ("a {}",), "captions": True, "masks": "alpha", "progressive": 0.4, "per_image": 0.25,
     "regularisation": 0.1, "min_snr": 5.0, "norm": "vocabulary", "norm_limit": 2.0, "start_clip": "other",
-    "background": 0.5,
+    "background": 0.5, "flow_times": "uniform",
 }  # fmt: skip
 # Those that mean nothing without another.
 BESIDE: dict[str, dict[str, Any]] = {
@@ -191,9 +191,9 @@ def test_a_changed_mask_or_caption_is_learned_anew_and_so_is_one_of_another_pict
     prints = set()
     for change in (lambda: None, lambda: caption.write_text("awake"), lambda: caption.rename(folder / "2.txt")):
         change()
-        sources = find_sources(concepts[0], {}, extras_of(settings))
+        sources = find_sources(concepts[0], {}, extras_of(settings)).files
         digests = [content_of(replace(source, digest=digest_of(source, {}))) for source in sources]
-        assert len(digests) == 1 + len(find_sources(concepts[0]))
+        assert len(digests) == 1 + len(find_sources(concepts[0]).files)
         prints.add(fingerprint(concepts[0], digests, "m", "auto", settings))
     assert len(prints) == 3
 
@@ -296,7 +296,7 @@ def test_a_store_that_does_not_answer_is_a_failure_that_is_not_remembered(
 def learn(concepts: list[Concept], run: RunFolder) -> None:
     """Leaves what a worker leaves: an attempt with the embedding's row, and the marker."""
     for concept in concepts:
-        sources = tuple(replace(source, digest=digest_of(source, {})) for source in find_sources(concept))
+        sources = tuple(replace(source, digest=digest_of(source, {})) for source in find_sources(concept).files)
         vectors = {"text_encoder": np.ones((1, 3), np.float32)}
         word = Word(concept.name, concept.placeholder, vectors, vectors, "", 300, "steps", 5e-3, 0.1, 1.5)
         images = ImageSet(np.zeros((1, 8, 8, 3), np.uint8), ("a.png",), ("digest",), (), sources)

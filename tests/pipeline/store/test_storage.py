@@ -41,10 +41,8 @@ def test_listings_are_sorted_and_tell_files_from_folders(storage: Storage) -> No
     assert storage.names("a.txt") == []
     assert storage.find() == ["a.txt", "b.txt", "deep/d.txt", "deep/er/c.txt"]
     assert storage.find("deep/er") == ["c.txt"]
-    assert [url.rsplit("/", 1)[1] for url in Storage(f"{storage.url}/*.txt", storage.options).glob()] == [
-        "a.txt",
-        "b.txt",
-    ]
+    assert list(storage.matching("*.txt")) == ["a.txt", "b.txt"]
+    assert list(storage.matching("**/d*.txt")) == ["deep/d.txt"]
 
 
 def test_a_listing_shows_what_was_written_since_the_last_one(storage: Storage) -> None:
@@ -62,8 +60,8 @@ def test_what_is_not_there_lists_empty_and_is_deleted_without_complaint(storage:
     storage.write_bytes("folder/x", b"x")
     assert storage.exists("folder/x")
     assert storage.exists("folder")
-    assert storage.is_file("folder/x")
-    assert not storage.is_file("folder")
+    assert storage.kind("folder/x") == "file"
+    assert storage.kind("folder") == "directory"
 
 
 def test_reading_what_is_not_there_names_the_url(storage: Storage) -> None:
@@ -172,9 +170,7 @@ def test_exclusive_creation_works_where_there_are_no_hard_links(
     assert (tmp_path / "marker").read_bytes() == b"first"
 
 
-@pytest.mark.parametrize(
-    "path", ["../out", "a/../../out", "/etc/passwd", "a//b", "a/./b", "s3://other/x", "a\\b", "a\0b"]
-)
+@pytest.mark.parametrize("path", ["../out", "a/../../out", "/etc/passwd", "a//b", "a/./b", "s3://other/x", "a\0b"])
 def test_no_path_leads_outside_the_folder(storage: Storage, path: str) -> None:
     with pytest.raises(ValueError, match="not a plain path inside"):
         storage.write_bytes(path, b"x")
@@ -225,7 +221,7 @@ def test_a_listing_shows_what_another_process_wrote(bucket: Bucket) -> None:
     theirs.delete("in/a")
     assert not ours.exists("in/a")
     assert ours.names("in") == ours.find("in") == ["b"]
-    assert [url[-4:] for url in Storage(f"{bucket.url}/in/*", bucket.options).glob()] == ["in/b"]
+    assert list(ours.matching("in/*")) == ["in/b"]
 
 
 def test_options_are_the_same_after_use(bucket: Bucket) -> None:
