@@ -5,7 +5,6 @@
 A Storage is a URL and options, no open connection, so it travels to other processes.
 """
 
-import contextlib
 import copy
 import errno
 import glob
@@ -21,6 +20,15 @@ from urllib.parse import quote
 
 import fsspec
 
+from pipeline.store.local_disk import (
+    files_below,
+    link,
+    links_to_nothing,
+    sync_folder,
+    version_of,
+    versions_in,
+    versions_matching,
+)
 from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
 from pipeline.store.retry import (
     StorageError,
@@ -48,7 +56,6 @@ S3_CONFIG = {"retries": {"mode": "standard", "max_attempts": 3}, "connect_timeou
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
 # Options are an object store's (endpoint, keys): they mean nothing to these, and must not be sent to a web server.
 WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
-NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # what _through_partial writes, and nobody else
@@ -160,7 +167,7 @@ class Storage:
         On memory:// and stores without conditional writes that holds only for callers that do not race.
         """
         if self.is_local:
-            return self._try("create", path, lambda: self._through_partial(path, data, _link))
+            return self._try("create", path, lambda: self._through_partial(path, data, link))
         if scheme_of(self.url) not in S3_PROTOCOLS:
             return self._try("create", path, lambda: _made(self._fs().pipe_file, self._key(path), data, mode="create"))
         # An answer may be lost after the store has done its work; the mark tells our own file from another's.
@@ -184,7 +191,7 @@ class Storage:
 
         def listed() -> dict[str, str | None]:
             if self.is_local:
-                return _versions_in(self.join(folder))
+                return versions_in(self.join(folder))
             return {
                 posixpath.basename(info["name"].strip("/")): _version_in_store(info) for info in self._files(folder)
             }
@@ -199,7 +206,7 @@ class Storage:
         """Of one file; None for one that is not there as well."""
         try:
             if self.is_local:
-                return self._try("look for", path, lambda: _version_on_disk(Path(self.join(path)).stat()))
+                return self._try("look for", path, lambda: version_of(Path(self.join(path)).stat()))
             return self._try("look for", path, lambda: _version_in_store(self._fs().info(self._key(path))))
         except StorageNotFoundError:
             return None
@@ -215,7 +222,7 @@ class Storage:
 
         def listed() -> list[str]:
             if self.is_local:
-                return _files_below(self.join(folder))
+                return files_below(self.join(folder))
             start = self._key(folder).strip("/") + "/"
             found = (name.strip("/") for name in self._fs().find(self._key(folder)))
             return [name.removeprefix(start) for name in found if name.startswith(start)]
@@ -231,7 +238,7 @@ class Storage:
         def matched() -> dict[str, str | None]:
             root = self.join("")
             if self.is_local:
-                return _versions_matching(root, pattern)
+                return versions_matching(root, pattern)
             start = self._key("").rstrip("/") + "/"
             there = self._fs().glob(glob.escape(start) + pattern, detail=True)
             files = {str(name).removeprefix(start): info for name, info in there.items() if info["type"] == "file"}
@@ -244,14 +251,14 @@ class Storage:
         if not self.is_local:
             return []
 
-        def listed() -> list[str]:
-            with os.scandir(self.join("")) as entries:
-                return sorted(entry.name for entry in entries if entry.is_symlink() and not Path(entry).exists())
-
         try:
-            return self._try("list", "", listed)
+            return self._try("list", "", lambda: links_to_nothing(self.join("")))
         except StorageNotFoundError:
             return []
+
+    def islink(self) -> bool:
+        """Whether this is a local link, to something or to nothing."""
+        return self.is_local and Path(self.join("")).is_symlink()
 
     def is_link(self) -> bool:
         """Whether this is a local link, to something or to nothing."""
@@ -288,7 +295,7 @@ class Storage:
         An object store shows no unfinished files.
         """
         if self.is_local:
-            for path in self._try("list", "", lambda: _files_below(self.join(""))):
+            for path in self._try("list", "", lambda: files_below(self.join(""))):
                 if UNFINISHED.fullmatch(posixpath.basename(path)):
                     self.delete(path)
 
@@ -331,7 +338,7 @@ class Storage:
             raise OSError(errno.EBUSY, "the unfinished file was taken away") from None
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return done
 
     def _list(self, folder: str, listed: Callable[[], list[str]]) -> list[str]:
@@ -340,66 +347,6 @@ class Storage:
         except StorageNotFoundError:
             return []
         return sorted(name for name in found if not name.endswith(PARTIAL))
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some network file systems do not know how to sync a folder, and keep its names safe in their own way.
-    with contextlib.suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def _files_below(folder: str) -> list[str]:
-    walked = os.walk(folder, onerror=_unless_gone)
-    return [os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names]
-
-
-def _versions_in(folder: str) -> dict[str, str | None]:
-    versions: dict[str, str | None] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            # A file deleted since the folder was read is gone; the error would say that the whole folder is.
-            with contextlib.suppress(FileNotFoundError):
-                if _is_file(entry):
-                    versions[entry.name] = _version_on_disk(entry.stat())
-    return versions
-
-
-def _is_file(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_file()
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return False  # a link to itself
-
-
-def _versions_matching(root: str, pattern: str) -> dict[str, str | None]:
-    """A folder that several links lead to is read by the shortest of them, so that a circle of links ends."""
-    found = glob.glob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
-    versions: dict[str, str | None] = {}
-    seen: set[tuple[str, str]] = set()
-    for path in sorted(found, key=lambda path: (path.count("/"), path)):
-        file = Path(root, path)
-        place = (os.path.realpath(file.parent), file.name)
-        if place not in seen and not file.is_dir():
-            versions[path] = _version_if_there(file)
-        seen.add(place)
-    return {path: versions[path] for path in sorted(versions)}
-
-
-def _version_on_disk(said: os.stat_result) -> str:
-    return f"{said.st_size}-{said.st_mtime_ns}"
-
-
-def _version_if_there(file: Path) -> str | None:
-    try:
-        return _version_on_disk(file.stat())
-    except OSError:  # a link to nothing, or in a circle
-        return None
 
 
 def _version_in_store(info: Mapping[str, Any]) -> str | None:
@@ -415,28 +362,3 @@ def _made(write: Callable[..., object], *arguments: Any, **keywords: Any) -> boo
     except FileExistsError:
         return False
     return True
-
-
-def _link(partial: Path, target: Path) -> bool:
-    try:
-        target.hardlink_to(partial)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        data = partial.read_bytes()  # before the name is claimed: it may have been swept away
-        # Without hard links the name can still be claimed by one only, though a reader may see it unfinished.
-        try:
-            with target.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except FileExistsError:
-            return False
-    return True
-
-
-def _unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error

@@ -1,0 +1,108 @@
+"""What a Storage does with files on local disk: names and versions of a folder's files, and names claimed exclusively."""
+
+import contextlib
+import errno
+import glob
+import os
+from pathlib import Path
+
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in the folder outlast a power cut."""
+    # Some network file systems do not know how to sync a folder, and keep its names safe in their own way.
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def files_below(folder: str) -> list[str]:
+    """Paths of all files below the folder, relative to it, in no order."""
+    walked = os.walk(folder, onerror=_unless_gone)
+    return [os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names]
+
+
+def versions_in(folder: str) -> dict[str, str | None]:
+    """Name -> size and time of change, of the files right inside the folder."""
+    versions: dict[str, str | None] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # A file deleted since the folder was read is gone; the error would say that the whole folder is.
+            with contextlib.suppress(FileNotFoundError):
+                if _is_file(entry):
+                    versions[entry.name] = version_of(entry.stat())
+    return versions
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
+
+
+def versions_matching(root: str, pattern: str) -> dict[str, str | None]:
+    """Path below root -> size and time of change, of the files that the pattern matches; None of a link to nothing.
+
+    A folder that several links lead to is read by the shortest of them, so that a circle of links ends.
+    """
+    found = glob.glob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
+    versions: dict[str, str | None] = {}
+    seen: set[tuple[str, str]] = set()
+    for path in sorted(found, key=lambda path: (path.count("/"), path)):
+        file = Path(root, path)
+        place = (os.path.realpath(file.parent), file.name)
+        if place not in seen and not file.is_dir():
+            versions[path] = _version_if_there(file)
+        seen.add(place)
+    return {path: versions[path] for path in sorted(versions)}
+
+
+def version_of(said: os.stat_result) -> str:
+    """Size and time of change."""
+    return f"{said.st_size}-{said.st_mtime_ns}"
+
+
+def _version_if_there(file: Path) -> str | None:
+    try:
+        return version_of(file.stat())
+    except OSError:  # a link to nothing, or in a circle
+        return None
+
+
+def links_to_nothing(folder: str) -> list[str]:
+    """Names of links right inside the folder whose targets are gone, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_symlink() and not Path(entry).exists())
+
+
+def link(partial: Path, target: Path) -> bool:
+    """Gives the finished file its name, unless that is taken: True if this call did."""
+    try:
+        target.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        data = partial.read_bytes()  # before the name is claimed: it may have been swept away
+        # Without hard links the name can still be claimed by one only, though a reader may see it unfinished.
+        try:
+            with target.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            return False
+    return True
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
