@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.manifest:
             read_manifest(manifest)
     except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
-        print(f"wordmint: nothing was started.\n{error}", file=sys.stderr)
+        print(f"wordmint: nothing was started.\n{without_credentials(str(error))}", file=sys.stderr)
         return NOT_STARTED
     if arguments.steps_curve:
         return steps_curve(arguments, settings, manifest, model, output)

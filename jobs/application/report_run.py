@@ -14,6 +14,7 @@ from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
+from pipeline.store.locations import all_without_credentials
 from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS, FAILURES
@@ -60,7 +61,8 @@ def write_report(
     """background: what is not the run's own, such as the nights before."""
     summary = summarise_run(run, under)
     title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
-    page = render_report(summary, Grids(run), read_failures(run), configuration, title, background)
+    plain = all_without_credentials(configuration, run.storage.options)  # an older run.json may have some
+    page = render_report(summary, Grids(run), read_failures(run), plain, title, background)
     run.storage.write_bytes("report/index.html", page.encode())
     run.write_json("report/summary.json", summary_json(summary))
     sink = io.BytesIO()
@@ -93,6 +95,6 @@ def read_confusion(run: RunFolder, parts: int, under: ScoredUnder) -> Confusion 
 
 def read_failures(run: RunFolder) -> list[Failure]:
     return [
-        Failure(row["concept"], row["stage"], row["reason"], row["attempts"])
+        Failure(row["concept"], row["stage"], without_credentials(row["reason"]), row["attempts"])
         for row in read_parts(run, "failures", 1, FAILURES).to_pylist()
     ]

@@ -1,15 +1,19 @@
 """Options that every job has, spelled and explained alike."""
 
 import argparse
+import os
+
+STORAGE_OPTIONS = "WORDMINT_STORAGE_OPTIONS"
 
 
 def add_storage(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--storage-option",
         action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for fsspec, such as endpoint_url=http://minio:9000 (may be repeated)",
+        default=os.environ.get(STORAGE_OPTIONS, "").split(),
+        metavar="KEY=VALUE|@FILE",
+        help="for fsspec, such as endpoint_url=http://minio:9000; @FILE: one a line, where other accounts of the machine cannot "
+        f"see it (may be repeated; default: what the environment's {STORAGE_OPTIONS} lists)",
     )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from jobs.application.requests import Listener
+from pipeline.store.locations import all_without_credentials, without_credentials
 
 LogFormat = Literal["text", "json"]
 
@@ -27,6 +28,7 @@ class Log(Listener):
         self._write(event, f"wordmint: {text}", fields, sys.stderr)
 
     def _write(self, event: str, text: str, fields: dict[str, Any], to: TextIO) -> None:
+        text, fields = without_credentials(text), all_without_credentials(fields)
         if self.format == "json":
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             text = json.dumps({"time": now, "event": event, "message": text.strip(), **fields}, ensure_ascii=False)

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from pipeline.store.locations import without_credentials
+
 MAX_CELL = 1_000_000
 SHOWN = 60
 SUFFIXES = {".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet"}
@@ -62,7 +64,7 @@ class _BrokenFileError(Exception):
 
 def shortened(value: object) -> str:
     """A value as it may stand in a message: quoted, in printable ASCII or letters, at most about 60 characters."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = without_credentials(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
     visible = "".join(sign if sign.isprintable() else _escaped(sign) for sign in text[:SHOWN])
     return f'"{visible}"' + (f"... ({len(text):,} characters)" if len(text) > SHOWN else "")
 

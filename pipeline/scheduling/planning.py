@@ -20,11 +20,11 @@ from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.fingerprint import content_of, fingerprint
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
-from pipeline.store.storage import StorageError, StorageNotFoundError
+from pipeline.store.storage import StorageError, StorageNotFoundError, without_credentials
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
 
-Known = Mapping[str, Source]  # URL -> the file as it was when its concept was learned
+Known = Mapping[str, Source]  # URL without credentials -> the file as it was when its concept was learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _failure(run: RunFolder, concept: str, fingerprint: str) -> Failure | None:
 
 
 def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> str:
-    before = known.get(source.url)
+    before = known.get(without_credentials(source.url))
     if before is not None and source.identity is not None and source.identity == before.identity:
         return before.digest
     return digest_of(source, storage_options)
@@ -134,4 +134,13 @@ def _known(table: Any) -> dict[str, Known]:
     if table is None or "sources" not in table.column_names:
         return {}
     rows = zip(table["concept"].to_pylist(), table["sources"].to_pylist(), strict=True)
-    return {name: {source["url"]: Source(**source) for source in sources or ()} for name, sources in rows}
+    return {name: _by_url(sources or ()) for name, sources in rows}
+
+
+def _by_url(sources: Sequence[Mapping[str, Any]]) -> Known:
+    """By what of the URL is stored, which tells nothing of files that differ in a credential alone: those are read again."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        url = without_credentials(source["url"])
+        found[url] = Source(url) if url in found else Source(**{**source, "url": url})
+    return found

@@ -4,24 +4,34 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-SECRET_NAME = re.compile(r"key|secret|token|passw|credential|signature|^sig$|username", re.IGNORECASE)
-SECRET_QUERY = re.compile(r"([?&][^=&\s]*(?:key|secret|token|passw|credential|sig)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+_SECRET = r"key|secret|token|passw|passphrase|pwd|credential|signature|authori[sz]ation|auth|bearer|cookie|session|jwt|connection.?string"
+# Of a storage option: its value is never shown. Alone, "sig", "sas" and "username" are names too.
+SECRET_NAME = re.compile(rf"{_SECRET}|^sig$|^sas|username|accessid", re.IGNORECASE)
+SECRET_QUERY = re.compile(
+    rf"([?&#;](?:amp;)?[^=&#;\s]*(?:{_SECRET}|sig|sas|accessid)[^=&#;\s]*=)[^&#;\s'\"<>]+", re.IGNORECASE
+)
+# In connection strings and headers, wherever they turn up in a message.
+SECRET_PAIR = re.compile(r"((?:AccountKey|SharedAccessSignature|Password|Pwd)\s*=\s*)[^;\s'\"]+", re.IGNORECASE)
+SECRET_HEADER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}")
+SHORTEST_SECRET = 4  # characters: shorter ones would strike out half of any text
 
 
 def parse_storage_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """`key=value` pairs as fsspec's keyword arguments; `a.b=value` sets b inside a.
+    """`key=value` pairs as fsspec's keyword arguments; `a.b=value` sets b inside a; `@FILE` stands for a file with one pair a
+    line, since everybody on a machine can see the arguments of its processes.
 
-    Raises ValueError for a pair of another form, without showing what may be a secret.
+    Raises ValueError for a pair of another form, without showing what may be a secret, and OSError for a file.
 
     >>> parse_storage_options(["endpoint_url=http://minio:9000", "client_kwargs.use_ssl=false"])
     {'endpoint_url': 'http://minio:9000', 'client_kwargs': {'use_ssl': False}}
     """
     options: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in _with_files(pairs):
         name, equals, text = pair.partition("=")
         if not name.strip() or not equals:
             shown = name if equals or not SECRET_NAME.search(name) else "***"
@@ -36,6 +46,15 @@ def parse_storage_options(pairs: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"storage option {name!r}: {folders[-1]!r} already has a value of its own")  # noqa: TRY004
         inner[last] = text if SECRET_NAME.search(last) else _typed(text)
     return options
+
+
+def _with_files(pairs: Iterable[str]) -> Iterator[str]:
+    for pair in pairs:
+        if not pair.startswith("@"):
+            yield pair
+            continue
+        lines = Path(pair[1:]).expanduser().read_text(encoding="utf-8").splitlines()
+        yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def _typed(text: str) -> Any:
@@ -53,19 +72,36 @@ def without_credentials(text: str, options: Mapping[str, Any] | None = None) -> 
     'https://***@host/cat.png?X-Amz-Signature=***&size=1'
     """
     text = re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
-    text = SECRET_QUERY.sub(r"\1***", text)
+    for pattern in (SECRET_QUERY, SECRET_PAIR, SECRET_HEADER):
+        text = pattern.sub(r"\1***", text)
     for secret in _secrets(options or {}):
-        text = text.replace(secret, "***")
+        for written in (secret, quote(secret, safe="")):
+            text = text.replace(written, "***")
     return text
 
 
-def _secrets(options: Mapping[str, Any]) -> list[str]:
+def all_without_credentials(value: Any, options: Mapping[str, Any] | None = None) -> Any:
+    """The same for all texts of what may be stored: records as dicts, lists, and so on."""
+    if isinstance(value, str):
+        return without_credentials(value, options)
+    if isinstance(value, Mapping):
+        return {name: all_without_credentials(each, options) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_without_credentials(each, options) for each in value]
+    return value
+
+
+def _secrets(options: Mapping[str, Any], *, inside: bool = False) -> list[str]:
+    """The longest first, as one may hold another. inside: of what is secret as a whole, such as a token that is an object."""
     found = []
     for name, value in options.items():
+        secret = inside or bool(SECRET_NAME.search(str(name)))
         if isinstance(value, Mapping):
-            found += _secrets(value)
-        elif isinstance(value, str) and len(value) >= 4 and SECRET_NAME.search(name):
-            found.append(value)
+            found += _secrets(value, inside=secret)
+        elif isinstance(value, list | tuple):
+            found += _secrets(dict(enumerate(value)), inside=secret)  # type: ignore[arg-type]
+        elif secret and len(str(value)) >= SHORTEST_SECRET and not isinstance(value, bool):
+            found.append(str(value))
     return sorted(found, key=len, reverse=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pipeline.records import Failure
 from pipeline.store.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
 from pipeline.store.damaged import DamagedFileError, object_of, say_damaged
+from pipeline.store.locations import all_without_credentials
 from pipeline.store.storage import Storage, StorageNotFoundError, without_credentials
 
 Record = TypeVar("Record")
@@ -97,7 +98,7 @@ class RunFolder:
         """
         if failure.fingerprint or failure.stage == "images":
             path = f"{FAILED}/{_file(failure.concept, failure.fingerprint)}"
-            self.storage.write_bytes(path, _json(asdict(failure)))
+            self.write_json(path, asdict(failure))
 
     def failure(self, concept: str, fingerprint: str) -> Failure:
         """Raises DamagedFileError for one that is torn; StorageNotFoundError."""
@@ -108,7 +109,8 @@ class RunFolder:
         self.storage.delete(f"{FAILED}/{_file(concept, fingerprint)}")
 
     def write_json(self, path: str, content: dict[str, Any]) -> None:
-        self.storage.write_bytes(path, _json(content))
+        """Without credentials, whatever text they are in."""
+        self.storage.write_bytes(path, _json(all_without_credentials(content, self.storage.options)))
 
     def read_json(self, path: str) -> dict[str, Any]:
         """Raises DamagedFileError, StorageError."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.records import Concept, Failure, ImageSet, Sample, Word
+from pipeline.store.locations import all_without_credentials
 
 # Hugging Face's `Image` feature is this struct; the schema's metadata tells `datasets` so.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -42,7 +43,8 @@ FAILURES = pa.schema([*KEY, ("stage", pa.string()), ("reason", pa.string()), ("a
 
 
 def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: ImageSet) -> pa.Table:
-    """One row a text encoder."""
+    """One row a text encoder. No credentials of URLs are in them, such as a signature in a query."""
+    plain = all_without_credentials
     return pa.Table.from_pylist([
         {
             "concept": concept.name, "fingerprint": fingerprint, "text_encoder": encoder, "placeholder": word.placeholder,
@@ -50,9 +52,10 @@ def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: Image
             "steps": word.steps, "stopped_by": word.stopped_by, "learning_rate": word.learning_rate, "loss": word.loss,
             "norms": np.linalg.norm(vectors, axis=1).tolist(),
             "initial_norms": np.linalg.norm(word.initial[encoder], axis=1).tolist(), "seconds": word.seconds,
-            "images": list(images.urls), "image_digests": list(images.digests),
-            "rejected_images": [f"{rejected.url}: {rejected.reason}" for rejected in images.rejected],
-            "sources": [asdict(source) for source in images.sources], "carried": list(concept.carried.items()),
+            "images": plain(images.urls), "image_digests": list(images.digests),
+            "rejected_images": [plain(f"{rejected.url}: {rejected.reason}") for rejected in images.rejected],
+            "sources": [plain(asdict(source)) for source in images.sources],
+            "carried": [(name, plain(value)) for name, value in concept.carried.items()],
         }
         for encoder, vectors in word.vectors.items()
     ], EMBEDDINGS)  # fmt: skip
@@ -80,4 +83,4 @@ def samples_of(table: pa.Table) -> list[Sample]:
 
 
 def failure_rows(failures: Iterable[Failure]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(failure) for failure in failures], FAILURES)
+    return pa.Table.from_pylist([all_without_credentials(asdict(failure)) for failure in failures], FAILURES)

@@ -8,6 +8,7 @@ import torch
 from pipeline.models.base import Backbone
 from pipeline.records import Concept, ImageSet, Word
 from pipeline.settings import InversionSettings
+from pipeline.store.locations import without_credentials
 from pipeline.store.word_files import WordFileError, decode_word, suited
 from pipeline.training.inversion import InversionError, validate
 from pipeline.training.slot import SideInformation, new_slot
@@ -28,7 +29,7 @@ def imported_word(
     try:
         vectors = suited(decode_word(data)[1], backbone.encoders, backbone.word_keys)
     except WordFileError as error:
-        raise InversionError(f"{concept.word_file}: {error}") from error
+        raise InversionError(f"{without_credentials(str(concept.word_file))}: {error}") from error
     count = len(next(iter(vectors.values())))
     plain = replace(settings, progressive=0.0, start="words", start_clip="")
     slot = new_slot(
