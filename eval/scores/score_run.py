@@ -32,6 +32,7 @@ from eval.scores.stopping import cut, decide
 from pipeline.protocols import Protocol
 from pipeline.randomness import numpy_generator
 from pipeline.records import Failure
+from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 
@@ -159,8 +160,8 @@ def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnde
     scorer = load_scorer(judgement.clip, judgement.device)
     if run is not None and isinstance(scorer, OpenClipScorer):
         pinned = {"clip": scorer.name, "tokenizer": scorer.tokenizer_digest}
-        run.storage.create_exclusive(_tokenizer_path(scorer), json.dumps(pinned).encode())
-        check_tokenizer(run, scorer)
+        if not run.storage.create_exclusive(_tokenizer_path(scorer), json.dumps(pinned).encode()):
+            check_tokenizer(run, scorer)
     return ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
 
 
@@ -172,7 +173,13 @@ def check_tokenizer(run: RunFolder, scorer: ImageScorer) -> None:
     """
     if not isinstance(scorer, OpenClipScorer) or not run.storage.exists(_tokenizer_path(scorer)):
         return
-    if run.read_json(_tokenizer_path(scorer)).get("tokenizer") != scorer.tokenizer_digest:
+    try:
+        pinned = run.read_json(_tokenizer_path(scorer)).get("tokenizer")
+    except DamagedFileError as error:
+        say_damaged(_tokenizer_path(scorer), str(error))
+        run.storage.delete(_tokenizer_path(scorer))
+        return
+    if pinned != scorer.tokenizer_digest:
         raise ValueError(
             f"CLIP {scorer.name!r} has another tokenizer now than this run was first scored with, so its scores could not be "
             f"compared: give the CLIP of then, or delete {_tokenizer_path(scorer)} and scores/ to score everything anew"

@@ -1,7 +1,8 @@
 """One encoded picture, whatever it is, as pixels: upright, on white, square, 8-bit RGB; or the reason why it cannot serve."""
 
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,6 +15,12 @@ READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and AVIF can be read"
 MAX_PIXELS, MIN_SIDE = 80_000_000, 16
 SQUARE_MODES: tuple[CropMode, ...] = ("centre", "pad", "squash")
 WHITE = (255, 255, 255)
+BAND = 256  # rows
+# The tags of a TIFF that say how large its tiles are, and the pixels that a tile may have whatever the picture's size.
+TILE_WIDTH, TILE_LENGTH, MOST_TILE = 322, 323, 4_000_000
+# A picture of 80 megapixels takes 320 MB unpacked, and once more as much while it is brought to RGB: however many threads of
+# a process load pictures, they take 1.5 GB at most.
+_unpacking = threading.BoundedSemaphore(2)
 
 SIGNATURES = (  # what stands at the beginning of files that are taken for pictures
     (b"<!doctype html", "a web page (HTML), not a picture: probably an error page saved by a download"),
@@ -67,6 +74,11 @@ def _opened(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image
     """Upright. Raises ValueError."""
     if not data:
         raise ValueError("an empty file (zero bytes)")
+    with _unpacking:
+        return _unpacked(data, convert)
+
+
+def _unpacked(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -81,10 +93,11 @@ def _opened(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image
             raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} megapixels: make it smaller")
         if min(width, height) < MIN_SIDE:
             raise ValueError(f"{width} x {height} pixels; both sides must have at least {MIN_SIDE}")
+        _refuse_large_tiles(image)
         try:
             image.load()  # of an animation, the first frame
-            upright = ImageOps.exif_transpose(image)
-            return convert(_eight_bit(upright))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would be as large as the picture
+            return convert(_eight_bit(image))
         except Exception as error:  # noqa: BLE001 - broken data can raise anything
             raise ValueError(f"a truncated or broken {image.format} ({error})") from None
 
@@ -93,22 +106,45 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """Deep greys scaled to 8 bits, where Pillow's own conversion clips them; other modes as they are."""
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise ValueError("negative or undefined grey values")
+    highest = 0.0
+    for band in _bands(image):
+        values = np.asarray(band)
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise ValueError("negative or undefined grey values")
+        highest = max(highest, float(values.max()))
     # 16-bit files arrive as "I;16" or, from some writers, as "I"; floats run to 1 or, rarely, to 255.
     if image.mode.startswith("I"):
-        white = 65535.0 if values.max() <= 65535 else 2.0**32 - 1
+        white = 65535.0 if highest <= 65535 else 2.0**32 - 1
     else:
-        white = 1.0 if values.max() <= 1 else max(255.0, float(values.max()))
-    return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
+        white = 1.0 if highest <= 1 else max(255.0, highest)
+    grey = [np.round(np.asarray(band).astype(np.float64) * (255 / white)).astype(np.uint8) for band in _bands(image)]
+    return Image.fromarray(np.concatenate(grey))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, (*WHITE, 255)), layer).convert("RGB")
+    made = Image.new("RGB", image.size)
+    for top, band in zip(range(0, image.height, BAND), _bands(image), strict=True):
+        layer = band.convert("RGBA")
+        made.paste(Image.alpha_composite(Image.new("RGBA", layer.size, (*WHITE, 255)), layer).convert("RGB"), (0, top))
+    return made
+
+
+def _bands(image: Image.Image) -> Iterator[Image.Image]:
+    """The picture from top to bottom, some rows at a time: what is worked on then takes little beside the picture."""
+    for top in range(0, image.height, BAND):
+        yield image.crop((0, top, image.width, min(top + BAND, image.height)))
+
+
+def _refuse_large_tiles(image: Image.Image) -> None:
+    """Raises ValueError for a TIFF whose tiles or strips, each unpacked whole, are far larger than the picture."""
+    if image.format != "TIFF":
+        return
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    tile = int(tags.get(TILE_WIDTH) or image.width) * int(tags.get(TILE_LENGTH) or 1)
+    if tile > max(MOST_TILE, 2 * image.width * image.height):
+        raise ValueError(f"its tiles have {tile / 1e6:.0f} megapixels, more than the picture: save it anew")
 
 
 def _squared(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-_SECRET = r"key|secret|token|passw|passphrase|pwd|credential|signature|authori[sz]ation|auth|bearer|cookie|session|jwt|connection.?string"
+_SECRET = (
+    r"key|secret|token|passw|passphrase|pwd|credential|signature|auth|bearer|cookie|session|jwt|connection.?string"
+)
 # Of a storage option: its value is never shown. Alone, "sig", "sas" and "username" are names too.
 SECRET_NAME = re.compile(rf"{_SECRET}|^sig$|^sas|username|accessid", re.IGNORECASE)
 SECRET_QUERY = re.compile(

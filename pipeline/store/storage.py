@@ -123,6 +123,10 @@ class Storage:
                 with Path(self.join(path)).open("rb") as file:
                     return file.read() if end is None else file.read(end)
             try:
+                if self.is_web:
+                    from pipeline.store.web import read_web  # its client takes a while to import
+
+                    return read_web(self.join(path), end)
                 # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
                 whole = {"max_concurrency": 1} if scheme_of(self.url) in S3_PROTOCOLS else {}
                 part = whole if end is None else {"start": 0, "end": end}

@@ -14,6 +14,8 @@ of them. Files are read by what is in them, whatever they are called; never is a
 import io
 import json
 import pickle  # noqa: TID251 - the name of the error by which torch refuses to run one
+import struct
+import zipfile
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -34,6 +36,8 @@ NAME = "placeholder"  # among the metadata, where the tensors' own names say not
 Layout = Literal["diffusers", "a1111", "comfyui"]
 # How files of torch.save begin: as a zip archive, and before torch 1.6 with a number of its own.
 TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+# Far beyond the widest text encoders and the longest words that anybody has published.
+MOST_VECTORS, MOST_WIDE = 1_024, 16_384
 
 
 class WordFileError(ValueError):
@@ -102,6 +106,7 @@ def _read_safetensors(data: bytes) -> tuple[str, dict[str, torch.Tensor]]:
 
 
 def _read_torch(data: bytes) -> tuple[str, dict[str, torch.Tensor]]:
+    _refuse_bomb(data)
     try:
         with torch.serialization.safe_globals([torch.nn.ParameterDict]):  # of the authors' own files
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251 - others' old files
@@ -128,10 +133,32 @@ def _sort_out(tensors: dict[str, Any], name: str) -> tuple[str, dict[str, torch.
     return (name if key in (A1111, "*") else key), {FIRST: value}
 
 
+def _refuse_bomb(data: bytes) -> None:
+    """Raises WordFileError for an archive that unpacks to more than it holds: torch.save packs nothing."""
+    if not data.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+        raise WordFileError(f"torch does not load it as plain tensors: {error}") from error
+    if sum(entry.file_size for entry in entries) > len(data):
+        raise WordFileError("it would unpack to more than its own size, which no file of torch.save does")
+
+
 def _matrix(name: str, value: object) -> np.ndarray:
     if not isinstance(value, torch.Tensor) or value.ndim not in (1, 2) or not value.numel():
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise WordFileError(f"the word's {name} has shape {shape}, not (vectors, width)")
+    if value.layout != torch.strided or value.device.type != "cpu" or not value.is_floating_point():
+        raise WordFileError(f"the word's {name} is not a plain tensor of floating-point numbers")
+    count, width = value.numel() // value.shape[-1], value.shape[-1]
+    if count > MOST_VECTORS or width > MOST_WIDE:
+        raise WordFileError(
+            f"the word's {name} has {count:,} vectors of {width:,} numbers; taken are at most {MOST_VECTORS:,} of {MOST_WIDE:,}"
+        )
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise WordFileError(f"the word's {name} claims {value.numel():,} numbers, and the file holds fewer")
     matrix = value.detach().float().reshape(-1, value.shape[-1]).numpy()
     if not np.isfinite(matrix).all():
         raise WordFileError(f"the word's {name} is not finite")

@@ -1,0 +1,185 @@
+"""Files of kilobytes that would take gigabytes, each read in a process of its own whose peak of memory is measured."""
+
+import gzip
+import io
+import struct
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.inputs.images import MAX_PIXELS, _bands, _on_white
+from pipeline.store.storage import Storage, StorageError
+from tests.peak import peak_of
+
+WORD = (
+    "from pathlib import Path\nfrom pipeline.store.word_files import decode_word",
+    "decode_word(Path(sys.argv[1]).read_bytes())",
+)
+PICTURE = (
+    "from pathlib import Path\nfrom pipeline.inputs.images import decode",
+    "decode(Path(sys.argv[1]).read_bytes(), 512, 'centre')",
+)
+
+
+def test_a_word_of_one_number_repeated_by_a_stride_of_nothing_is_refused(tmp_path: Path) -> None:
+    """Catches a tensor that claims 1.6 billion numbers and stores one."""
+    torch.save({"emb_params": torch.ones(1).expand(2_000_000, 768)}, tmp_path / "word.pt")
+    assert (tmp_path / "word.pt").stat().st_size < 5_000
+    grown, raised = peak_of(*WORD, tmp_path / "word.pt")
+    assert "WordFileError" in raised
+    assert grown < 100
+
+
+@pytest.mark.parametrize("shape", [(2_000, 8), (2, 100_000), (1, 1)])
+def test_a_word_has_no_more_than_a_word_can_have(tmp_path: Path, shape: tuple[int, int]) -> None:
+    torch.save(
+        {"emb_params": torch.ones(1).expand(*shape) if shape != (1, 1) else torch.ones(shape).to_sparse()},
+        tmp_path / "w",
+    )
+    assert "WordFileError" in peak_of(*WORD, tmp_path / "w")[1]
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    """Catches a packed file of torch.save's layout: torch itself packs nothing."""
+    buffer = io.BytesIO()
+    torch.save({"emb_params": torch.zeros(1, 4)}, buffer)
+    with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, bytes(1_500_000_000) if name.endswith("data/0") else plain.read(name))
+    grown, raised = peak_of(*WORD, tmp_path / "w.pt")
+    assert "unpack to more" in raised
+    assert grown < 100
+
+
+def tiff_of_one_tile(side: int) -> bytes:
+    """A picture of 64 pixels in one tile of `side`, whose packed data are zeros."""
+    packed = bytes.fromhex("789c") + b"\0" * 64
+    tags = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1), (322, 4, 1, side),
+            (323, 4, 1, side), (324, 4, 1, 300), (325, 4, 1, len(packed))]  # fmt: skip
+    directory = (
+        struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
+    )
+    return (b"II*\0" + struct.pack("<I", 8) + directory).ljust(300, b"\0") + packed
+
+
+def test_a_tiff_of_one_tile_far_larger_than_the_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff_of_one_tile(46_000))
+    grown, raised = peak_of(*PICTURE, tmp_path / "a.tif")
+    assert "its tiles have 2116 megapixels" in raised
+    assert grown < 100
+
+
+@pytest.mark.parametrize("mode", ["F", "I;16"])
+def test_a_packed_picture_of_deep_greys_takes_little_more_than_its_pixels(tmp_path: Path, mode: str) -> None:
+    """Catches eighty million greys worked on in float64, several times over."""
+    side = int(MAX_PIXELS**0.5) - 10
+    kind = np.float32 if mode == "F" else np.uint16
+    Image.fromarray(np.ones((side, side), kind)).save(tmp_path / "a.tif", compression="tiff_adobe_deflate")
+    assert (tmp_path / "a.tif").stat().st_size < 1_500_000
+    grown, raised = peak_of(*PICTURE, tmp_path / "a.tif")
+    assert not raised
+    assert grown < 1_000
+
+
+def test_a_packed_transparent_picture_takes_little_more_than_its_pixels(tmp_path: Path) -> None:
+    side = int(MAX_PIXELS**0.5) - 10
+    Image.new("RGBA", (side, side), (9, 9, 9, 100)).save(tmp_path / "a.png")
+    grown, raised = peak_of(*PICTURE, tmp_path / "a.png")
+    assert not raised
+    assert grown < 1_000
+
+
+def test_working_in_bands_changes_no_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 90, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    assert np.array_equal(np.asarray(_on_white(image)), np.asarray(Image.alpha_composite(white, image).convert("RGB")))
+    assert sum(band.height for band in _bands(image)) == 700
+    palette = image.convert("RGB").quantize(16)
+    palette.info["transparency"] = 3
+    whole = Image.alpha_composite(white, palette.convert("RGBA")).convert("RGB")
+    assert np.array_equal(np.asarray(_on_white(palette)), np.asarray(whole))
+
+
+class Server(BaseHTTPRequestHandler):
+    """Ignores Range; says of what it sends what the path asks for."""
+
+    sent = 0
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/to?"):
+            self.send_response(302)
+            self.send_header("Location", self.path[4:])
+            self.end_headers()
+            return
+        self.send_response(200)
+        if self.path == "/packed":
+            body = gzip.compress(bytes(300_000_000))
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                Server.sent += self.wfile.write(bytes(1_000_000))
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    made.daemon_threads = True
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{made.server_address[1]}"
+    made.shutdown()
+    made.server_close()
+
+
+READ = ("from pipeline.store.storage import Storage", "Storage(sys.argv[1]).read_bytes(at_most=20_000_000)")
+
+
+def test_a_server_that_sends_without_end_is_left_at_the_limit(server: str) -> None:
+    Server.sent = 0
+    grown, raised = peak_of(*READ, f"{server}/endless")
+    assert "StorageTooLargeError" in raised
+    assert grown < 150
+    assert Server.sent < 100_000_000
+
+
+def test_what_a_server_packs_is_not_unpacked(server: str) -> None:
+    grown, raised = peak_of(*READ, f"{server}/packed")
+    assert not raised
+    assert grown < 100
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://2852039166/latest/meta-data",
+        "http://0.0.0.0/",
+    ],
+)
+def test_addresses_of_the_link_itself_are_refused_also_behind_a_redirect(server: str, url: str) -> None:
+    """Catches a picture's URL that reads the credentials of the machine from its cloud."""
+    for asked in (url, f"{server}/to?{url}"):
+        with pytest.raises(StorageError, match="from which no picture is fetched"):
+            Storage(asked).read_bytes(at_most=1_000)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a"])
+def test_a_redirect_leads_to_the_web_only(server: str, url: str) -> None:
+    with pytest.raises(StorageError, match="not the web"):
+        Storage(f"{server}/to?{url}").read_bytes(at_most=1_000)
