@@ -151,15 +151,11 @@ class Sample:
     png: bytes
 
 
-Metric = Literal["image_similarity", "text_similarity", "diversity", "subject_fidelity", "effect"]
-
-
 @dataclass(frozen=True, slots=True)
 class Score:
     """One metric of one concept at one prompt, with what it has to be read against.
 
-    metric: raw cosines, and for diversity and effect one minus cosines. "image_similarity" is reconstruction and "text_similarity"
-    editability; what each is made of says eval/scores/scoring.py.
+    metric: its name in eval/scores/metric_table.py, where its unit, floor and ceiling are described.
     value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
     floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
     floor_noun, floor_wordless: the same figure of the plain prompt's pictures with the class or initializer in the word's
@@ -168,7 +164,7 @@ class Score:
 
     concept: str
     prompt: str
-    metric: Metric
+    metric: str
     value: float
     n: int
     low: float

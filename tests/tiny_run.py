@@ -13,6 +13,7 @@ from PIL import Image
 from eval.judges.clip import Features, Picture
 from eval.scores.drawn_pictures import draw_part
 from eval.scores.fragments import fragments
+from eval.scores.metric_table import expected_metrics
 from eval.scores.score_run import Judgement, conditions, score_part, take_in_part, unscored
 from eval.scores.summary import Summary
 from jobs.application.report_run import summarise_run
@@ -78,7 +79,7 @@ def learn(run: RunFolder, model: Path, words: Mapping[str, int], protocol: Proto
 def evaluate(run: RunFolder, judgement: Judgement) -> int:
     """What score_run does, in this process; returns how many were scored."""
     parts, under = read_layout(run), conditions(judgement)
-    todo = unscored(run, 0, parts, under)
+    todo = unscored(run, 0, parts, under, expected_metrics(judgement.protocol, judgement.reads_texts))
     assert judgement.drawing is not None
     failures = draw_part(run, 0, todo, parts, judgement.protocol, judgement.drawing, Colours) if todo else []
     fresh, failed = score_part(run, 0, todo, parts, judgement, Colours()) if todo else (0, [])

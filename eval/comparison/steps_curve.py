@@ -19,7 +19,8 @@ import torch
 
 from eval.comparison.curve import MEASURED, Measured
 from eval.judges.clip import load_clip
-from eval.scores.scoring import encode_concept, score_concept
+from eval.scores.encoded import encode_concept
+from eval.scores.scoring import score_concept
 from pipeline.inputs.image_sets import find_sources, load_images
 from pipeline.models.base import Backbone
 from pipeline.models.find import Model

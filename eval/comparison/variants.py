@@ -13,8 +13,9 @@ import torch
 from eval.comparison.plane import Point
 from eval.judges.clip import ClipScorer
 from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of
+from eval.scores.encoded import encode_concept
 from eval.scores.score_run import load_scorer
-from eval.scores.scoring import encode_concept, score_concept
+from eval.scores.scoring import score_concept
 from pipeline.models.base import PromptError
 from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol

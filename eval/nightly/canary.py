@@ -18,9 +18,9 @@ import ray
 
 from eval.nightly.history import CanaryReading
 from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of, words_of
+from eval.scores.encoded import ImageScorer, encode_concept
 from eval.scores.metrics import Floats, image_similarity
 from eval.scores.score_run import Judgement, load_scorer
-from eval.scores.scoring import ImageScorer, encode_concept
 from pipeline.models.load import load_backbone
 from pipeline.records import Sample
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures

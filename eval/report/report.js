@@ -27,14 +27,7 @@
     { label: "concept", value: (c) => c.concept, text: true },
     { label: "class", value: (c) => c.class, text: true },
     { label: "kind", value: (c) => c.kind, text: true },
-    { label: "covered", value: (c) => c.covered, show: percent },
-    { label: "reconstruction", value: (c) => c.reconstruction },
-    { label: "floor", value: (c) => c.reconstruction_floor },
-    { label: "ceiling", value: (c) => c.reconstruction_ceiling },
-    { label: "editability", value: (c) => c.editability },
-    { label: "floor", value: (c) => c.editability_floor },
-    { label: "ceiling", value: (c) => c.editability_ceiling },
-    { label: "diversity", value: (c) => c.diversity },
+    ...data.columns.map(({ name, label, percent: share }) => ({ label, value: (c) => c[name], show: share ? percent : figure })),
     { label: "recognised", value: (c) => c.nearest_own, show: percent },
     { label: "steps", value: (c) => c.steps, show: (value) => String(value) },
     { label: "seconds", value: (c) => c.seconds, show: (value) => figure(value, 1) },
@@ -99,16 +92,20 @@
     });
   }
 
+  function told(fact, concept) {
+    const [low, high] = fact.interval.map((name) => figure(concept[name]));
+    const bounds = fact.bounds.map(([label, name]) => `${label} ${figure(concept[name])}`).join(", ");
+    const beside = [...(low ? [`95 % interval ${low} to ${high}`] : []), ...(bounds ? [bounds] : [])].join("; ");
+    return figure(concept[fact.name]) + (beside ? `  (${beside})` : "");
+  }
+
   function open(concept) {
     hide();
     const view = byId("view");
     const facts = [
       ["placeholder", concept.placeholder], ["class", concept.class || "–"], ["kind", concept.kind],
       ["covered", percent(concept.covered)],
-      ["reconstruction", `${figure(concept.reconstruction)}  (95 % interval ${figure(concept.reconstruction_low)} to ${figure(concept.reconstruction_high)}; ` +
-        `floor ${figure(concept.reconstruction_floor)}, ceiling ${figure(concept.reconstruction_ceiling)})`],
-      ["editability", `${figure(concept.editability)}  (floor ${figure(concept.editability_floor)}, ceiling ${figure(concept.editability_ceiling)})`],
-      ["diversity", `${figure(concept.diversity)}  (training pictures ${figure(concept.diversity_ceiling)})`],
+      ...data.facts.map((fact) => [fact.label, told(fact, concept)]),
       ["training", `${concept.steps} steps in ${figure(concept.seconds, 1)} s, stopped by ${concept.stopped_by}`],
       ...Object.entries(concept.carried),
     ];

@@ -25,6 +25,8 @@ from PIL import Image
 from eval.nightly.history import GATED, Verdict
 from eval.report.chart import line_over_nights
 from eval.scores.groups import Group, groups_by, summarise_groups, telling_column
+from eval.scores.metric import Metric
+from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.summary import ConceptSummary, Estimate, Summary
 from pipeline.records import Failure
 
@@ -37,12 +39,6 @@ MOST_NAMES = 20  # of failed concepts listed under one reason
 MOST_GROUPS = 200
 LONGEST_TEXT = 500
 LONGEST_CONFIGURATION = 100_000
-NUMBERS = (
-    "reconstruction", "reconstruction_low", "reconstruction_high", "reconstruction_floor", "reconstruction_ceiling",
-    "covered", "editability", "editability_floor", "editability_ceiling", "editability_covered", "diversity",
-    "diversity_ceiling", "nearest_own", "seconds",
-)  # fmt: skip
-
 # Tried in order until a grid is small enough: twelve grids, in base64, stay below 1.5 MB.
 THUMBNAIL_BYTES = 90_000
 THUMBNAIL_SIZES = ((900, 82), (900, 65), (900, 45), (640, 45), (480, 30))
@@ -92,6 +88,20 @@ class Gauge:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A metric as the page's headline shows it. noun, wordless: the plain pictures without the word."""
+
+    metric: Metric
+    estimate: Estimate
+    floor: float
+    ceiling: float
+    gauge: Gauge | None
+    noun: float
+    wordless: float
+    about: Markup
+
+
 def render_report(
     summary: Summary,
     grids: Mapping[str, bytes],
@@ -121,6 +131,8 @@ def render_report(
         "pictures": _pictures(shown, grids),
         "floor": _number(summary.reconstruction_floor),
         "ceiling": _number(summary.reconstruction_ceiling),
+        "columns": [{"name": each.name, "label": each.label, "percent": each.percent} for each in COLUMNS if each.label],
+        "facts": [_fact(metric) for metric in METRICS],
     })  # fmt: skip
     settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
     reasons = _grouped(failures)
@@ -129,8 +141,8 @@ def render_report(
     nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
     page = _environment().get_template("report.html.j2").render(
         title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
-        reconstruction=_gauge(summary.reconstruction, summary.reconstruction_floor, summary.reconstruction_ceiling),
-        editability=_gauge(summary.editability, summary.editability_floor, summary.editability_ceiling),
+        headlines=[_headline(metric, summary) for metric in METRICS if metric.title],
+        sorts=[each for metric in METRICS for each in metric.sorts],
         column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
         nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
         judges=background.judges, nonce=nonce, style=_own("report.css"), script=_own("report.js"),
@@ -199,6 +211,24 @@ def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) ->
     return pictures
 
 
+def _headline(metric: Metric, summary: Summary) -> Headline:
+    name, estimate = metric.figure, summary.estimate(metric.figure)
+    floor = summary.mean(f"{name}_floor") if metric.floor_value is None else metric.floor_value
+    ceiling = summary.mean(f"{name}_ceiling")
+    gauge = _gauge(estimate, floor, ceiling) if metric.floor_value is None else None
+    noun, wordless = summary.mean(f"{name}_floor_noun"), summary.mean(f"{name}_floor_wordless")
+    return Headline(metric, estimate, floor, ceiling, gauge, noun, wordless, Markup(metric.about))
+
+
+def _fact(metric: Metric) -> dict[str, Any]:
+    """Which columns tell of the metric in the page's view of one concept, and what they are called there."""
+    parts = {column.of: column.name for column in metric.columns}
+    labels = {"floor": metric.floor_label, "ceiling": metric.ceiling_label}
+    bounds = [[labels[part], parts[part]] for part in ("floor", "ceiling") if part in parts]
+    interval = [parts["low"], parts["high"]] if "low" in parts and "high" in parts else []
+    return {"label": metric.figure.replace("_", " "), "name": parts["value"], "interval": interval, "bounds": bounds}
+
+
 def _gauge(estimate: Estimate, floor: float, ceiling: float) -> Gauge | None:
     """None where one of the figures is missing."""
     figures = (estimate.value, floor, ceiling)
@@ -220,7 +250,9 @@ def _row(concept: ConceptSummary) -> dict[str, Any]:
         "stopped_by": concept.stopped_by,
         "carried": {_clipped(name): _clipped(value) for name, value in concept.carried.items()},
         "link": f"../grids/{quote(concept.concept, safe='', errors='replace')}.png",
-        **{name: _number(getattr(concept, name)) for name in NUMBERS},
+        "seconds": _number(concept.seconds),
+        "nearest_own": _number(concept.nearest_own),
+        **{column.name: _number(concept.figure(column.name)) for column in COLUMNS},
     }
 
 

@@ -121,6 +121,11 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mean(values: Floats) -> float:
+    """nan of no values."""
+    return float(values.mean()) if len(values) else float("nan")
+
+
 def nearest_concept(samples: Floats, training: Sequence[Floats]) -> npt.NDArray[np.intp]:
     """Which concept each sample looks most like.
 

@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
 from eval.judges.dino import PREFIX, load_timm
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
+from eval.scores.encoded import Encoded, ImageScorer, encode_concept
 from eval.scores.fragments import fragments, leave_fragment, take_in
+from eval.scores.metric_table import expected_metrics
 from eval.scores.score_tables import SCORES, ScoredUnder, made_under, score_rows
-from eval.scores.scoring import Encoded, ImageScorer, encode_concept, score_concept
+from eval.scores.scoring import score_concept
 from eval.scores.stopping import cut, decide
 from pipeline.protocols import Protocol
 from pipeline.randomness import numpy_generator
@@ -58,6 +59,10 @@ class Judgement:
     device: str = "cpu"
     drawing: RunModel | None = None
 
+    @property
+    def reads_texts(self) -> bool:
+        return not self.clip.startswith(PREFIX)
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -77,7 +82,8 @@ def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
     task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
     take_in_fragments(run, parts)
     under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement, run))
-    todo = ray.get([task()(unscored).remote(run, number, parts, under) for number in range(parts["scores"])])
+    metrics = expected_metrics(judgement.protocol, judgement.reads_texts)
+    todo = ray.get([task()(unscored).remote(run, number, parts, under, metrics) for number in range(parts["scores"])])
     names = [name for some in todo for name in some]
     failures: tuple[Failure, ...] = ()
     if judgement.drawing:
@@ -190,12 +196,14 @@ def _tokenizer_path(scorer: OpenClipScorer) -> str:
     return f"_judges/{scorer.fingerprint[:16]}.json"
 
 
-def unscored(run: RunFolder, number: int, parts: Mapping[str, int], under: ScoredUnder) -> list[str]:
-    """Concepts of one part of `embeddings/` whose present word has no scores made by just this."""
+def unscored(
+    run: RunFolder, number: int, parts: Mapping[str, int], under: ScoredUnder, metrics: Collection[str]
+) -> list[str]:
+    """Concepts of one part of `embeddings/` whose present word lacks a score of one of the metrics, made by just this."""
     words = read_table(run, part_path("embeddings", number, parts["embeddings"]), ["concept", "fingerprint"])
     if words is None:
         return []
-    done = _scored(read_table(run, part_path("scores", number, parts["scores"])), under)
+    done = _scored(read_table(run, part_path("scores", number, parts["scores"])), under, metrics)
     pairs = zip(words["concept"].to_pylist(), words["fingerprint"].to_pylist(), strict=True)
     # A word of two text encoders has two rows.
     return sorted({name for name, fingerprint in pairs if (name, fingerprint) not in done})
@@ -252,9 +260,14 @@ def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.
     return pa.Table.from_pylist([row], FEATURES)
 
 
-def _scored(scores: pa.Table | None, under: ScoredUnder) -> set[tuple[str, str]]:
-    """(concept, fingerprint) of the rows made by just this; a version that knew no diversity left some to be made."""
+def _scored(scores: pa.Table | None, under: ScoredUnder, metrics: Collection[str]) -> set[tuple[str, str]]:
+    """(concept, fingerprint) of the words that have all metrics, made by just this; so a new metric reaches old runs."""
     if scores is None:
         return set()
-    mine = made_under(scores.filter(pc.equal(scores["metric"], "diversity")), under)
-    return set(zip(mine["concept"].to_pylist(), mine["fingerprint"].to_pylist(), strict=True))
+    mine = made_under(scores, under)
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for name, fingerprint, metric in zip(
+        *(mine[key].to_pylist() for key in ("concept", "fingerprint", "metric")), strict=True
+    ):
+        found[name, fingerprint].add(metric)
+    return {word for word, present in found.items() if present.issuperset(metrics)}

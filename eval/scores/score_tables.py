@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.scores.scoring import ImageScorer
+from eval.scores.encoded import ImageScorer
 from pipeline.protocols import Protocol
 from pipeline.records import Score
 from pipeline.store.run_tables import KEY

@@ -19,8 +19,8 @@ from statistics import NormalDist
 import numpy as np
 
 from eval.judges.clip import ClipScorer
+from eval.scores.encoded import Encoded, ImageScorer, encode_samples
 from eval.scores.metrics import Floats, image_similarity, text_similarity
-from eval.scores.scoring import Encoded, ImageScorer, encode_samples
 from pipeline.protocols import Protocol
 from pipeline.records import Sample, SampleKind
 from pipeline.sampling.pictures_of_a_word import Wanted

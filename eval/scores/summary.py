@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from eval.scores.confusion import Confusion
+from eval.scores.metric import Metric
+from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.metrics import bootstrap_interval, covered
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of, without_nan
-from pipeline.records import Failure, Metric, Score
+from pipeline.records import Failure, Score
 from pipeline.store.run_tables import KEY
 
 # One minus the cosine of pictures from the same noise. With the shipped model, words of the demo are at 0.2 and more, a word
@@ -23,16 +25,9 @@ NO_EFFECT = 0.01
 
 CONCEPTS = pa.schema([
     *KEY, ("placeholder", pa.string()), ("class", pa.string()), ("kind", pa.string()),
-    ("reconstruction", pa.float64()), ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()),
-    ("reconstruction_floor", pa.float64()), ("reconstruction_ceiling", pa.float64()), ("covered", pa.float64()),
-    ("editability", pa.float64()), ("editability_floor", pa.float64()), ("editability_ceiling", pa.float64()),
-    ("editability_covered", pa.float64()),
-    ("reconstruction_floor_noun", pa.float64()), ("reconstruction_floor_wordless", pa.float64()),
-    ("editability_floor_noun", pa.float64()), ("editability_floor_wordless", pa.float64()),
-    ("diversity", pa.float64()), ("diversity_ceiling", pa.float64()), ("subject_fidelity", pa.float64()),
-    ("nearest_own", pa.float64()), ("effect", pa.float64()), ("no_effect", pa.bool_()),
-    ("steps", pa.int64()), ("seconds", pa.float64()), ("stopped_by", pa.string()),
-    ("carried", pa.map_(pa.string(), pa.string())),
+    *((column.name, pa.float64()) for column in COLUMNS),
+    ("nearest_own", pa.float64()), ("no_effect", pa.bool_()), ("steps", pa.int64()), ("seconds", pa.float64()),
+    ("stopped_by", pa.string()), ("carried", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
 
 
@@ -45,7 +40,8 @@ class ConceptSummary:
     ..._floor_noun, ..._floor_wordless: the same figures of the plain prompt's pictures with the class, or with nothing
     at all, in the word's place.
     noun: the manifest's `class`. seconds: of training.
-    diversity: of the plain prompt's pictures, beside that of the training images. nearest_own: the share of them that are
+    diversity: of the plain prompt's pictures, beside that of the training images. more: the columns of metrics that have no
+    field here. nearest_own: the share of them that are
     nearer to their own training images than to any other concept's; nan where it was not among those compared.
     effect: how far its pictures are from those of the word before training; see NO_EFFECT.
     """
@@ -78,6 +74,12 @@ class ConceptSummary:
     reconstruction_floor_wordless: float = math.nan
     editability_floor_noun: float = math.nan
     editability_floor_wordless: float = math.nan
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def figure(self, name: str) -> float:
+        """One of metric_table.COLUMNS by its name, or another figure that has a field here."""
+        found: float = self.more[name] if name in self.more else getattr(self, name, math.nan)
+        return found
 
     @property
     def no_effect(self) -> bool:
@@ -96,8 +98,6 @@ class Estimate:
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
-NOT_SCORED = Score("", "", "image_similarity", value=math.nan, n=0, low=math.nan, high=math.nan, floor=math.nan,
-                   ceiling=math.nan, covered=math.nan)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Summary:
     done: concepts with a word and no failure; failed: concepts with a failure; unscored: done, but without a score.
     covered, editability_covered: medians over concepts; all other figures are means over concepts.
     difficulties: class of difficulty -> text similarity of its prompts, where the protocol tells classes apart.
+    more: the headline columns of metrics that have no field here, and the means of their other columns.
     """
 
     done: int
@@ -131,6 +132,17 @@ class Summary:
     reconstruction_floor_wordless: float = math.nan
     editability_floor_noun: float = math.nan
     editability_floor_wordless: float = math.nan
+    more: Mapping[str, Estimate | float] = field(default_factory=dict)
+
+    def estimate(self, name: str) -> Estimate:
+        """A headline column of metric_table.METRICS over the concepts."""
+        found = self.more.get(name, getattr(self, name, NOTHING))
+        return found if isinstance(found, Estimate) else NOTHING
+
+    def mean(self, name: str) -> float:
+        """The mean of another column over the concepts; nan where it is not summarised."""
+        found = self.more.get(name, getattr(self, name, math.nan))
+        return found if isinstance(found, float) else math.nan
 
 
 def summarise(
@@ -173,40 +185,37 @@ def summarise(
     failed = {failure.concept for failure in failures}
 
     def column(name: str) -> np.ndarray:
-        values = np.array([getattr(concept, name) for concept in concepts], np.float64)
+        values = np.array([concept.figure(name) for concept in concepts], np.float64)
         return values[~np.isnan(values)]
 
+    own = {each.name for each in fields(Summary)}
+    headline = [
+        (name, np.median if name in metric.medians else np.mean) for metric in METRICS for name in metric.headline
+    ]
+    drawn = {name for name, _ in headline}
+    # What is new draws last, so that the intervals of old runs stay as they were reported.
+    estimates = {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name in own}
+    difficulties = _difficulties(current, rng)
+    estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
+    means = {each.name: _mean(column(each.name)) for each in COLUMNS if each.name not in drawn}
+    found: dict[str, Any] = {**means, **estimates}
     return Summary(
         done=len(words.keys() - failed),
         failed=len(failed),
         unscored=len(words.keys() - failed - by_concept.keys()),
-        covered=_estimate(column("covered"), np.median, rng),
-        reconstruction=_estimate(column("reconstruction"), np.mean, rng),
-        reconstruction_floor=_mean(column("reconstruction_floor")),
-        reconstruction_ceiling=_mean(column("reconstruction_ceiling")),
-        editability=_estimate(column("editability"), np.mean, rng),
-        editability_floor=_mean(column("editability_floor")),
-        editability_ceiling=_mean(column("editability_ceiling")),
-        editability_covered=_estimate(column("editability_covered"), np.median, rng),
         scored_under=under,
         concepts=concepts,
-        # What is new draws last, so that the intervals of old runs stay as they were reported.
-        diversity=_estimate(column("diversity"), np.mean, rng),
-        diversity_ceiling=_mean(column("diversity_ceiling")),
-        subject_fidelity=_estimate(column("subject_fidelity"), np.mean, rng),
         confusion=confusion,
-        difficulties=_difficulties(current, rng),
-        reconstruction_floor_noun=_mean(column("reconstruction_floor_noun")),
-        reconstruction_floor_wordless=_mean(column("reconstruction_floor_wordless")),
-        editability_floor_noun=_mean(column("editability_floor_noun")),
-        editability_floor_wordless=_mean(column("editability_floor_wordless")),
+        difficulties=difficulties,
+        more={name: value for name, value in found.items() if name not in own},
+        **{name: value for name, value in found.items() if name in own},
     )
 
 
 def concept_rows(summary: Summary) -> pa.Table:
     """`report/concepts.parquet`: one row per concept, as CONCEPTS."""
     return pa.Table.from_pylist([
-        {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}),
+        {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
          "class": concept.noun, "no_effect": concept.no_effect, "carried": list(concept.carried.items())}
         for concept in summary.concepts
     ], CONCEPTS)  # fmt: skip
@@ -214,7 +223,10 @@ def concept_rows(summary: Summary) -> pa.Table:
 
 def summary_json(summary: Summary) -> dict[str, Any]:
     """`report/summary.json`: the headline, without the concepts; holds no nan."""
-    figures = {each.name: getattr(summary, each.name) for each in fields(summary) if each.name != "concepts"}
+    figures = {
+        each.name: getattr(summary, each.name) for each in fields(summary) if each.name not in ("concepts", "more")
+    }
+    figures |= summary.more
     written = {
         name: without_nan(asdict(value)) if isinstance(value, Estimate | ScoredUnder) else value
         for name, value in figures.items()
@@ -269,33 +281,25 @@ def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estim
     }
 
 
-def _only(scores: Sequence[Score], metric: Metric) -> Score:
-    return next((score for score in scores if score.metric == metric), NOT_SCORED)
-
-
 def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: float) -> ConceptSummary:
-    plain, diversity, fidelity, effect = (
-        _only(scores, metric) for metric in ("image_similarity", "diversity", "subject_fidelity", "effect")
-    )
-    edits = [score for score in scores if score.metric == "text_similarity"]
-    value, floor, ceiling, floor_noun, floor_wordless = (
-        _mean(np.array([getattr(score, figure) for score in edits]))
-        for figure in ("value", "floor", "ceiling", "floor_noun", "floor_wordless")
-    )
+    found = {name: value for metric in METRICS for name, value in _figures(metric, scores).items()}
+    own = {each.name for each in fields(ConceptSummary)}
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],
-        kind=word["kind"],
-        reconstruction=plain.value, reconstruction_low=plain.low, reconstruction_high=plain.high,
-        reconstruction_floor=plain.floor, reconstruction_ceiling=plain.ceiling, covered=plain.covered,
-        reconstruction_floor_noun=plain.floor_noun, reconstruction_floor_wordless=plain.floor_wordless,
-        editability=value, editability_floor=floor, editability_ceiling=ceiling,
-        editability_covered=covered(value, floor, ceiling),
-        editability_floor_noun=floor_noun, editability_floor_wordless=floor_wordless,
-        steps=word["steps"], seconds=word["seconds"], stopped_by=word["stopped_by"],
-        carried=dict(word["carried"] or ()),
-        diversity=diversity.value, diversity_ceiling=diversity.ceiling,
-        subject_fidelity=fidelity.value, nearest_own=nearest_own, effect=effect.value,
+        kind=word["kind"], steps=word["steps"], seconds=word["seconds"], stopped_by=word["stopped_by"],
+        carried=dict(word["carried"] or ()), nearest_own=nearest_own,
+        more={name: value for name, value in found.items() if name not in own},
+        **{name: value for name, value in found.items() if name in own},
     )  # fmt: skip
+
+
+def _figures(metric: Metric, scores: Sequence[Score]) -> dict[str, float]:
+    """The metric's columns of one concept, means over its prompts."""
+    mine = [score for score in scores if score.metric == metric.name]
+    parts = ("value", "low", "high", "floor", "ceiling", "floor_noun", "floor_wordless")
+    means = {part: _mean(np.array([getattr(score, part) for score in mine])) for part in parts}
+    means["covered"] = covered(means["value"], means["floor"], means["ceiling"])
+    return {column.name: means[column.of] for column in metric.columns}
 
 
 def _estimate(values: np.ndarray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate:

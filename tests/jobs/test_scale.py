@@ -12,8 +12,9 @@ import pytest
 
 from eval.judges.clip import load_clip
 from eval.scores.confusion import features_of
+from eval.scores.encoded import encode_concept
 from eval.scores.metrics import covered
-from eval.scores.scoring import encode_concept, score_concept
+from eval.scores.scoring import score_concept
 from pipeline.models.load import load_backbone
 from pipeline.protocols import QUICK
 from pipeline.records import Concept

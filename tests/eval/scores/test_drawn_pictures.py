@@ -13,6 +13,7 @@ import torch
 import eval.nightly.canary
 import eval.scores.score_run
 from eval.scores.drawn_pictures import RunModel, draw_part
+from eval.scores.metric_table import expected_metrics
 from eval.scores.score_run import Judgement, conditions, unscored
 from pipeline.models.load import load_backbone
 from pipeline.records import Sample
@@ -122,7 +123,7 @@ def test_a_protocol_that_asks_for_more_has_only_that_drawn(run: RunFolder, judge
     assert scores is not None
     with_floor = scores.filter(pc.is_valid(scores["floor_wordless"]))
     assert set(with_floor["metric"].to_pylist()) == {"image_similarity", "text_similarity", "subject_fidelity"}
-    assert unscored(run, 0, parts, conditions(judgement)) == []
+    assert unscored(run, 0, parts, conditions(judgement), expected_metrics(judgement.protocol, reads_texts=True)) == []
 
 
 def test_with_a_bound_the_first_pictures_of_the_full_sample_are_drawn_and_no_more_than_it_takes(

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from eval.judges.clip import Features, Picture
-from eval.scores.scoring import encode_concept, score_concept
+from eval.scores.encoded import encode_concept
+from eval.scores.scoring import score_concept
 from pipeline.records import Sample, SampleKind, Score
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)

@@ -1,0 +1,95 @@
+"""One concept's pictures with their features: what every metric is computed from."""
+
+import io
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from eval.judges.clip import Picture
+from eval.scores.metrics import Floats
+from pipeline.records import Sample, SampleKind
+
+
+class ImageScorer(typing.Protocol):
+    """What judges pictures: a CLIP, or a model without texts such as DINO. See eval.judges.clip.ClipScorer."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_images(self, pictures: Sequence[Picture]) -> Floats: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One concept's samples, by kind, prompt and index, with their features (N, D), rows of length one."""
+
+    concept: str
+    samples: tuple[Sample, ...]
+    features: Floats
+
+    def of(self, kind: SampleKind, prompt: str | None = None) -> Floats:
+        """Those of a kind, of one prompt or of all."""
+        return self.features[
+            [sample.kind == kind and (prompt is None or sample.prompt == prompt) for sample in self.samples]
+        ]
+
+    @property
+    def plain_prompt(self) -> str:
+        return next(sample.prompt for sample in self.samples if sample.kind == "reconstruction")
+
+    @property
+    def edits(self) -> dict[str, str]:
+        """Edit prompt -> what it says with the word left out."""
+        return {sample.prompt: sample.stated for sample in self.samples if sample.kind == "edit"}
+
+    @property
+    def plain(self) -> Floats:
+        """The pictures of the plain prompt, drawn with the learned word."""
+        return self.of("reconstruction")
+
+
+def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
+    """samples: of all kinds in any order; which order does not change a bit of the result.
+
+    Raises ValueError when they are of several concepts, when there are no training images, or not exactly one plain
+    prompt.
+    """
+    ordered = tuple(sorted(samples, key=lambda sample: (sample.kind, sample.prompt, sample.index)))
+    concept = _only_concept(ordered)
+    _only_plain_prompt(ordered, concept)
+    if not any(sample.kind == "training" for sample in ordered):
+        raise ValueError(f"{concept} has no training images among its samples, so there is nothing to compare with")
+    return Encoded(concept, ordered, encode_samples(ordered, scorer))
+
+
+def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:
+    """Their features (N, D), in their order."""
+    return scorer.encode_images([_decoded(sample) for sample in samples])
+
+
+def _only_concept(samples: Sequence[Sample]) -> str:
+    concepts = sorted({sample.concept for sample in samples})
+    if len(concepts) != 1:
+        raise ValueError(
+            f"scoring takes one concept's samples; these are of {len(concepts)}: {', '.join(concepts[:5])}"
+        )
+    return concepts[0]
+
+
+def _only_plain_prompt(samples: Sequence[Sample], concept: str) -> str:
+    prompts = sorted({sample.prompt for sample in samples if sample.kind == "reconstruction"})
+    if len(prompts) != 1:
+        raise ValueError(
+            f"{concept} has reconstruction samples of {len(prompts)} prompts; exactly one is the plain one"
+        )
+    return prompts[0]
+
+
+def _decoded(sample: Sample) -> Image.Image:
+    with Image.open(io.BytesIO(sample.png)) as picture:
+        return picture.convert("RGB")

@@ -1,0 +1,31 @@
+"""All metrics, as eval/scores/measured/ has them. Scores, summaries, the report and the documents are derived from this table."""
+
+import pkgutil
+from importlib import import_module
+
+from eval.scores import measured
+from eval.scores.metric import Column, Metric
+from pipeline.protocols import Protocol
+
+METRICS: tuple[Metric, ...] = tuple(
+    sorted(
+        (import_module(f"{measured.__name__}.{each.name}").METRIC for each in pkgutil.iter_modules(measured.__path__)),
+        key=lambda metric: (metric.order, metric.name),
+    )
+)
+COLUMNS: tuple[Column, ...] = tuple(column for metric in METRICS for column in metric.columns)
+
+
+def expected_metrics(protocol: Protocol, reads_texts: bool) -> frozenset[str]:
+    """Names of the metrics that every concept has when it was scored under the protocol, by such a judge."""
+    return frozenset(metric.name for metric in METRICS if metric.expected(protocol, reads_texts))
+
+
+def metrics_table() -> str:
+    """The metrics as a Markdown table; docs/reference.md has it."""
+    head = ["| in the report | in `scores/` | what it is | floor | ceiling | unit |", "|---|---|---|---|---|---|"]
+    rows = [
+        f"| {each.figure.replace('_', ' ')} | `{each.name}` | {each.meaning} | {each.floor} | {each.ceiling} | {each.unit} |"
+        for each in METRICS
+    ]
+    return "\n".join([*head, *rows]) + "\n"
