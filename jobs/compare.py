@@ -171,8 +171,8 @@ def compare(
     marks = marks_of(points, BASE, np.random.default_rng(0))
     table = table_of(marks, BASE)
     page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
-    write(output, {"index.html": page, "table.md": table}, "points.parquet", point_rows(points))
-    print(f"{table}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
+    write(output, {"index.html": page, "table.md": table.markdown()}, "points.parquet", point_rows(points))
+    print(f"{table.markdown()}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
     return max(codes)
 
 
@@ -198,8 +198,10 @@ def steps_curve(
     compared = len(courses[0].reconstruction)
     diverged = len(concepts) - compared
     said = f"{compared} concepts" + (f"; {diverged} more diverged under one recipe or another" if diverged else "")
-    table = f"{costs}\n{everything}\n{said}\n"
-    page = page_of("wordmint: quality against cost", [courses_svg(courses, np.random.default_rng(0))], [table])
+    table = f"{costs.markdown()}\n{everything.markdown()}\n{said}\n"
+    page = page_of(
+        "wordmint: quality against cost", [courses_svg(courses, np.random.default_rng(0))], [costs, everything], said
+    )
     found = pa.Table.from_pylist(
         [without_nan({name: getattr(row, name) for name in MEASURED.names}) for row in rows], MEASURED
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from eval.comparison.axes import HEIGHT, MARGIN, WIDTH, Frame, svg
+from eval.comparison.comparison_page import Table
 from eval.scores.metrics import Floats
 
 RESAMPLES = 1000
@@ -134,27 +135,29 @@ def _cost(recipe: str, reached: Floats, own: Floats) -> Cost:
     )  # fmt: skip
 
 
-def costs_table(costs: Sequence[Cost], reference: str) -> str:
-    """Markdown."""
-    lines = [
-        f"| recipe | U-Net evaluations to 95 % | share of {reference}'s | resamples there | text similarity less {reference}'s |",
-        "|---|---|---|---|---|",
-    ]
-    for each in costs:
-        if np.isnan(each.evaluations):
-            lines.append(f"| {each.recipe} | not within its budget | – | {each.reached:.0%} | – |")
-            continue
-        lines.append(
-            f"| {each.recipe} | {each.evaluations:,.0f} ({each.low:,.0f} to {each.high:,.0f}) "
-            f"| {each.ratio:.2f} ({each.ratio_low:.2f} to {each.ratio_high:.2f}) | {each.reached:.0%} "
-            f"| {each.text:+.3f} ({each.text_low:+.3f} to {each.text_high:+.3f}) |"
-        )
-    return "\n".join(lines) + "\n"
+def costs_table(costs: Sequence[Cost], reference: str) -> Table:
+    head = (
+        "recipe", "U-Net evaluations to 95 %", f"share of {reference}'s", "resamples there",
+        f"text similarity less {reference}'s",
+    )  # fmt: skip
+    return Table(head, tuple(_cost_row(each) for each in costs))
 
 
-def courses_table(courses: Sequence[Course], rng: np.random.Generator) -> str:
-    """Markdown: every checkpoint with its intervals over concepts."""
-    lines = ["| recipe | U-Net evaluations | image similarity | text similarity |", "|---|---|---|---|"]
+def _cost_row(cost: Cost) -> tuple[str, ...]:
+    if np.isnan(cost.evaluations):
+        return cost.recipe, "not within its budget", "–", f"{cost.reached:.0%}", "–"
+    return (
+        cost.recipe,
+        f"{cost.evaluations:,.0f} ({cost.low:,.0f} to {cost.high:,.0f})",
+        f"{cost.ratio:.2f} ({cost.ratio_low:.2f} to {cost.ratio_high:.2f})",
+        f"{cost.reached:.0%}",
+        f"{cost.text:+.3f} ({cost.text_low:+.3f} to {cost.text_high:+.3f})",
+    )
+
+
+def courses_table(courses: Sequence[Course], rng: np.random.Generator) -> Table:
+    """Every checkpoint with its intervals over concepts."""
+    rows = []
     for course in courses:
         for place, evaluations in enumerate(course.evaluations):
             cells = []
@@ -162,8 +165,8 @@ def courses_table(courses: Sequence[Course], rng: np.random.Generator) -> str:
                 means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
                 low, high = np.quantile(means, (0.025, 0.975))
                 cells.append(f"{values.mean():.3f} ({low:.3f} to {high:.3f})")
-            lines.append(f"| {course.recipe} | {evaluations:,.0f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            rows.append((course.recipe, f"{evaluations:,.0f}", *cells))
+    return Table(("recipe", "U-Net evaluations", "image similarity", "text similarity"), tuple(rows))
 
 
 def courses_svg(courses: Sequence[Course], rng: np.random.Generator) -> str:

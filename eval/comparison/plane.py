@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from eval.comparison.axes import DOT, MARGIN, WIDTH, Frame, labels, svg
+from eval.comparison.comparison_page import Table
 from eval.scores.metrics import Floats, bootstrap_interval
 from eval.scores.score_tables import with_nan, without_nan
 
@@ -93,18 +94,23 @@ def _mark(variant: str, some: Mapping[str, Point], bases: Mapping[str, Point], r
     )
 
 
-def table_of(marks: Sequence[Mark], base: str) -> str:
-    """Markdown, the variants in their order."""
-    lines = [
-        f"| | concepts | reconstruction | editability | reconstruction less {base} | editability less {base} | U-Net evaluations |",
-        "|---|---|---|---|---|---|---|",
+def table_of(marks: Sequence[Mark], base: str) -> Table:
+    """The variants in their order."""
+    head = (
+        "", "concepts", "reconstruction", "editability", f"reconstruction less {base}", f"editability less {base}",
+        "U-Net evaluations",
+    )  # fmt: skip
+    rows = [
+        (
+            mark.variant,
+            str(mark.concepts),
+            *(_said(each) for each in (mark.reconstruction, mark.editability)),
+            *(_said(each, "+") for each in (mark.reconstruction_against, mark.editability_against)),
+            f"{mark.evaluations:,.0f}",
+        )
+        for mark in marks
     ]
-    for mark in marks:
-        cells = [_said(each) for each in (mark.reconstruction, mark.editability)]
-        cells += [_said(each, "+") for each in (mark.reconstruction_against, mark.editability_against)]
-        name = mark.variant.replace("|", "\\|")
-        lines.append(f"| {name} | {mark.concepts} | {' | '.join(cells)} | {mark.evaluations:,.0f} |")
-    return "\n".join(lines) + "\n"
+    return Table(head, tuple(rows))
 
 
 def _said(mean: Mean, sign: str = "") -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eval.comparison.axes import MARGIN, TICKS, WIDTH, labels, ticks
-from eval.comparison.comparison_page import page_of
+from eval.comparison.comparison_page import Table, page_of
 from eval.comparison.curve import Course, Measured, costs_of, costs_table, courses_of, courses_svg, courses_table
 from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of
 
@@ -51,7 +51,7 @@ def test_the_page_draws_every_mark_and_takes_names_for_text() -> None:
     assert "<b>" not in page
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
-    assert "| better <b> | 3 | 0.750 (" in table_of(marks, "base")
+    assert "| better <b> | 3 | 0.750 (" in table_of(marks, "base").markdown()
 
 
 def course(recipe: str, scale: float, last: float) -> Course:
@@ -80,8 +80,10 @@ def test_ticks_differ_and_lie_on_their_axis(low: float, high: float) -> None:
 
 
 def test_the_page_shows_a_table_with_a_pipe_in_a_name_and_the_line_below_it() -> None:
-    page = page_of("t", [], ["| a | b |\n|---|---|\n| x \\| <i>y | 1 |\n\n3 concepts\n"])
-    assert "<tr><td>x | &lt;i&gt;y</td><td>1</td></tr></table>" in page
+    table = Table(("a", "b"), (("x | <i>y", "1"),))
+    page = page_of("t", [], [table], "3 concepts")
+    assert table.markdown() == "| a | b |\n| --- | --- |\n| x \\| <i>y | 1 |\n"
+    assert "<tr><td>x | &lt;i&gt;y</td><td>1</td></tr>\n</table>" in page
     assert "<p>3 concepts</p>" in page
 
 
@@ -91,7 +93,7 @@ def test_a_reference_that_is_there_untrained_makes_an_infinite_share_and_no_miss
     cost = costs_of([at_once, later], "at once", np.random.default_rng(RNG_SEED))[1]
     assert cost.evaluations == pytest.approx(100 * (0.95 * 0.8 - 0.1) / 0.7)
     assert cost.ratio == cost.ratio_high == math.inf
-    assert "nan" not in costs_table([cost], "at once")
+    assert "nan" not in costs_table([cost], "at once").markdown()
 
 
 def test_the_cost_is_read_off_between_the_checkpoints_and_held_against_the_references_end() -> None:
@@ -104,7 +106,7 @@ def test_the_cost_is_read_off_between_the_checkpoints_and_held_against_the_refer
     assert fast.text == pytest.approx(0.3 - 0.076 - (0.3 - 0.08))
     assert math.isnan(weak.evaluations)
     assert weak.reached == 0
-    assert "| weak | not within its budget | – | 0% | – |" in costs_table(costs, "slow")
+    assert "| weak | not within its budget | – | 0% | – |" in costs_table(costs, "slow").markdown()
 
 
 def test_concepts_that_diverged_under_one_recipe_are_left_out_of_all() -> None:
@@ -117,5 +119,5 @@ def test_concepts_that_diverged_under_one_recipe_are_left_out_of_all() -> None:
     hot, mild = courses_of(rows)
     assert hot.reconstruction.shape == mild.reconstruction.shape == (2, 2)
     assert hot.evaluations.tolist() == [0, 36]
-    assert len(courses_table([hot, mild], np.random.default_rng(0)).splitlines()) == 6
+    assert len(courses_table([hot, mild], np.random.default_rng(0)).rows) == 4
     ET.fromstring(courses_svg([hot, mild], np.random.default_rng(0)))
