@@ -8,6 +8,7 @@ Sources: Gal et al. 2022 (arXiv 2208.01618), section 4.2; the percentile bootstr
 Hoeffding 1948 (U-statistics).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def bootstrap_interval(
 
 def mean(values: Floats) -> float:
     """nan of no values."""
-    return float(values.mean()) if len(values) else float("nan")
+    return float(values.mean()) if len(values) else math.nan
 
 
 def nearest_concept(samples: Floats, training: Sequence[Floats]) -> npt.NDArray[np.intp]:
