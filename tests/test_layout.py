@@ -27,6 +27,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("eval.scores",),
     ("eval.nightly", "eval.comparison"),
     ("eval.report",),
+    ("cluster",),
+    ("jobs.application",),
+    ("jobs.api", "jobs.cli"),
+    ("jobs.mini",),
+    ("jobs", "jobs.demo"),
+    ("jobs.bench",),
 )
 MOST_MODULES = 15  # in a folder
 SUBJECTLESS = {"utils", "util", "common", "helpers", "helper", "misc"}
@@ -107,15 +113,13 @@ def modules(root: Path) -> dict[str, Path]:
 
 def floor_of(module: str) -> tuple[int, str] | None:
     """Its floor, counted from the ground, and its room; None for one that is on no floor."""
-    return next(
-        (
-            (floor, room)
-            for floor, rooms in enumerate(FLOORS)
-            for room in rooms
-            if module == room or module.startswith(f"{room}.")
-        ),
-        None,
-    )
+    found = [
+        (floor, room)
+        for floor, rooms in enumerate(FLOORS)
+        for room in rooms
+        if module == room or module.startswith(f"{room}.")
+    ]
+    return max(found, key=lambda each: len(each[1]), default=None)
 
 
 def misplaced(root: Path) -> list[str]:
