@@ -19,6 +19,12 @@ from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores
 from pipeline.records import Failure, Score
 from pipeline.store.run_tables import KEY
 
+BOUNDS = (
+    "floor",
+    "ceiling",
+    "floor_noun",
+    "floor_wordless",
+)  # of which a run has the mean over concepts, without an interval
 # One minus the cosine of pictures from the same noise. With the shipped model, words of the demo are at 0.2 and more, a word
 # that was moved by a tenth of its length at 0.005, and one that was not moved at 0.
 NO_EFFECT = 0.01
@@ -107,7 +113,7 @@ class Summary:
     done: concepts with a word and no failure; failed: concepts with a failure; unscored: done, but without a score.
     covered, editability_covered: medians over concepts; all other figures are means over concepts.
     difficulties: class of difficulty -> text similarity of its prompts, where the protocol tells classes apart.
-    more: the headline columns of metrics that have no field here, and the means of their other columns.
+    more: the headline columns of metrics that have no field here, and the means of their floors and ceilings.
     """
 
     done: int
@@ -192,12 +198,11 @@ def summarise(
     headline = [
         (name, np.median if name in metric.medians else np.mean) for metric in METRICS for name in metric.headline
     ]
-    drawn = {name for name, _ in headline}
     # What is new draws last, so that the intervals of old runs stay as they were reported.
     estimates = {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name in own}
     difficulties = _difficulties(current, rng)
     estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
-    means = {each.name: _mean(column(each.name)) for each in COLUMNS if each.name not in drawn}
+    means = {each.name: _mean(column(each.name)) for each in COLUMNS if each.of in BOUNDS}
     found: dict[str, Any] = {**means, **estimates}
     return Summary(
         done=len(words.keys() - failed),
