@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
         help="concepts in training at once on each worker (default: as many as speed it up, measured at its start)",
     )
     where.add_argument(
+        "--checkpoint-gradients",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="compute activations twice to save memory (default: where that buys slots)",
+    )
+    where.add_argument(
         "--gpus-per-worker", type=float, metavar="G", help="(default: 1 where the cluster has GPUs, else 0)"
     )
     where.add_argument(
@@ -91,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "--dtype",
         default="auto",
         choices=DTYPES,
-        help="of the frozen model (default: bfloat16 on GPUs, float32 on CPUs)",
+        help="of the frozen model (default: bfloat16 on GPUs that have it, else float16; float32 on CPUs)",
     )
     where.add_argument(
         "--text-encoder-dtype",

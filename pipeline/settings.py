@@ -22,7 +22,8 @@ ABSENT: dict[str, object] = {
 }  # fmt: skip
 
 
-MOST_SLOTS = 16  # that a worker tries when it measures how many it should have
+CheckpointGradients = Literal["auto", "on", "off"]
+MOST_SLOTS = 64  # that a worker tries when it measures how many it should have
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 

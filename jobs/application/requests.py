@@ -8,7 +8,7 @@ from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
 from pipeline.records import Failure, Sample
 from pipeline.scheduling.deadlines import Deadlines
-from pipeline.settings import InversionSettings, ModelSettings, Sampler
+from pipeline.settings import CheckpointGradients, InversionSettings, ModelSettings, Sampler
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 
 if TYPE_CHECKING:
@@ -49,13 +49,15 @@ class Listener:
 class Placement:
     """Where a run's workers run. None leaves it to the cluster.
 
-    workers: at most so many. slots: concepts that each of them trains at once.
+    workers: at most so many. slots: concepts that each of them trains at once. checkpoint_gradients: whether activations are
+    computed twice to save memory; "auto" where that buys slots.
     cpus_per_worker: also its torch threads. ray_address: of the cluster to join; without one, the job's own, else a local Ray.
     shared_filesystem: all nodes see a local output path.
     """
 
     workers: int | None = None
     slots: int | None = None
+    checkpoint_gradients: CheckpointGradients = "auto"
     gpus_per_worker: float | None = None
     cpus_per_worker: float = 1
     ray_address: str | None = None

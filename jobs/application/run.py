@@ -135,7 +135,7 @@ class Run:
             threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=request.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
-            model_settings=request.model_settings,
+            model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,
         )  # fmt: skip
         self.events.say(
             "workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers

@@ -144,6 +144,10 @@ class Backbone(ABC):
         """Whether `target` is a velocity."""
 
     @abstractmethod
+    def checkpoint_gradients(self, on: bool) -> bool:
+        """Whether the denoiser from now on computes activations twice instead of keeping them; False where it cannot."""
+
+    @abstractmethod
     def loss_scale(self, values: int) -> float:
         """By what a mean of that many squared errors is to be multiplied so that its gradient survives the model's precision."""
 

@@ -139,6 +139,15 @@ class LatentModel(Backbone):
     def signal_to_noise(self, times: Tensor) -> Tensor:
         return self.noising.signal_to_noise(times)
 
+    def checkpoint_gradients(self, on: bool) -> bool:
+        if not getattr(self.denoiser, "_supports_gradient_checkpointing", False):
+            return False
+        if on:
+            self.denoiser.enable_gradient_checkpointing()
+        else:
+            self.denoiser.disable_gradient_checkpointing()
+        return on
+
     def loss_scale(self, values: int) -> float:
         return loss_scale(self._dtypes, values)
 

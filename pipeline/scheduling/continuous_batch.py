@@ -4,6 +4,7 @@ Everything that touches the model runs on one thread, between two steps of the s
 work and waits.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -12,12 +13,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from pipeline.models.base import Backbone
 from pipeline.records import Word
+from pipeline.scheduling.slot_count import give_memory_back
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step
 
 Result = TypeVar("Result")
+DOES_NOT_FIT = "one concept in training does not fit into the GPU's memory; lower --batch-size or --resolution"
+_log = logging.getLogger("wordmint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +40,22 @@ class _Entry:
 
 
 class ContinuousBatch:
-    """`keep` is given every concept's checkpoint each `every` seconds, on the model's thread: it must not wait."""
+    """`keep` is given every concept's checkpoint each `every` seconds, on the model's thread: it must not wait.
 
-    def __init__(self, backbone: Backbone, slots: int, keep: Callable[[list[Checkpoint]], None], every: float) -> None:
+    A step that does not fit into the device's memory halves the slots for good. The concepts that have none then wait as
+    they are until one is free. Where one slot does not fit and `may_recompute`, the model keeps no activations from then on.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        slots: int,
+        keep: Callable[[list[Checkpoint]], None],
+        every: float,
+        may_recompute: bool = True,
+    ) -> None:
         self._backbone, self._keep, self._every = backbone, keep, every
+        self.slots, self._may_recompute = slots, may_recompute
         self._free = threading.Semaphore(slots)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._entries: list[_Entry] = []
@@ -78,7 +96,7 @@ class ContinuousBatch:
 
         def run() -> None:
             try:
-                done.set_result(call())
+                done.set_result(_with_room(call))
             except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
                 done.set_exception(error)
 
@@ -103,16 +121,49 @@ class ContinuousBatch:
                 kept = time.monotonic()
 
     def _step(self) -> None:
-        entries = self._entries
+        entries = self._entries[: self.slots]
+        ended: dict[Slot, Word | InversionError] | None = None
         try:
             ended = dict(train_step(self._backbone, [entry.slot for entry in entries]))
+        except torch.OutOfMemoryError:
+            pass  # gone on with below: this handler's error holds the step's tensors
         except Exception as error:  # noqa: BLE001 - a step that fails fails every concept in it; none may wait for ever
-            for entry in entries:
-                entry.word.set_exception(error)
-            self._entries = []
+            self._fail(entries, error)
+            return
+        if ended is None:
+            give_memory_back()
+            if not self._make_room(len(entries)):
+                self._fail(entries, InversionError(DOES_NOT_FIT))
             return
         self.steps += len(entries)
-        self._entries = [entry for entry in entries if entry.slot not in ended]
+        self._entries = [entry for entry in self._entries if entry.slot not in ended]
         for entry in entries:
             if entry.slot in ended:
                 entry.finish(ended[entry.slot])
+
+    def _fail(self, entries: list[_Entry], error: Exception) -> None:
+        self._entries = self._entries[len(entries) :]
+        for entry in entries:
+            entry.word.set_exception(error)
+
+    def _make_room(self, occupied: int) -> bool:
+        """After a step of so many slots ran out of memory: whether one of fewer, or one that keeps less, can be tried."""
+        if occupied > 1:
+            self.slots = occupied // 2
+            _log.warning("a step of %d slots ran out of memory; this worker goes on with %d", occupied, self.slots)
+            return True
+        if self._may_recompute and self._backbone.checkpoint_gradients(True):
+            self._may_recompute = False
+            _log.warning("a step of one slot ran out of memory; the model now computes its activations twice")
+            return True
+        return False
+
+
+def _with_room(call: Callable[[], Result]) -> Result:
+    """What `call` returns, at the second attempt if memory ran out at the first: a step leaves much of it to the allocator."""
+    try:
+        return call()
+    except torch.OutOfMemoryError:
+        pass
+    give_memory_back()
+    return call()

@@ -1,5 +1,6 @@
 """How many concepts a worker trains at once: measured on the machine it runs on."""
 
+import gc
 import time
 from dataclasses import replace
 
@@ -8,28 +9,70 @@ import torch
 
 from pipeline.models.base import Backbone
 from pipeline.records import Concept
-from pipeline.settings import MOST_SLOTS, InversionSettings
+from pipeline.settings import MOST_SLOTS, CheckpointGradients, InversionSettings
 from pipeline.training.inversion import new_slot, train_step
 
-CANDIDATES = (1, 2, 4, 8, MOST_SLOTS)
-GAIN = 1.15  # doubling the slots is worth its memory, and a later first result, if it makes so much of the rate
+CANDIDATES = tuple(2**power for power in range(MOST_SLOTS.bit_length()) if 2**power <= MOST_SLOTS)
+GAIN = 1.15  # more slots are worth their memory, and a later first result, if they make so much of the rate
 MEMORY_SHARE = 0.8  # of a GPU: sampling and the neighbours' first stage need room as well
-WARM_UP, COUNTED = 1, 3
+# A step's first calls find kernels and memory. The median of those that follow does not see a machine that looks away once.
+WARM_UP, FEWEST, MOST, SECONDS = 2, 3, 15, 0.5
 
 
-def measure_slots(backbone: Backbone, settings: InversionSettings) -> int:
-    """The largest of 1, 2, 4, 8, 16 for which each doubling was worth it; 1 where a second concept does not fit."""
-    best, best_rate = 1, 0.0
+def measure_slots(
+    backbone: Backbone, settings: InversionSettings, checkpoint_gradients: CheckpointGradients = "auto"
+) -> int:
+    """The fewest of 1, 2, 4, ... slots whose rate is within GAIN of the best that fits into memory.
+
+    Where memory is what ends the search, "auto" looks whether computing activations twice buys slots that are worth it, and
+    leaves the model as the better of the two has it.
+    """
+    backbone.checkpoint_gradients(checkpoint_gradients == "on")
+    rates, full = _rates(backbone, settings)
+    if full and checkpoint_gradients == "auto":
+        backbone.checkpoint_gradients(True)
+        longer, _ = _rates(backbone, settings)
+        if longer and max(longer.values()) >= GAIN * max(rates.values(), default=0.0):
+            rates = longer
+        else:
+            backbone.checkpoint_gradients(False)
+    return fewest_worth_it(rates)
+
+
+def fewest_worth_it(rates: dict[int, float]) -> int:
+    """rates: slots -> concept-steps a second. 1 where nothing could be measured.
+
+    >>> (
+    ...     fewest_worth_it({1: 10.0, 2: 19.0, 4: 36.0, 8: 39.0}),
+    ...     fewest_worth_it({1: 10.0, 2: 9.0, 4: 20.0}),
+    ...     fewest_worth_it({}),
+    ... )
+    (4, 4, 1)
+    """
+    best = max(rates.values(), default=0.0)
+    return min((count for count, rate in rates.items() if rate * GAIN >= best), default=1)
+
+
+def _rates(backbone: Backbone, settings: InversionSettings) -> tuple[dict[int, float], bool]:
+    """Slots -> concept-steps a second, up to where two doublings brought nothing, and whether memory ended it before."""
+    rates: dict[int, float] = {}
     for count in CANDIDATES:
         try:
             rate = _rate(backbone, settings, count)
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        except torch.OutOfMemoryError:
+            rate = None
+        # Outside the handler, whose error holds the step's tensors.
+        full = rate is None or not _fits(backbone.device)
+        if full:
+            give_memory_back()
+        if rate is None or (full and rates):
+            return rates, True
+        rates[count] = rate
+        if full:
+            return rates, True
+        if len(rates) > 2 and rate < GAIN * rates[count // 4]:
             break
-        if rate < GAIN * best_rate or not _fits(backbone.device):
-            break
-        best, best_rate = count, rate
-    return best
+    return rates, False
 
 
 def _rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
@@ -43,14 +86,13 @@ def _rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
         )
         for number in range(count)
     ]
-    for _ in range(WARM_UP):
+    seconds: list[float] = []
+    while len(seconds) < WARM_UP + FEWEST or (len(seconds) < WARM_UP + MOST and sum(seconds) < SECONDS):
+        began = time.perf_counter()
         train_step(backbone, slots)
-    _wait_for(backbone.device)
-    began = time.perf_counter()
-    for _ in range(COUNTED):
-        train_step(backbone, slots)
-    _wait_for(backbone.device)
-    return COUNTED * count / (time.perf_counter() - began)
+        _wait_for(backbone.device)
+        seconds.append(time.perf_counter() - began)
+    return count / float(np.median(seconds[WARM_UP:]))
 
 
 def _wait_for(device: torch.device) -> None:
@@ -62,3 +104,11 @@ def _fits(device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     return torch.cuda.max_memory_reserved(device) < MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def give_memory_back() -> None:
+    """After an out-of-memory error: what its frames held and the allocator keeps is free again."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

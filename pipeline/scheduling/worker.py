@@ -55,9 +55,18 @@ class Worker:
             settings.model, settings.device, settings.model_settings, settings.storage_options, settings.model_digest
         )
         self._digest_at_start = self.backbone.weights_digest()
-        self.slots = settings.slots or measure_slots(self.backbone, settings.inversion)
-        self.batch = ContinuousBatch(self.backbone, self.slots, self._keep, settings.checkpoint_seconds)
+        self.slots = self._slots()
+        self.batch = ContinuousBatch(
+            self.backbone, self.slots, self._keep, settings.checkpoint_seconds, settings.checkpoint_gradients == "auto"
+        )
         threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
+
+    def _slots(self) -> int:
+        told = self.settings
+        if told.slots is None:
+            return measure_slots(self.backbone, told.inversion, told.checkpoint_gradients)
+        self.backbone.checkpoint_gradients(told.checkpoint_gradients == "on")
+        return told.slots
 
     def weights_digests(self) -> tuple[str, str]:
         """The digest of the weights when they were loaded, and now."""
@@ -67,7 +76,7 @@ class Worker:
         training = self.batch.training
         calls = {name: (doing, training.get(name, 0)) for name, doing in tuple(self._doing.items())}
         age = time.monotonic() - self._kept if training else None
-        return Pulse(self.batch.beats, self.batch.steps, self.slots, calls, age)
+        return Pulse(self.batch.beats, self.batch.steps, self.batch.slots, calls, age)
 
     def checkpoint(self) -> None:
         """Returns once every concept in training could go on elsewhere from the step it is at."""

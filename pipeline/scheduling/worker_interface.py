@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Source
-from pipeline.settings import InversionSettings, ModelSettings
+from pipeline.settings import CheckpointGradients, InversionSettings, ModelSettings
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 from pipeline.store.fingerprint import content_of, fingerprint
 from pipeline.store.run_folder import RunFolder
@@ -21,7 +21,8 @@ Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 class WorkerSettings:
     """What every worker of a run has in common.
 
-    slots: concepts in training at once; None has the worker measure it.
+    slots: concepts in training at once; None has the worker measure it. checkpoint_gradients: whether the denoiser computes its
+    activations twice instead of keeping them, which takes time and leaves memory; "auto": where that buys slots.
     checkpoint_seconds: between two step checkpoints.
     look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
     """
@@ -38,6 +39,7 @@ class WorkerSettings:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
     model_settings: ModelSettings = field(default_factory=ModelSettings)
+    checkpoint_gradients: CheckpointGradients = "auto"
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
         digests = [content_of(source) for source in sources]

@@ -103,6 +103,7 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
     """One optimiser step of every slot; returns those that came to their end with it.
 
     The model's work is the same number of calls for one slot and for many, and none of them waits for the device.
+    Raises torch.OutOfMemoryError with the slots as they were.
     """
     # The whole fall of a loss begins before the first step.
     validate(backbone, [slot for slot in slots if _is_watched(slot) and not slot.losses])
@@ -164,12 +165,23 @@ def _has_converged(slot: Slot) -> bool:
 
 @torch.no_grad()
 def validate(backbone: Backbone, slots: list[Slot]) -> None:
-    """Adds each slot's loss on its fixed batch to its losses."""
-    if slots:
-        draws = [draw(slot, backbone, "validation", 0, VALIDATION_IMAGES) for slot in slots]
+    """Adds each slot's loss on its fixed batch to its losses; in two passes where one does not fit into memory."""
+    if not slots:
+        return
+    draws = [draw(slot, backbone, "validation", 0, VALIDATION_IMAGES) for slot in slots]
+    try:
         values = losses(backbone, slots, draws).tolist()
-        for slot, value in zip(slots, values, strict=True):
-            slot.losses.append(value)
+    except torch.OutOfMemoryError:
+        if len(slots) == 1:
+            raise
+        values = None
+    if values is None:
+        half = len(slots) // 2
+        validate(backbone, slots[:half])
+        validate(backbone, slots[half:])
+        return
+    for slot, value in zip(slots, values, strict=True):
+        slot.losses.append(value)
 
 
 def end_of(slot: Slot) -> Word | InversionError | None:
