@@ -150,9 +150,9 @@ def misplaced(root: Path) -> list[str]:
 
 
 def _imported_at_start(path: Path, name: str, known: dict[str, Path]) -> Iterator[str]:
-    """The modules that importing this one imports: not those of its functions, nor those for a type checker alone."""
+    """The modules that this one names at its beginning, for a type checker too; not those of its functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom | ast.If)], [])
     for _, imported in _imports(top, tuple(name.split("."))):
         while imported and imported not in known:
             imported = imported.rpartition(".")[0]

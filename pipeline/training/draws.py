@@ -13,27 +13,12 @@ from pipeline.randomness import torch_generator
 from pipeline.training.adam import factors
 from pipeline.training.schedules import rate_at
 from pipeline.training.sentences import Sentences
-from pipeline.training.slot import Slot
+from pipeline.training.slot import Draws, Slot
 from pipeline.training.transfer import brought
 from pipeline.training.weighting import min_snr_weights
 
 # One thread for the process. What it draws depends on what it is asked alone, and not on who asks.
 AHEAD = ThreadPoolExecutor(1, thread_name_prefix="draws")
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """All that is random in one step of one concept, for B pictures, on the CPU.
-
-    latents, noise: float32 (B, C, h, w). timesteps: the model's times (B,). tokens: ids of the B prompts.
-    weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    tokens: Tokens
-    weights: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

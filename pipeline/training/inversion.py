@@ -16,7 +16,7 @@ from pipeline.models.base import Backbone
 from pipeline.records import StoppedBy, Word
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.training import adam
-from pipeline.training.draws import Batch, Draws, batch_of, draw, next_draws
+from pipeline.training.draws import Batch, batch_of, draw, next_draws
 from pipeline.training.early_stopping import (
     EARLIEST,
     VALIDATION_IMAGES,
@@ -25,7 +25,7 @@ from pipeline.training.early_stopping import (
     look_every,
     window_of,
 )
-from pipeline.training.slot import SideInformation, Slot, new_slot
+from pipeline.training.slot import Draws, SideInformation, Slot, new_slot
 from pipeline.training.weighting import distance
 
 __all__ = [

@@ -3,7 +3,6 @@
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +14,6 @@ from pipeline.settings import InversionSettings
 from pipeline.training.sentences import Sentences, sentences_of
 from pipeline.training.start_vectors import NormRule, start_vectors
 from pipeline.training.weighting import mask_weights
-
-if TYPE_CHECKING:
-    from pipeline.training.draws import Draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +27,21 @@ class SideInformation:
     captions: tuple[str | None, ...] = ()
     masks: np.ndarray | None = None
     nearest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """All that is random in one step of one concept, for B pictures, on the CPU.
+
+    latents, noise: float32 (B, C, h, w). timesteps: the model's times (B,). tokens: ids of the B prompts.
+    weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    tokens: Tokens
+    weights: Tensor | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +72,7 @@ class Slot:
     seconds_before: float = 0.0
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    ahead: "tuple[int, Future[Draws]] | None" = None
+    ahead: tuple[int, Future[Draws]] | None = None
 
     @property
     def sentences(self) -> Sentences:
