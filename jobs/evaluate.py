@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from jobs.api import EvaluationRequest, NotComparedError, NotStartedError, evaluate
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log
+from jobs.cli.log import Log, show_log
 from pipeline.protocols import PROTOCOLS
 from pipeline.store.storage import parse_storage_options
 
@@ -93,6 +93,7 @@ def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, log = parser().parse_args(argv), Log()
+    show_log(verbose=arguments.verbose)
     try:
         return GOOD if evaluate(request_of(arguments), log).good else WORSE
     except NotComparedError as error:

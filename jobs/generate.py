@@ -14,7 +14,7 @@ from typing import get_args
 
 from jobs.api import NotStartedError, PictureRequest, generate
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log
+from jobs.cli.log import Log, show_log
 from pipeline.settings import Sampler
 from pipeline.store.storage import parse_storage_options
 
@@ -85,6 +85,7 @@ def request_of(arguments: argparse.Namespace) -> PictureRequest:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, log = parser().parse_args(argv), Log()
+    show_log(verbose=arguments.verbose)
     try:
         generate(request_of(arguments), log)
     except NotStartedError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.api import Limits, NotStartedError, Placement, RunRequest, TooManyFailuresError, invert
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log
+from jobs.cli.log import Log, show_log
 from jobs.cli.training_arguments import add_training, settings_of
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
@@ -161,6 +161,7 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
 def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = None, **changed: Any) -> int:
     """The exit code. changed: fields of the request that another command sets."""
     log = Log(arguments.log_format)
+    show_log(arguments.log_format, verbose=arguments.verbose)
     try:
         request = replace(request_of(arguments), **changed)
     except (StorageError, ValueError) as error:

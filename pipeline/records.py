@@ -188,3 +188,40 @@ class Failure:
     reason: str
     attempts: int = 1
     fingerprint: str = ""
+
+
+EventKind = Literal[
+    "worker_lost", "worker_not_started", "call_broken_off", "checkpoint_not_written", "picture_rejected", "diverged", "phase"
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that went wrong during a run, or a phase of a worker's start.
+
+    time: UTC, ISO 8601. worker: short id of the actor; node: of its machine; concept: whose; each "" where there is none.
+    cause: what happened. action: what is done about it. seconds: that a phase took. output: the last lines that a lost worker
+    wrote.
+    """
+
+    time: str
+    kind: EventKind
+    cause: str
+    action: str = ""
+    worker: str = ""
+    node: str = ""
+    concept: str = ""
+    seconds: float | None = None
+    output: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """For a log: what, where, why, and what is done about it."""
+        where = ", ".join(
+            f"{name} {value}"
+            for name, value in (("concept", self.concept), ("worker", self.worker), ("node", self.node))
+            if value
+        )
+        took = "" if self.seconds is None else f" ({self.seconds:.1f} s)"
+        said = f"{self.kind.replace('_', ' ')}: {self.cause}{took}" + (f"; {self.action}" if self.action else "")
+        return f"{said} [{where}]" if where else said

@@ -10,6 +10,7 @@ from pipeline.scheduling.deadlines import Deadlines
 from pipeline.scheduling.driver import Driver, Progress, Resources
 from pipeline.scheduling.worker_interface import WorkerSettings
 from pipeline.settings import InversionSettings
+from pipeline.store.events import EventLog
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from tests.scripted_worker import ScriptedWorker
@@ -22,6 +23,7 @@ class ScriptedRun:
         self.results: dict[str, Done | Failure] = {}
         self.seen: list[Progress] = []
         self.report: Callable[[Progress], None] = self.seen.append
+        self.log = EventLog(self.folder)
 
     def go(
         self, workers: int = 2, slots: int = 2, deadlines: Deadlines | None = None, gpus: float = 0
@@ -31,7 +33,13 @@ class ScriptedRun:
             inversion=InversionSettings(), protocol=PROTOCOLS["quick"], run=self.folder, storage_options={},
         )  # fmt: skip
         driver = Driver(
-            settings, Resources(workers, 1, gpus), self._record, self.report, deadlines or Deadlines(), self.worker
+            settings,
+            Resources(workers, 1, gpus),
+            self._record,
+            self.report,
+            deadlines or Deadlines(),
+            self.worker,
+            self.log.record,
         )
         return driver.run((Concept(name, (), f"<{name}>") for name in self.names), len(self.names))
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.records import Concept, Done, Failure
+from pipeline.scheduling.last_output import whereabouts
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.store.checkpoints import Checkpoint
@@ -39,7 +41,7 @@ class ScriptedWorker(WorkerProcess):
         while self._deaf:
             time.sleep(1)
         calls = {name: (doing, 0) for name, doing in tuple(self._doing.items())}
-        return Pulse(0, 0, self.settings.slots or 2, calls, None)
+        return whereabouts(Pulse(0, 0, self.settings.slots or 2, calls, None))
 
     def checkpoint(self) -> None:
         for name in tuple(self._doing):
@@ -68,6 +70,15 @@ class ScriptedWorker(WorkerProcess):
         """Kills its worker each time."""
         os.kill(os.getpid(), signal.SIGKILL)
         return self.endless(concept)
+
+    def gasping(self, concept: Concept) -> Done:
+        """Kills its worker the first time, a moment after it wrote why."""
+        if not (self._calls / f"{concept.name}@killed").exists():
+            (self._calls / f"{concept.name}@killed").touch()
+            time.sleep(5)
+            print(f"{concept.name}: the GPU fell off the bus", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.quick(concept)
 
     def advancing(self, concept: Concept) -> Done:
         """Kills its worker four times, but never without having got further."""

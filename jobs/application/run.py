@@ -16,8 +16,9 @@ from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
 from pipeline.models.families import family_of
 from pipeline.models.find import Model, ModelError, find_model
 from pipeline.protocols import Protocol, find_protocol
-from pipeline.records import Concept, Done, Failure
+from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
+from pipeline.store.events import EventLog
 from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder
@@ -80,6 +81,7 @@ class Run:
         self.folder.storage.write_bytes("_writable", b"")
         self.folder.storage.delete("_writable")
         self.began = time.monotonic()
+        self.log = EventLog(self.folder)
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
 
@@ -148,8 +150,13 @@ class Run:
         def report(progress: "Progress") -> None:
             display(progress)
             metrics(progress)
+            self.log.flush(at_once=False)
 
-        driver = Driver(settings, resources, self._record, report, deadlines, self.worker or WorkerProcess)
+        def tell(event: Event) -> None:
+            self.log.record(event)
+            metrics.count(event)
+
+        driver = Driver(settings, resources, self._record, report, deadlines, self.worker or WorkerProcess, tell)
         try:
             digests = driver.run(iter(left), len(left))
         except WorkersNeverStartedError as error:
@@ -157,6 +164,8 @@ class Run:
         except BaseException:
             self._leave(display, driver.progress())
             raise
+        finally:
+            self.log.flush()
         display.write("scoring", driver.progress())
         if digests is not None and digests[0] != digests[1]:
             raise RuntimeError(
@@ -227,7 +236,7 @@ class Run:
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
             "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),
                        "failed": len(self.failures)},
-            "fingerprint_of_all": self._fingerprint_of_all(),
+            "fingerprint_of_all": self._fingerprint_of_all(), "events": dict(self.log.counts),
             "seconds": round(time.monotonic() - self.began, 1), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "finished": finished, "versions": {name: _version(name) for name in PACKAGES},
         })  # fmt: skip
@@ -256,6 +265,9 @@ class Run:
             said += f"\n  {name}: {failure.reason}"
         if len(self.failures) > 20:
             said += f"\n  and {len(self.failures) - 20} more, in {self.folder.storage.url}/failures/"
+        if self.log.counts:
+            what = ", ".join(f"{count} x {kind.replace('_', ' ')}" for kind, count in self.log.counts.most_common())
+            said += f"\n  on the way: {what}; each is in events/ and in the report"
         url = without_credentials(self.folder.storage.url)
         result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began)
         self.events.say("end", said, done=len(self.done), failed=len(self.failures))

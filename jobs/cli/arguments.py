@@ -19,6 +19,7 @@ def add_storage(parser: argparse._ActionsContainer) -> None:
 
 def add_storage_and_cluster(parser: argparse._ActionsContainer) -> None:
     add_storage(parser)
+    parser.add_argument("--verbose", action="store_true", help="also say what goes as it should")
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
     )

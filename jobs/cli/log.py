@@ -1,6 +1,7 @@
-"""What a job says: sentences for a person, or one JSON object a line for a program."""
+"""What a job says: sentences for a person, or one JSON object a line for a program; and what the libraries log meanwhile."""
 
 import json
+import logging
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from jobs.application.requests import Listener
 from pipeline.store.locations import all_without_credentials, without_credentials
 
 LogFormat = Literal["text", "json"]
+OURS = ("pipeline", "eval", "cluster", "jobs")  # each module logs under its own name, below one of these
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,30 @@ class Log(Listener):
     def _write(self, event: str, text: str, fields: dict[str, Any], to: TextIO) -> None:
         text, fields = without_credentials(text), all_without_credentials(fields)
         if self.format == "json":
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            text = json.dumps({"time": now, "event": event, "message": text.strip(), **fields}, ensure_ascii=False)
+            text = _as_json(event, text.strip(), fields)
         print(text, file=to, flush=True)
+
+
+def show_log(format: LogFormat = "text", *, verbose: bool = False) -> None:
+    """Has what our modules log written to standard error: warnings, or with `verbose` information too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json() if format == "json" else logging.Formatter("wordmint: %(message)s"))
+    for name in OURS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+class _Json(logging.Formatter):
+    """One object a line, like the job's own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"level": record.levelname.lower(), "logger": record.name}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return _as_json("log", record.getMessage(), fields)
+
+
+def _as_json(event: str, message: str, fields: dict[str, Any]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "event": event, "message": message, **fields}, ensure_ascii=False)

@@ -4,24 +4,28 @@ Pending actors are the demand that a cluster's autoscaler sees; there are never 
 counts as lost is in deadlines.py, what that costs its concepts in lost_workers.py.
 """
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline.records import Concept, Done, Failure
+from pipeline.records import Concept, Done, Event, EventKind, Failure
 from pipeline.scheduling.deadlines import Deadlines, Overdue
+from pipeline.scheduling.last_output import last_output
 from pipeline.scheduling.lost_workers import Retries, last_line
 from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
 from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.settings import MOST_SLOTS
+from pipeline.store.events import now
 from pipeline.store.storage import StorageError, StorageNotFoundError, StorageUnavailableError
 
 POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0
+LAST_PULSE_SECONDS = 10.0
 GRACE_SECONDS = 30.0  # for the last checkpoints when a run is cut short
 MAY_PASS = (StorageUnavailableError, StorageNotFoundError)
 SPARE_THREADS = 4  # of an actor, beside those of its calls: for pulses and checkpoints
@@ -85,6 +89,15 @@ class _Seat:
     asked: float = 0.0
 
     @property
+    def name(self) -> str:
+        """Short, for people to tell workers apart."""
+        return str(self.actor._actor_id.hex())[:8]
+
+    @property
+    def node(self) -> str:
+        return self.last.node if self.last else ""
+
+    @property
     def refs(self) -> list[ray.ObjectRef]:
         return [*self.calls, *(ref for ref in (self.next, self.pulse) if ref is not None)]
 
@@ -93,6 +106,7 @@ class Driver:
     """Runs every concept to a Done or a Failure, handing each to `record` as it comes.
 
     worker: the class of the actors; tests and the benchmark have some that crash, hang, or train nothing.
+    tell: is told each thing that goes wrong, and each phase of a worker's start, as it is known.
     """
 
     def __init__(
@@ -103,8 +117,10 @@ class Driver:
         report: Callable[[Progress], None],
         deadlines: Deadlines,
         worker: type[WorkerProcess] = WorkerProcess,
+        tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._settings, self._resources, self._record, self._report = settings, resources, record, report
+        self._tell = tell
         self._worker, self._deadlines, self._retries = worker, deadlines, Retries(settings.run)
         self._seats: list[_Seat] = []
         self._total = self._done = self._failed = self._steps_of_the_lost = 0
@@ -125,6 +141,7 @@ class Driver:
                 self._expire()
                 self._shrink()
                 self._report(self.progress())
+            self._hear_last()
             return self._weights_digests()
         except BaseException:
             self._checkpoint()
@@ -219,6 +236,7 @@ class Driver:
             self._advance(seat, result)
         elif ref == seat.pulse:
             seat.pulse, seat.last = None, result
+            self._hear(seat, result)
             self._deadlines.hear(id(seat), result)
         else:
             self._finish(seat.calls.pop(ref), result)
@@ -249,6 +267,10 @@ class Driver:
 
     def _lose(self, seat: _Seat, error: RayError | Overdue) -> None:
         self._release(seat)
+        held, output = len(seat.calls), last_output(seat.last)
+        kind: EventKind = "worker_lost" if seat.phase == "ready" else "worker_not_started"
+        action = f"its {held} concepts are tried again" if held else "another is started while there is work for it"
+        self._tell(Event(now(), kind, last_line(error), action, seat.name, seat.node, output=output))
         if seat.phase != "ready":
             reason = self._retries.worker_never_started(error, self._resources.workers)
             if reason is not None:
@@ -259,6 +281,9 @@ class Driver:
     def _break_off(self, concept: Concept, error: RayError | Overdue) -> None:
         self._deadlines.end(concept.name)
         failure = self._retries.charge(concept, error)
+        alone = "it is tried again alone" if self._retries.any_suspect([concept]) else "it goes on from its checkpoint"
+        action = "it is recorded as a failure" if failure else alone
+        self._tell(Event(now(), "call_broken_off", last_line(error), action, concept=concept.name))
         if failure is not None:
             self._finish(concept, failure)
 
@@ -270,7 +295,20 @@ class Driver:
         spare = len(self._seats) - max(self._left, 1)
         idle = sorted((seat for seat in self._seats if not seat.calls), key=lambda seat: seat.phase == "ready")
         for seat in idle[: max(0, spare)]:
+            self._hear_last(seat)
             self._release(seat)
+
+    def _hear(self, seat: _Seat, pulse: Pulse) -> None:
+        for event in pulse.events:
+            self._tell(replace(event, worker=seat.name, node=pulse.node))
+
+    def _hear_last(self, *seats: _Seat) -> None:
+        """What ready workers, all of them unless some are named, have to tell before they go."""
+        for seat in seats or tuple(self._ready()):
+            if seat.phase == "ready":
+                with contextlib.suppress(RayError):
+                    pulse: Any = ray.get(seat.actor.pulse.remote(), timeout=LAST_PULSE_SECONDS)
+                    self._hear(seat, pulse)
 
     def _release(self, seat: _Seat) -> None:
         self._seats.remove(seat)

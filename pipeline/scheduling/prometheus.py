@@ -4,6 +4,7 @@ import time
 
 from ray.util.metrics import Counter, Gauge
 
+from pipeline.records import Event
 from pipeline.scheduling.driver import Progress
 
 GAUGES = {
@@ -20,6 +21,7 @@ COUNTERS = {
     "wordmint_steps": "optimiser steps, of all concepts together",
     "wordmint_restarts": "calls that broke off and were tried again",
 }
+EVENTS = "wordmint_events"
 EVERY_SECONDS = 1.0
 
 
@@ -31,7 +33,12 @@ class RunMetrics:
         self._gauges = {name: Gauge(name, said, tag_keys=tags.get(name, ())) for name, said in GAUGES.items()}
         self._counters = {name: Counter(name, said) for name, said in COUNTERS.items()}
         self._counted = dict.fromkeys(COUNTERS, 0)
+        self._events = Counter(EVENTS, "what went wrong, and what a start took, by kind of event", tag_keys=("kind",))
         self._set = float("-inf")
+
+    def count(self, event: Event) -> None:
+        """By its kind, and never by its concept: a metric has few series, and a run many concepts."""
+        self._events.inc(1, {"kind": event.kind})
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()

@@ -9,7 +9,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from pipeline.inputs.image_sets import ImageSetError, find_sources, load_images
 from pipeline.inputs.sidecars import captions_of, extras_of
 from pipeline.models.base import PromptError
 from pipeline.models.load import load_backbone
-from pipeline.records import Concept, Done, Failure, ImageSet, Sample, Stage, Word
+from pipeline.records import Concept, Done, Event, EventKind, Failure, ImageSet, Sample, Stage, Word
 from pipeline.sampling.grid import draw_grid, encode_png
 from pipeline.sampling.pictures_of_a_word import draw_concept
 from pipeline.scheduling.continuous_batch import ContinuousBatch
@@ -29,6 +30,7 @@ from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.store.damaged import DamagedFileError, say_damaged
+from pipeline.store.events import now
 from pipeline.store.run_folder import Marker
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
@@ -49,13 +51,21 @@ class Worker:
         self.settings = settings
         self._doing: dict[str, Doing] = {}
         self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._kept = time.monotonic()
         torch.set_num_threads(settings.threads)
-        self.backbone = load_backbone(
-            settings.model, settings.device, settings.model_settings, settings.storage_options, settings.model_digest
-        )
-        self._digest_at_start = self.backbone.weights_digest()
-        self.slots = self._slots()
+        with self._phase("the model was loaded"):
+            self.backbone = load_backbone(
+                settings.model,
+                settings.device,
+                settings.model_settings,
+                settings.storage_options,
+                settings.model_digest,
+            )
+        with self._phase("the weights were digested"):
+            self._digest_at_start = self.backbone.weights_digest()
+        with self._phase("the number of slots was found"):
+            self.slots = self._slots()
         self.batch = ContinuousBatch(
             self.backbone, self.slots, self._keep, settings.checkpoint_seconds, settings.checkpoint_gradients == "auto"
         )
@@ -76,7 +86,17 @@ class Worker:
         training = self.batch.training
         calls = {name: (doing, training.get(name, 0)) for name, doing in tuple(self._doing.items())}
         age = time.monotonic() - self._kept if training else None
-        return Pulse(self.batch.beats, self.batch.steps, self.batch.slots, calls, age)
+        events = tuple(self._events.get() for _ in range(self._events.qsize()))
+        return Pulse(self.batch.beats, self.batch.steps, self.batch.slots, calls, age, events)
+
+    def _note(self, kind: EventKind, cause: str, action: str, concept: str = "") -> None:
+        self._events.put(Event(now(), kind, cause, action, concept=concept))
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._events.put(Event(now(), "phase", name, seconds=time.monotonic() - began))
 
     def checkpoint(self) -> None:
         """Returns once every concept in training could go on elsewhere from the step it is at."""
@@ -90,8 +110,8 @@ class Worker:
         while True:
             try:
                 self._save(self._checkpoints.get())
-            except StorageError:
-                continue  # the age that `pulse` tells shows it, and training needs no store
+            except StorageError as error:
+                self._note("checkpoint_not_written", str(error), "training goes on, and the next one is due as usual")
 
     def _save(self, checkpoints: list[Checkpoint]) -> None:
         for checkpoint in checkpoints:
@@ -106,6 +126,9 @@ class Worker:
         try:
             self._doing[name] = "images"
             images = self._load(concept)
+            for image in images.rejected:
+                used = f"the other {len(images.pixels)} pictures are used"
+                self._note("picture_rejected", f"{image.url}: {image.reason}", used, name)
             fingerprint = settings.fingerprint(concept, images.sources)
             if run.is_committed(name, fingerprint):  # by another driver of the same run
                 try:
@@ -155,6 +178,7 @@ class Worker:
         try:
             return self._attempt(concept, fingerprint, images, settings, before)
         except DivergedError as first:
+            self._note("diverged", str(first), f"learned again at a rate of {slower.learning_rate:g}", concept.name)
             try:
                 return self._attempt(concept, fingerprint, images, slower, None)
             except DivergedError as second:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.protocols import Protocol
-from pipeline.records import Concept, Source
+from pipeline.records import Concept, Event, Source
 from pipeline.settings import CheckpointGradients, InversionSettings, ModelSettings
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 from pipeline.store.fingerprint import content_of, fingerprint
@@ -53,6 +53,8 @@ class Pulse:
     beats: rises whenever the model has got something done. steps: optimiser steps so far, of all concepts together.
     calls: concept -> what is being done for it, and the step it is at.
     checkpoint_age: seconds since the last checkpoint, None while nothing is in training.
+    events: what happened since the last pulse. node: of the worker's machine. output: the last lines that it wrote,
+    and output_file: where, on its machine.
     """
 
     beats: int
@@ -60,3 +62,7 @@ class Pulse:
     slots: int
     calls: Mapping[str, tuple[Doing, int]]
     checkpoint_age: float | None
+    events: tuple[Event, ...] = ()
+    node: str = ""
+    output: str = ""
+    output_file: str = ""

@@ -7,6 +7,7 @@ worker.py.
 from typing import TYPE_CHECKING
 
 from pipeline.records import Concept, Done, Failure
+from pipeline.scheduling.last_output import whereabouts
 from pipeline.scheduling.termination import before_termination
 from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
 
@@ -38,7 +39,7 @@ class WorkerProcess:
 
     def pulse(self) -> Pulse:
         """How the worker is doing, answered at once."""
-        return self._worker.pulse()
+        return whereabouts(self._worker.pulse())
 
     def checkpoint(self) -> None:
         """Returns once every concept in training could go on elsewhere from the step it is at."""

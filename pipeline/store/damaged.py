@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.store.retry import StorageError
 
-_log = logging.getLogger("wordmint")
+_log = logging.getLogger(__name__)
 
 
 class DamagedFileError(StorageError):

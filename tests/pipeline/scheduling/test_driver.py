@@ -13,6 +13,7 @@ from pipeline.records import Failure
 from pipeline.scheduling.deadlines import Deadlines
 from pipeline.scheduling.driver import Progress, WorkersNeverStartedError
 from pipeline.scheduling.lost_workers import LIVES
+from pipeline.store.events import read_events
 from tests.scripted_run import ScriptedRun, quick
 from tests.scripted_worker import (
     OneLoadsForEver,
@@ -106,6 +107,32 @@ def test_a_poison_concept_is_given_up_and_its_neighbours_are_unharmed(tmp_path: 
 
 
 @pytest.mark.long
+def test_a_lost_worker_is_told_with_its_last_lines_and_what_is_done(tmp_path: Path) -> None:
+    """Catches an operator who reads "restarts 7", and no cause."""
+    run = ScriptedRun(tmp_path, ["gasping-1", *quick(2)])
+    run.go(workers=1)
+    assert run.failures == {}
+    run.log.flush()
+    told = read_events(run.folder)
+    (lost,) = [event for event in told if event.kind == "worker_lost"]
+    assert "the GPU fell off the bus" in lost.output
+    assert lost.worker
+    assert lost.node
+    assert "tried again" in lost.action
+    broken = [event for event in told if event.kind == "call_broken_off"]
+    assert [event.concept for event in broken] == ["gasping-1"]
+    assert broken[0].action == "it is tried again alone"
+    assert run.log.counts == {"worker_lost": 1, "call_broken_off": 1}
+
+
+def test_a_poison_concept_is_told_with_each_try_and_its_end(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path, ["poison-1"])
+    run.go(workers=1)
+    run.log.flush()
+    actions = [event.action for event in read_events(run.folder) if event.kind == "call_broken_off"]
+    assert actions == ["it is tried again alone"] * (LIVES - 1) + ["it is recorded as a failure"]
+
+
 def test_several_poisons_beside_each_other_are_each_found(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, ["poison-1", "poison-2", "poison-3", *quick(4)])
     run.go(workers=1, slots=4)

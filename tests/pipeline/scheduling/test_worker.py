@@ -111,6 +111,25 @@ def test_a_second_call_finds_the_word_that_another_driver_committed(
     assert worker.batch.steps == before == 4
 
 
+def test_what_goes_wrong_is_told_by_the_next_pulse_and_once(
+    make_worker: Callable[..., Worker], concept: Concept, tmp_path: Path
+) -> None:
+    """Catches a picture that is left out, a word that is learned again, or a slow start, of which nobody hears."""
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    worker = make_worker()
+    started = [event for event in worker.pulse().events if event.kind == "phase"]
+    assert [event.cause for event in started] == [
+        "the model was loaded", "the weights were digested", "the number of slots was found",
+    ]  # fmt: skip
+    assert all(event.seconds is not None for event in started)
+    assert isinstance(worker.invert(concept), Done)
+    (rejected,) = worker.pulse().events
+    assert (rejected.kind, rejected.concept) == ("picture_rejected", "my-cat")
+    assert "broken.png" in rejected.cause
+    assert rejected.action == "the other 2 pictures are used"
+    assert worker.pulse().events == ()
+
+
 def test_a_checkpoint_of_other_pictures_is_not_taken_up(make_worker: Callable[..., Worker], concept: Concept) -> None:
     """Catches a word that began with somebody else's steps."""
     worker = make_worker()

@@ -1,0 +1,97 @@
+"""What happened during a run, as it happens: a line in the log at once, and rows of `events/` in the run folder.
+
+Each driver writes a file of its own, anew whenever rows have come, so that two drivers neither double nor lose a row and a
+killed one loses a few seconds of them.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import get_args
+
+import pyarrow as pa
+
+from pipeline.records import Event, EventKind
+from pipeline.store.damaged import DamagedFileError, say_damaged
+from pipeline.store.parts import read_table, write_table
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import StorageError, StorageNotFoundError
+
+EVENTS = pa.schema([
+    ("time", pa.string()), ("kind", pa.string()), ("cause", pa.string()), ("action", pa.string()), ("worker", pa.string()),
+    ("node", pa.string()), ("concept", pa.string()), ("seconds", pa.float64()), ("output", pa.string()),
+])  # fmt: skip
+FOLDER = "events"
+FLUSH_SECONDS = 5.0
+ROWS = 10_000  # a file
+_log = logging.getLogger(__name__)
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class EventLog:
+    """The events of one driver. counts: of what went wrong, by kind."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._begin_file()
+        self._written = 0
+        self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+        self.counts: Counter[str] = Counter()
+
+    def _begin_file(self) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self._rows: list[Event] = []
+        self._path = f"{FOLDER}/{stamp}-{uuid.uuid4().hex[:8]}.parquet"
+
+    def record(self, event: Event) -> None:
+        """Logs the event at once, and keeps it for the next flush."""
+        if event.kind == "phase":
+            _log.info("%s", event.sentence)
+        else:
+            self.counts[event.kind] += 1
+            _log.warning("%s", event.sentence)
+        with self._lock:
+            self._rows.append(event)
+
+    def flush(self, *, at_once: bool = True) -> None:
+        """Writes what is not written yet; at_once: also when the last flush was less than some seconds ago."""
+        if not at_once and time.monotonic() - self._flushed < FLUSH_SECONDS:
+            return
+        with self._lock:
+            rows = tuple(self._rows)
+        self._flushed = time.monotonic()
+        if len(rows) == self._written:
+            return
+        try:
+            write_table(self._run, self._path, pa.Table.from_pylist([asdict(event) for event in rows], EVENTS))
+        except StorageError as error:
+            _log.warning("the run's events could not be written, and are tried again: %s", error)
+            return
+        self._written = len(rows)
+        if len(rows) >= ROWS:
+            self._begin_file()
+            self._written = 0
+
+
+def read_events(run: RunFolder) -> list[Event]:
+    """All that is known of, of every driver, by time. A damaged file is told by name and left out."""
+    found: list[Event] = []
+    for name in run.storage.names(FOLDER):
+        path = f"{FOLDER}/{name}"
+        try:
+            table = read_table(run, path)
+            rows = [] if table is None else table.select(EVENTS.names).to_pylist()
+        except (DamagedFileError, StorageNotFoundError, pa.ArrowException, KeyError) as error:
+            say_damaged(path, str(error))
+            continue
+        found += [Event(**row) for row in rows if row["kind"] in get_args(EventKind)]
+    return sorted(found, key=lambda event: event.time)

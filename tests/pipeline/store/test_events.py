@@ -1,0 +1,84 @@
+"""events.py: rows that neither a second driver nor a kill doubles or loses, and a line in the log at once."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.records import Event
+from pipeline.store import events
+from pipeline.store.events import EventLog, now, read_events
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage
+
+LOST = Event("2026-01-01T00:00:00.000+00:00", "worker_lost", "SIGKILL", "tried again", "a1", "n1", output="last\nlines")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(Storage(str(tmp_path)))
+
+
+def test_each_driver_has_its_rows_once_however_often_it_writes(run: RunFolder, tmp_path: Path) -> None:
+    one, other = EventLog(run), EventLog(run)
+    for number in range(3):
+        one.record(replace(LOST, cause=f"one {number}"))
+        one.flush()
+        other.record(replace(LOST, cause=f"other {number}"))
+        other.flush()
+    one.flush()
+    assert sorted(event.cause for event in read_events(run)) == [
+        f"{who} {n}" for who in ("one", "other") for n in range(3)
+    ]
+    assert len(list((tmp_path / "events").iterdir())) == 2
+    assert len(pd.read_parquet(tmp_path / "events")) == 6
+    assert read_events(run)[0].output == LOST.output
+
+
+def test_a_run_in_which_nothing_happened_leaves_no_file(run: RunFolder, tmp_path: Path) -> None:
+    EventLog(run).flush()
+    assert not (tmp_path / "events").exists()
+
+
+def test_many_events_are_few_files(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "ROWS", 4)
+    log = EventLog(run)
+    for number in range(10):
+        log.record(replace(LOST, cause=str(number)))
+        log.flush()
+    assert sorted(int(event.cause) for event in read_events(run)) == list(range(10))
+    assert len(list((tmp_path / "events").iterdir())) == 3
+
+
+def test_an_event_is_a_line_in_the_log_at_once(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pipeline")
+    log = EventLog(run)
+    log.record(LOST)
+    log.record(Event(now(), "phase", "the model was loaded", seconds=1.25))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "worker lost: SIGKILL; tried again [worker a1, node n1]"),
+        ("INFO", "phase: the model was loaded (1.2 s)"),
+    ]
+    assert log.counts == {"worker_lost": 1}
+
+
+def test_a_damaged_file_costs_its_own_rows_only(run: RunFolder, tmp_path: Path) -> None:
+    log = EventLog(run)
+    log.record(LOST)
+    log.flush()
+    (tmp_path / "events" / "torn.parquet").write_bytes(b"PAR1")
+    (tmp_path / "events" / "README").write_bytes(b"x")
+    assert read_events(run) == [LOST]
+
+
+def test_a_store_out_of_reach_loses_no_row(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.store.retry.ATTEMPTS", 1)
+    log = EventLog(run)
+    log.record(LOST)
+    (tmp_path / "events").write_bytes(b"in the way")
+    log.flush()
+    (tmp_path / "events").unlink()
+    log.flush()
+    assert read_events(run) == [LOST]
