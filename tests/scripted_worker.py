@@ -98,6 +98,11 @@ class ScriptedWorker(WorkerProcess):
         threading.Event().wait()
         return self.quick(concept)
 
+    def drawn(self, concept: Concept) -> Done:
+        """Has left its slot, and is held like the next."""
+        self._doing[concept.name] = "sampling"
+        return self.held(concept)
+
     def held(self, concept: Concept) -> Done:
         """Hangs until there is a file `release` in the run folder."""
         while not (self._calls.parent / "release").exists():

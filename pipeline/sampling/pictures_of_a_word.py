@@ -45,6 +45,22 @@ def draw_pictures(
     backbone: Backbone, wanted: Sequence[Wanted], protocol: Protocol, resolution: int | None = None
 ) -> list[Sample]:
     """One sample a picture, in their order; which others it is drawn beside changes it by rounding only."""
+    return samples_of(wanted, pixels_of(backbone, wanted, protocol, resolution))
+
+
+def samples_of(wanted: Sequence[Wanted], pictures: Sequence[np.ndarray]) -> list[Sample]:
+    """Encodes what `pixels_of` drew, which takes no model."""
+    return [
+        Sample(each.concept.name, each.request.kind, each.request.prompt, each.request.stated, each.request.index,
+               each.request.seed, encode_png(picture))
+        for each, picture in zip(wanted, pictures, strict=True)
+    ]  # fmt: skip
+
+
+def pixels_of(
+    backbone: Backbone, wanted: Sequence[Wanted], protocol: Protocol, resolution: int | None = None
+) -> list[np.ndarray]:
+    """One picture each, uint8 (R, R, 3)."""
     if not wanted:
         return []
     settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
@@ -57,9 +73,4 @@ def draw_pictures(
         name = names.setdefault(id(each.vectors), f"\ue000{len(names)}\ue001")
         words[name] = each.vectors
         prompts.append(re.sub(re.escape(each.concept.placeholder), name, each.request.prompt, flags=re.IGNORECASE))
-    pictures = sample(backbone, prompts, [each.request.seed for each in wanted], words, settings, resolution)
-    return [
-        Sample(each.concept.name, each.request.kind, each.request.prompt, each.request.stated, each.request.index,
-               each.request.seed, encode_png(picture))
-        for each, picture in zip(wanted, pictures, strict=True)
-    ]  # fmt: skip
+    return list(sample(backbone, prompts, [each.request.seed for each in wanted], words, settings, resolution))

@@ -28,6 +28,7 @@ POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0
 LAST_PULSE_SECONDS = 10.0
 GRACE_SECONDS = 30.0  # for the last checkpoints when a run is cut short
 MAY_PASS = (StorageUnavailableError, StorageNotFoundError)
+PAST_TRAINING = ("sampling", "committing")
 SPARE_THREADS = 4  # of an actor, beside those of its calls: for pulses and checkpoints
 
 
@@ -71,8 +72,15 @@ class WorkersNeverStartedError(RuntimeError):
 
 
 def calls_ahead(slots: int) -> int:
-    """Calls to a worker beyond its slots: their images are read while the slots are busy."""
+    """Calls to a worker beyond its slots: their images are read while the slots are busy.
+
+    As many more may be at words that have left their slots and are being drawn or committed.
+    """
     return 1 + slots // 4
+
+
+def calls_at_most(slots: int) -> int:
+    return slots + 2 * calls_ahead(slots)
 
 
 @dataclass(slots=True)
@@ -96,6 +104,13 @@ class _Seat:
     @property
     def node(self) -> str:
         return self.last.node if self.last else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another call would find its slot sooner for being made now, as far as the last pulse knows."""
+        past = {name for name, (doing, _) in self.last.calls.items() if doing in PAST_TRAINING} if self.last else set()
+        ahead = sum(concept.name not in past for concept in self.calls.values())
+        return ahead < self.slots + calls_ahead(self.slots) and len(self.calls) < calls_at_most(self.slots)
 
     @property
     def refs(self) -> list[ray.ObjectRef]:
@@ -166,7 +181,7 @@ class Driver:
                 num_gpus=resources.gpus,
                 max_restarts=0,
                 max_task_retries=0,
-                max_concurrency=most + calls_ahead(most) + SPARE_THREADS,
+                max_concurrency=calls_at_most(most) + SPARE_THREADS,
             ).remote(self._settings)
             seat = _Seat(actor, actor.__ray_ready__.remote())
             self._seats.append(seat)
@@ -182,12 +197,7 @@ class Driver:
                     self._call(seat, suspect)
                     continue
                 seats.remove(seat)  # it is kept free of others, so that it empties
-            open_seats = [
-                seat
-                for seat in seats
-                if len(seat.calls) < seat.slots + calls_ahead(seat.slots)
-                and not self._retries.any_suspect(seat.calls.values())
-            ]
+            open_seats = [seat for seat in seats if seat.is_open and not self._retries.any_suspect(seat.calls.values())]
             if not open_seats:
                 return
             concept = self._retries.again() or next(concepts, None)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -23,7 +24,8 @@ from pipeline.models.base import PromptError
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Done, Event, EventKind, Failure, ImageSet, Sample, Stage, Word
 from pipeline.sampling.grid import draw_grid, encode_png
-from pipeline.sampling.pictures_of_a_word import draw_concept
+from pipeline.sampling.pictures_of_a_word import Wanted, pixels_of, samples_of, wanted_of
+from pipeline.sampling.prompting import requests_for
 from pipeline.scheduling.continuous_batch import ContinuousBatch
 from pipeline.scheduling.slot_count import measure_slots
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
@@ -142,7 +144,7 @@ class Worker:
             concept = replace(concept, vectors=len(next(iter(word.vectors.values()))))
             stage = "sampling"
             self._doing[name] = "sampling"
-            samples = self.batch.run(lambda: self._sample(concept, images, word))
+            samples = self._sample(concept, images, word)
             self._doing[name] = "committing"
             return self._commit(concept, fingerprint, images, word, samples)
         except (ImageSetError, InversionError, PromptError) as error:
@@ -222,14 +224,19 @@ class Worker:
         return self.backbone.vocabulary_words()
 
     def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
+        """Drawn on the model's thread, encoded on that of the call."""
+        told = self.settings
+        requests = requests_for(concept, told.protocol, told.inversion.seed)
+
+        def draw() -> tuple[list[Wanted], Sequence[np.ndarray]]:
+            wanted = wanted_of(self.backbone, concept, word.vectors, requests)
+            return wanted, pixels_of(self.backbone, wanted, told.protocol, told.inversion.resolution)
+
+        drawn = samples_of(*self.batch.run(draw))
         training = [
             Sample(concept.name, "training", "", "", index, 0, encode_png(pixels))
             for index, pixels in enumerate(images.pixels)
         ]
-        inversion = self.settings.inversion
-        drawn = draw_concept(
-            self.backbone, concept, word.vectors, self.settings.protocol, inversion.seed, inversion.resolution
-        )
         return training + drawn
 
     def _commit(

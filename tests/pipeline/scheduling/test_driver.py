@@ -85,6 +85,21 @@ def test_a_worker_has_a_concept_ahead_of_its_slots(tmp_path: Path) -> None:
     assert max(progress.running for progress in run.seen) == 2
 
 
+def test_words_that_are_being_drawn_take_no_call_from_those_that_need_a_slot(tmp_path: Path) -> None:
+    """Catches slots that stand idle because all calls are at words which are drawn or committed; and calls without end."""
+    run = ScriptedRun(tmp_path, ["drawn-1", "drawn-2", "long-1", "long-2", "drawn-3", "drawn-4", "long-3"])
+
+    def release_once_the_slots_are_served(progress: Progress) -> None:
+        run.seen.append(progress)
+        if {"long-1", "long-2"} <= run.results.keys():
+            (tmp_path / "release").touch()
+
+    run.report = release_once_the_slots_are_served
+    run.go(workers=1, slots=1, deadlines=Deadlines(concept=60))
+    assert run.failures == {}
+    assert max(progress.running for progress in run.seen) <= 3
+
+
 def test_bad_input_costs_one_call_and_is_not_tried_again(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, ["bad-1", *quick(5)])
     run.go()

@@ -1,5 +1,6 @@
 """The worker by itself, on a tiny model and a real disk: what one call of it leaves behind."""
 
+import importlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -209,3 +210,20 @@ def test_captions_masks_and_the_nearest_words_reach_the_training(
     assert asked == [((2, 16, 16, 3), len(worker.backbone.vocabulary_words()))]
     dog, truck = (worker.backbone.initial_vectors(word, 1)["text_encoder"] for word in ("dog", "truck"))
     np.testing.assert_allclose(embedding(worker)["initial_norms"], np.linalg.norm((dog + truck) / 2, axis=1), rtol=1e-5)
+
+
+def test_pictures_are_encoded_beside_the_training(
+    make_worker: Callable[..., Worker], concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a model that stands still while PNGs are made of what it drew."""
+    threads: set[str] = set()
+    for module in ("pipeline.sampling.pictures_of_a_word", "pipeline.scheduling.worker", "pipeline.sampling.grid"):
+        original = importlib.import_module(module).encode_png
+
+        def encode(pixels: np.ndarray, original: Callable[[np.ndarray], bytes] = original) -> bytes:
+            threads.add(threading.current_thread().name)
+            return original(pixels)
+
+        monkeypatch.setattr(f"{module}.encode_png", encode)
+    assert isinstance(make_worker().invert(concept), Done)
+    assert threads == {threading.current_thread().name}
