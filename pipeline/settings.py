@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 CropMode = Literal["centre", "pad", "squash"]
 EarlyStop = Literal["settled", "dvar", "off"]
 Schedule = Literal["constant", "linear", "cosine"]
-Start = Literal["words", "statistics", "nearest"]
+Start = Literal["words", "statistics", "nearest", "pictures"]
 Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
 Sampler = Literal["ddim", "dpm++", "euler"]
@@ -16,7 +16,8 @@ FlowTimes = Literal["logit_normal", "uniform"]
 # At these values an option is as if it were not there. They stay out of fingerprints, so that an option which is new
 # does not undo the words of runs that knew nothing of it.
 ABSENT: dict[str, object] = {
-    "schedule": "constant", "warmup_steps": 0, "start": "words", "start_clip": "", "templates": (), "captions": False,
+    "schedule": "constant", "warmup_steps": 0, "start": "words", "start_clip": "", "start_encoder": "",
+    "templates": (), "captions": False,
     "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
     "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal",
 }  # fmt: skip
@@ -70,7 +71,8 @@ class InversionSettings:
     early_stop: by our criterion, "settled", by that of Voronov et al. 2023, "dvar", or not at all (early_stopping.py).
     seed: of every draw, together with the concept's name, the purpose and the step.
 
-    start: from which vectors (start_vectors.py); start_clip: the CLIP that looks for the "nearest" words.
+    start: from which vectors (start_vectors.py); start_clip: the CLIP that looks for the "nearest" words; start_encoder:
+    digest of the start encoder that reads them off the "pictures".
     templates: sentences in place of templates.py's, with "{}" where the word stands. captions: a .txt beside a picture is
     its sentence. masks, background: what of a picture counts, and by how much the rest does (weighting.py).
 
@@ -101,6 +103,7 @@ class InversionSettings:
     warmup_steps: int = 0
     start: Start = "words"
     start_clip: str = ""
+    start_encoder: str = ""
     templates: tuple[str, ...] = ()
     captions: bool = False
     masks: Masks = "off"
@@ -114,7 +117,7 @@ class InversionSettings:
     flow_times: FlowTimes = "logit_normal"
 
     def __post_init__(self) -> None:
-        _require(1 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 1 to 1,000,000")
+        _require(0 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 0 to 1,000,000")
         _require(1 <= self.batch_size <= 1024, "batch size", self.batch_size, "a whole number from 1 to 1,024")
         _require(0 < self.learning_rate < 10, "learning rate", self.learning_rate, "above 0 and below 10")
         _require(0 <= self.weight_decay < 1, "weight decay", self.weight_decay, "from 0 up to, not including, 1")
@@ -132,7 +135,7 @@ class InversionSettings:
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
         _require(self.minimum_images >= 1, "minimum images", self.minimum_images, "at least 1")
         _require(
-            0 <= self.warmup_steps < self.steps,
+            0 <= self.warmup_steps < max(self.steps, 1),
             "warm-up steps",
             self.warmup_steps,
             f"from 0 to below {self.steps} steps",
@@ -142,6 +145,12 @@ class InversionSettings:
             "start clip",
             self.start_clip,
             "the name of a CLIP where the start is 'nearest', and nowhere else",
+        )
+        _require(
+            bool(self.start_encoder) == (self.start == "pictures"),
+            "start encoder",
+            self.start_encoder,
+            "the digest of a start encoder where the start is 'pictures', and nowhere else",
         )
         for template in self.templates:
             _require(

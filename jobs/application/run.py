@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
 from pipeline.models.families import family_of
 from pipeline.models.find import Model, ModelError, find_model
+from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import Protocol, find_protocol
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
@@ -77,6 +78,10 @@ class Run:
         """Raises ManifestError, ModelError, StorageError and ValueError."""
         self.request, self.events, self.worker = request, events, worker
         self.manifest, self.protocol, self.model = read_request(request)
+        self.start_encoder = None
+        if request.settings.start == "pictures":
+            self.start_encoder = load_start_encoder(self.model)
+            self.request = replace(request, settings=replace(request.settings, start_encoder=self.start_encoder.digest))
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         self.folder.storage.write_bytes("_writable", b"")
         self.folder.storage.delete("_writable")
@@ -137,6 +142,7 @@ class Run:
             threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=request.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
+            start_encoder=self.start_encoder,
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,
         )  # fmt: skip
         self.events.say(

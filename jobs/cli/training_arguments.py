@@ -2,14 +2,17 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
+from pipeline.models.find import Model
+from pipeline.models.start_encoder import FILE, load_start_encoder
 from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start
 from pipeline.store.storage import Storage
 
 # Option -> field of InversionSettings, type and what is shown for its value, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
-    ("--steps", "steps", int, "N", "budget of optimiser steps"),
+    ("--steps", "steps", int, "N", "budget of optimiser steps; 0 takes the words as they start"),
     ("--learning-rate", "learning_rate", float, "X", "of AdamW, never rescaled"),
     ("--warmup-steps", "warmup_steps", int, "N", "the rate rises over so many steps first"),
     ("--weight-decay", "weight_decay", float, "X", "of AdamW; it shrinks the word itself"),
@@ -28,8 +31,6 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--schedule", "schedule", Schedule, "the rate after the warm-up: linear and cosine fall to 0 at the budget's end"),
     ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
     ("--early-stop", "early_stop", EarlyStop, "when a word has converged: our rule, that of Voronov et al. 2023, or none"),
-    ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
-     "deviation, or the words that --clip finds nearest to the pictures")),
     ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
     ("--flow-times", "flow_times", FlowTimes, ("how often a rectified flow (Stable Diffusion 3, Flux, ...) is trained at which "
      "time; other models ignore it")),
@@ -51,6 +52,13 @@ def add_training(parser: argparse._ActionsContainer) -> None:
             choices=get_args(choices),
             help=f"{said} (default: %(default)s)",
         )
+    parser.add_argument(
+        "--start",
+        choices=get_args(Start),
+        help="from which vectors: the initializer's words, noise with the vocabulary's mean and standard deviation, the words "
+        "that --clip finds nearest to the pictures, or what the model's own start encoder reads off the pictures of an object "
+        "(default: pictures where the model has a start encoder, as mini does, else words)",
+    )
     parser.add_argument(
         "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
     )
@@ -76,16 +84,33 @@ def add_training(parser: argparse._ActionsContainer) -> None:
 
 
 def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:
-    """options: for the store that the file of templates is in. Raises ValueError and StorageError."""
+    """All but a start from the pictures, which only the model allows: see `with_start_encoder`.
+
+    options: for the store that the file of templates is in. Raises ValueError and StorageError.
+    """
     fields = [option[1] for option in NUMBERS] + [option[1] for option in CHOICES]
     return InversionSettings(
         resolution=arguments.resolution,
         flip=not arguments.no_flip,
         captions=arguments.captions,
         templates=_templates(arguments.templates, options),
+        start="words" if arguments.start in (None, "pictures") else arguments.start,
         start_clip=arguments.clip if arguments.start == "nearest" else "",
         **{field: getattr(arguments, field) for field in fields},
     )
+
+
+def with_start_encoder(settings: InversionSettings, start: Start | None, model: Model) -> InversionSettings:
+    """The settings with a start from the pictures, where it was asked for or nothing was and the model has an encoder for it.
+
+    Raises ModelError for an encoder of other weights, and ValueError where there is none to be had.
+    """
+    encoder = load_start_encoder(model) if start in (None, "pictures") else None
+    if encoder is not None:
+        return replace(settings, start="pictures", start_encoder=encoder.digest)
+    if start == "pictures":
+        raise ValueError(f"--start pictures: model {model.name!r} has no start encoder ({FILE}); choose another start")
+    return settings
 
 
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pipeline.models.base import Backbone
 from pipeline.records import Word
 from pipeline.scheduling.slot_count import give_memory_back
 from pipeline.store.checkpoints import Checkpoint
-from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step
+from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step, validate
 
 Result = TypeVar("Result")
 DOES_NOT_FIT = "one concept in training does not fit into the GPU's memory; lower --batch-size or --resolution"
@@ -81,6 +81,8 @@ class ContinuousBatch:
 
         def admit() -> None:
             entry = _Entry(enter(), fingerprint, word)
+            if not entry.slot.settings.steps:  # it is a word as it starts, and its loss is told as any other's
+                validate(self._backbone, [entry.slot])
             if (end := end_of(entry.slot)) is not None:  # it was interrupted after its last step
                 entry.finish(end)
             else:

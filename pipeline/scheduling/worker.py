@@ -198,7 +198,9 @@ class Worker:
     ) -> Word:
         nearest, rate = self._nearest(images), settings.learning_rate
         try:
-            side_information = SideInformation(captions_of(concept, images), images.masks, nearest)
+            side_information = SideInformation(
+                captions_of(concept, images), images.masks, nearest, self._pictured(concept, images)
+            )
         except ValueError as error:
             raise InversionError(str(error)) from error
 
@@ -218,6 +220,13 @@ class Worker:
             return ()
         assert self.settings.look is not None, "whoever asks for the nearest words says who looks for them"
         return self.settings.look(images.pixels, self._vocabulary)
+
+    def _pictured(self, concept: Concept, images: ImageSet) -> dict[str, np.ndarray] | None:
+        # A style has no start in its pictures: the encoder reads what they show.
+        if self.settings.inversion.start != "pictures" or concept.kind == "style":
+            return None
+        assert self.settings.start_encoder is not None, "whoever asks for a start from pictures says who reads them"
+        return self.settings.start_encoder.vectors(images.pixels)
 
     @functools.cached_property
     def _vocabulary(self) -> list[str]:

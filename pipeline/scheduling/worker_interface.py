@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.models.start_encoder import StartEncoder
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Event, Source
 from pipeline.settings import CheckpointGradients, InversionSettings, ModelSettings
@@ -25,6 +26,7 @@ class WorkerSettings:
     activations twice instead of keeping them, which takes time and leaves memory; "auto": where that buys slots.
     checkpoint_seconds: between two step checkpoints.
     look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
+    start_encoder: what reads first vectors off pictures, where words start from these (settings.start "pictures").
     """
 
     model: str
@@ -38,6 +40,7 @@ class WorkerSettings:
     storage_options: dict[str, str]
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
+    start_encoder: StartEncoder | None = None
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     checkpoint_gradients: CheckpointGradients = "auto"
 

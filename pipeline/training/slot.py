@@ -1,6 +1,7 @@
 """A concept enters training: its word where it starts, its sentences, and its pictures as cached latents."""
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -22,11 +23,13 @@ class SideInformation:
 
     captions: one each, None for a picture without; () where nobody asked for them.
     masks: uint8 (N, R, R), 255 where the concept is. nearest: the words that look most like the pictures.
+    pictured: text encoder -> (D,), what a start encoder makes of the pictures.
     """
 
     captions: tuple[str | None, ...] = ()
     masks: np.ndarray | None = None
     nearest: tuple[str, ...] = ()
+    pictured: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def new_slot(
     side_information = side_information or SideInformation()
     backbone.refuse_placeholder(concept.placeholder)
     settings.refuse_vectors(concept.vectors)
-    initial = start_vectors(backbone, concept, settings, side_information.nearest)
+    initial = start_vectors(backbone, concept, settings, side_information.nearest, side_information.pictured)
     anchors = backbone.initial_vectors(concept.initializer, concept.vectors) if settings.regularisation else {}
     words = _on_device(_with_own(initial, backbone, settings, pixels), backbone)
     posterior = backbone.encode_images(_both_flips(pixels, settings))

@@ -15,13 +15,18 @@ NEAREST = 5  # words whose mean a word starts from
 
 
 def start_vectors(
-    backbone: Backbone, concept: Concept, settings: InversionSettings, nearest: Sequence[str] = ()
+    backbone: Backbone,
+    concept: Concept,
+    settings: InversionSettings,
+    nearest: Sequence[str] = (),
+    pictured: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Text encoder -> float32 (V, D).
 
     "words": the initializer's own tokens, or the vocabulary's mean. "statistics": normal with the vocabulary's mean and
     standard deviation, dimension by dimension. "nearest": the mean of the words `nearest`, which look most like the
-    pictures; the initializer where it is (), as in measuring.
+    pictures; the initializer where it is (), as in measuring. "pictures": `pictured`, text encoder -> (D,), for every
+    vector; the initializer where it is None, as in measuring and for styles.
     Raises PromptError.
     """
     if settings.start == "statistics":
@@ -35,6 +40,8 @@ def start_vectors(
             name: np.repeat(np.mean([mean[name] for mean in means], axis=0), concept.vectors, axis=0)
             for name in backbone.encoders
         }
+    if settings.start == "pictures" and pictured is not None:
+        return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in backbone.encoders}
     return backbone.initial_vectors(concept.initializer, concept.vectors)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from jobs.cli.training_arguments import settings_of
+from jobs.cli.training_arguments import settings_of, with_start_encoder
 from jobs.invert_all import parser
 from pipeline.inputs.manifest import MAX_VECTORS, RowDefaults, read_manifest
+from pipeline.models.find import find_model
 from pipeline.settings import InversionSettings
 
 GIVEN: dict[str, tuple[list[str], Any]] = {
@@ -37,7 +38,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "norm_limit": (["--norm-limit", "2"], 2.0),
     "flow_times": (["--flow-times", "uniform"], "uniform"),
 }
-WITHOUT_OPTION = {"minimum_images"}
+WITHOUT_OPTION = {"minimum_images", "start_encoder"}
 
 
 def settings(*arguments: str) -> InversionSettings:
@@ -61,6 +62,20 @@ def test_an_option_reaches_its_setting(field: str, tmp_path: Path) -> None:
     found = getattr(settings(*(each.format(templates=file) for each in arguments)), field)
     assert found == value
     assert found != getattr(InversionSettings(), field)
+
+
+def test_words_start_from_their_pictures_where_the_model_has_an_encoder_and_nothing_else_is_asked_for(
+    epsilon_model: Path,
+) -> None:
+    """Catches a default that is not taken, one that overrules what was asked for, and a start that cannot be had passed over."""
+    mini, other = find_model("mini"), find_model(str(epsilon_model))
+    for start in (None, "pictures"):
+        found = with_start_encoder(settings(), start, mini)
+        assert (found.start, len(found.start_encoder)) == ("pictures", 64)
+    assert with_start_encoder(settings("--start", "words"), "words", mini) == InversionSettings()
+    assert with_start_encoder(settings(), None, other) == InversionSettings()
+    with pytest.raises(ValueError, match="has no start encoder"):
+        with_start_encoder(settings("--start", "pictures"), "pictures", other)
 
 
 def test_every_option_is_explained() -> None:
