@@ -22,7 +22,7 @@ from pipeline.sampling.pictures_of_a_word import draw_concept
 from pipeline.store.run_tables import samples_of
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("owl", "taxi", "crown", "popcorn")
+NAMES = ("owl", "taxi", "crown", "ladybug")
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,11 @@ def test_open_clip_loads_the_clip_as_it_is() -> None:
 
 def test_the_generator_has_not_been_taught_the_demo_things() -> None:
     held_out = {name.replace(" ", "-") for name in things.held_out_things()}
-    objects = {folder.name for folder in DEMO.iterdir()} - {"blueprint", "duotone"}
-    assert objects <= held_out
+    shown = {folder.name for folder in DEMO.iterdir()} - {"blueprint", "duotone"}
+    individuals = {name for name in shown if name.startswith("my-")}
+    assert len(individuals) == 6
+    assert shown - individuals <= held_out
+    assert {name.removeprefix("my-") for name in individuals} <= set(things.training_things()), "of kinds it knows"
     assert not held_out & {name.replace(" ", "-") for name in things.training_things()}
 
 
