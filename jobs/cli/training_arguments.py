@@ -54,10 +54,11 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         )
     parser.add_argument(
         "--start",
+        default=defaults["start"],
         choices=get_args(Start),
         help="from which vectors: the initializer's words, noise with the vocabulary's mean and standard deviation, the words "
         "that --clip finds nearest to the pictures, or what the model's own start encoder reads off the pictures of an object "
-        "(default: pictures where the model has a start encoder, as mini does, else words)",
+        "(mini has one) (default: %(default)s)",
     )
     parser.add_argument(
         "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
@@ -94,23 +95,22 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
         flip=not arguments.no_flip,
         captions=arguments.captions,
         templates=_templates(arguments.templates, options),
-        start="words" if arguments.start in (None, "pictures") else arguments.start,
+        start="words" if arguments.start == "pictures" else arguments.start,
         start_clip=arguments.clip if arguments.start == "nearest" else "",
         **{field: getattr(arguments, field) for field in fields},
     )
 
 
-def with_start_encoder(settings: InversionSettings, start: Start | None, model: Model) -> InversionSettings:
-    """The settings with a start from the pictures, where it was asked for or nothing was and the model has an encoder for it.
+def with_start_encoder(settings: InversionSettings, start: Start, model: Model) -> InversionSettings:
+    """The settings with a start from the pictures, where that was asked for.
 
     Raises ModelError for an encoder of other weights, and ValueError where there is none to be had.
     """
-    encoder = load_start_encoder(model) if start in (None, "pictures") else None
-    if encoder is not None:
-        return replace(settings, start="pictures", start_encoder=encoder.digest)
-    if start == "pictures":
+    if start != "pictures":
+        return settings
+    if (encoder := load_start_encoder(model)) is None:
         raise ValueError(f"--start pictures: model {model.name!r} has no start encoder ({FILE}); choose another start")
-    return settings
+    return replace(settings, start="pictures", start_encoder=encoder.digest)
 
 
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -64,16 +64,14 @@ def test_an_option_reaches_its_setting(field: str, tmp_path: Path) -> None:
     assert found != getattr(InversionSettings(), field)
 
 
-def test_words_start_from_their_pictures_where_the_model_has_an_encoder_and_nothing_else_is_asked_for(
+def test_words_start_from_their_pictures_where_that_is_asked_for_and_the_model_has_an_encoder(
     epsilon_model: Path,
 ) -> None:
-    """Catches a default that is not taken, one that overrules what was asked for, and a start that cannot be had passed over."""
+    """Catches an option that is taken and dropped, and a start that cannot be had passed over."""
     mini, other = find_model("mini"), find_model(str(epsilon_model))
-    for start in (None, "pictures"):
-        found = with_start_encoder(settings(), start, mini)
-        assert (found.start, len(found.start_encoder)) == ("pictures", 64)
-    assert with_start_encoder(settings("--start", "words"), "words", mini) == InversionSettings()
-    assert with_start_encoder(settings(), None, other) == InversionSettings()
+    found = with_start_encoder(settings("--start", "pictures"), "pictures", mini)
+    assert (found.start, len(found.start_encoder)) == ("pictures", 64)
+    assert with_start_encoder(settings(), "words", mini) == InversionSettings()
     with pytest.raises(ValueError, match="has no start encoder"):
         with_start_encoder(settings("--start", "pictures"), "pictures", other)
 
