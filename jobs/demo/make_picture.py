@@ -1,21 +1,28 @@
 """The README's picture, from the demo's own samples: python jobs/demo/make_picture.py runs/demo
 
-One row a word: two of its training images, then the first picture of every prompt.
+One row a word: two of its training images, two pictures of the plain prompt, and the first pictures of two edits. Below
+them pictures of two words in one sentence, drawn for this sheet.
 """
 
 import argparse
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.models.find import MINI
+from pipeline.models.load import load_backbone
 from pipeline.records import Sample
+from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.store.run_tables import samples_of
 
-SHOWN = ("owl", "ladybug", "taxi", "penguin", "crown", "umbrella")
+SHOWN = ("my-elephant", "my-teapot", "my-butterfly", "my-mushroom", "crown", "ladybug", "duotone")
+EDITS = ("on the grass", "at night", "a cat in", "a tree in")  # two of an object, two of a style
+TOGETHER = "a photo of <my-butterfly> and <my-mushroom>"
 OUTPUT = Path(__file__).parent / "demo.png"
-TILE, GAP, LABEL, NAME = 112, 4, 20, 92
+TILE, GAP, LABEL, NAME = 112, 4, 18, 104
 
 
 def main() -> None:
@@ -23,40 +30,50 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="the demo's run folder")
     run = parser.parse_args().run
     samples: dict[str, list[Sample]] = {}
-    for sample in samples_of(pq.read_table(f"{run}/samples")):
-        samples.setdefault(sample.concept, []).append(sample)
-    font = ImageFont.load_default(12)
-    rows = [row(samples[name]) for name in SHOWN]
-    headings = [
-        "learned from",
-        "",
-        *(sample.stated.replace("a photo of", "").strip() or "a photo" for sample in rows[0][2:]),
-    ]
-    width = NAME + len(headings) * (TILE + GAP) + 3 * GAP
-    sheet = Image.new("RGB", (width, LABEL + len(rows) * (TILE + GAP) + GAP), "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, heading in enumerate(headings):
-        pen.text((left(column), 3), heading.removesuffix(" of").replace("background", "ground"), "black", font)
-    for index, (name, pictures) in enumerate(zip(SHOWN, rows, strict=True)):
-        top = LABEL + index * (TILE + GAP)
-        pen.text((GAP, top + TILE // 2 - 8), f"<{name}>", "black", font)
-        for column, sample in enumerate(pictures):
-            with Image.open(io.BytesIO(sample.png)) as picture:
-                sheet.paste(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST), (left(column), top))
+    for each in samples_of(pq.read_table(f"{run}/samples")):
+        samples.setdefault(each.concept, []).append(each)
+    rows = [(f"<{name}>", row(samples[name])) for name in SHOWN]
+    rows.append(("two words", [(TOGETHER, picture) for picture in together(run)]))
+    columns = max(len(tiles) for _, tiles in rows)
+    sheet = Image.new("RGB", (NAME + columns * (TILE + GAP), len(rows) * (TILE + LABEL + GAP)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for index, (name, tiles) in enumerate(rows):
+        top = index * (TILE + LABEL + GAP)
+        pen.text((GAP, top + LABEL + TILE // 2), name, "black", font)
+        for column, (said, picture) in enumerate(tiles):
+            left = NAME + column * (TILE + GAP)
+            if column == 0 or said != tiles[column - 1][0]:
+                pen.text((left, top + 2), said, "black", font)
+            small = picture.convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
+            sheet.paste(small, (left, top + LABEL))
     sheet.save(OUTPUT)
     print(OUTPUT)
 
 
-def left(column: int) -> int:
-    return NAME + column * (TILE + GAP) + (3 * GAP if column > 1 else 0)
+def row(samples: list[Sample]) -> list[tuple[str, Image.Image]]:
+    """Two training images, two of the plain prompt, one of each of two edits; each with what is written above it."""
+    training = [("learned from", each) for each in samples if each.kind == "training"][:2]
+    plain = [("it", each) for each in samples if each.kind == "reconstruction"][:2]
+    edits = [
+        (edit, each)
+        for edit in EDITS
+        for each in samples
+        if each.kind == "edit" and each.index == 0 and edit in each.prompt
+    ]
+    opened = [(said, Image.open(io.BytesIO(each.png))) for said, each in (*training, *plain, *edits)]
+    return [("its style" if said == "it" and "style" in edits[0][1].prompt else said, image) for said, image in opened]
 
 
-def row(samples: list[Sample]) -> list[Sample]:
-    """Two training images, two of the plain prompt, one of every edit."""
-    training = [sample for sample in samples if sample.kind == "training"][:2]
-    plain = [sample for sample in samples if sample.kind == "reconstruction"][:2]
-    edits = [sample for sample in samples if sample.kind == "edit" and sample.index == 0]
-    return training + plain + edits
+def together(run: str) -> list[Image.Image]:
+    """Six pictures of TOGETHER."""
+    words = {
+        each["placeholder"]: {each["text_encoder"]: np.array(each["vectors"], np.float32)}
+        for each in pq.read_table(f"{run}/embeddings").to_pylist()
+    }
+    return [
+        Image.fromarray(pixels)
+        for pixels in sample(load_backbone(MINI), [TOGETHER] * 6, range(6), words, SamplerSettings())
+    ]
 
 
 if __name__ == "__main__":
