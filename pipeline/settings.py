@@ -72,7 +72,7 @@ class InversionSettings:
     seed: of every draw, together with the concept's name, the purpose and the step.
 
     start: from which vectors (start_vectors.py); start_clip: the CLIP that looks for the "nearest" words; start_encoder:
-    digest of the start encoder that reads them off the "pictures".
+    digest of the start encoder that reads them off the "pictures", which the run fills in.
     templates: sentences in place of templates.py's, with "{}" where the word stands. captions: a .txt beside a picture is
     its sentence. masks, background: what of a picture counts, and by how much the rest does (weighting.py).
 
@@ -147,10 +147,10 @@ class InversionSettings:
             "the name of a CLIP where the start is 'nearest', and nowhere else",
         )
         _require(
-            bool(self.start_encoder) == (self.start == "pictures"),
+            not self.start_encoder or self.start == "pictures",
             "start encoder",
             self.start_encoder,
-            "the digest of a start encoder where the start is 'pictures', and nowhere else",
+            "empty where the start is not 'pictures'",
         )
         for template in self.templates:
             _require(

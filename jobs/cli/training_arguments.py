@@ -2,11 +2,8 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, get_args
 
-from pipeline.models.find import Model
-from pipeline.models.start_encoder import FILE, load_start_encoder
 from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start
 from pipeline.store.storage import Storage
 
@@ -31,6 +28,9 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--schedule", "schedule", Schedule, "the rate after the warm-up: linear and cosine fall to 0 at the budget's end"),
     ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
     ("--early-stop", "early_stop", EarlyStop, "when a word has converged: our rule, that of Voronov et al. 2023, or none"),
+    ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
+     "deviation, the words that --clip finds nearest to the pictures, or what the model's own start encoder reads off the "
+     "pictures of an object (mini has one)")),
     ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
     ("--flow-times", "flow_times", FlowTimes, ("how often a rectified flow (Stable Diffusion 3, Flux, ...) is trained at which "
      "time; other models ignore it")),
@@ -52,14 +52,6 @@ def add_training(parser: argparse._ActionsContainer) -> None:
             choices=get_args(choices),
             help=f"{said} (default: %(default)s)",
         )
-    parser.add_argument(
-        "--start",
-        default=defaults["start"],
-        choices=get_args(Start),
-        help="from which vectors: the initializer's words, noise with the vocabulary's mean and standard deviation, the words "
-        "that --clip finds nearest to the pictures, or what the model's own start encoder reads off the pictures of an object "
-        "(mini has one) (default: %(default)s)",
-    )
     parser.add_argument(
         "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
     )
@@ -85,32 +77,16 @@ def add_training(parser: argparse._ActionsContainer) -> None:
 
 
 def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:
-    """All but a start from the pictures, which only the model allows: see `with_start_encoder`.
-
-    options: for the store that the file of templates is in. Raises ValueError and StorageError.
-    """
+    """options: for the store that the file of templates is in. Raises ValueError and StorageError."""
     fields = [option[1] for option in NUMBERS] + [option[1] for option in CHOICES]
     return InversionSettings(
         resolution=arguments.resolution,
         flip=not arguments.no_flip,
         captions=arguments.captions,
         templates=_templates(arguments.templates, options),
-        start="words" if arguments.start == "pictures" else arguments.start,
         start_clip=arguments.clip if arguments.start == "nearest" else "",
         **{field: getattr(arguments, field) for field in fields},
     )
-
-
-def with_start_encoder(settings: InversionSettings, start: Start, model: Model) -> InversionSettings:
-    """The settings with a start from the pictures, where that was asked for.
-
-    Raises ModelError for an encoder of other weights, and ValueError where there is none to be had.
-    """
-    if start != "pictures":
-        return settings
-    if (encoder := load_start_encoder(model)) is None:
-        raise ValueError(f"--start pictures: model {model.name!r} has no start encoder ({FILE}); choose another start")
-    return replace(settings, start="pictures", start_encoder=encoder.digest)
 
 
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:

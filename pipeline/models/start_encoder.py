@@ -38,11 +38,11 @@ class StartEncoder:
         return found
 
 
-def load_start_encoder(model: Model) -> StartEncoder | None:
-    """The model's own, None for a model without one. Raises ModelError for one that is broken or of other weights."""
+def load_start_encoder(model: Model) -> StartEncoder:
+    """The model's own. Raises ModelError for a model without one, and for one that is broken or of other weights."""
     path = model.folder / FILE
     if not path.is_file():
-        return None
+        raise ModelError(f"--start pictures: model {model.name!r} has no start encoder, {path}; choose another start")
     try:
         with safe_open(path, "np") as opened:
             of = (opened.metadata() or {}).get("model_digest", "")

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from jobs.cli.training_arguments import settings_of, with_start_encoder
+from jobs.cli.training_arguments import settings_of
 from jobs.invert_all import parser
 from pipeline.inputs.manifest import MAX_VECTORS, RowDefaults, read_manifest
-from pipeline.models.find import find_model
 from pipeline.settings import InversionSettings
 
 GIVEN: dict[str, tuple[list[str], Any]] = {
@@ -62,18 +61,6 @@ def test_an_option_reaches_its_setting(field: str, tmp_path: Path) -> None:
     found = getattr(settings(*(each.format(templates=file) for each in arguments)), field)
     assert found == value
     assert found != getattr(InversionSettings(), field)
-
-
-def test_words_start_from_their_pictures_where_that_is_asked_for_and_the_model_has_an_encoder(
-    epsilon_model: Path,
-) -> None:
-    """Catches an option that is taken and dropped, and a start that cannot be had passed over."""
-    mini, other = find_model("mini"), find_model(str(epsilon_model))
-    found = with_start_encoder(settings("--start", "pictures"), "pictures", mini)
-    assert (found.start, len(found.start_encoder)) == ("pictures", 64)
-    assert with_start_encoder(settings(), "words", mini) == InversionSettings()
-    with pytest.raises(ValueError, match="has no start encoder"):
-        with_start_encoder(settings("--start", "pictures"), "pictures", other)
 
 
 def test_every_option_is_explained() -> None:

@@ -37,15 +37,15 @@ def test_a_map_is_applied_to_the_mean_of_the_pictures_as_16_by_16_pixels(side: i
 
 def test_the_shipped_encoder_is_that_of_the_shipped_weights_and_makes_words_as_long_as_the_vocabularys() -> None:
     encoder = load_start_encoder(find_model("mini"))
-    assert encoder is not None
     pictures = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     (vector,) = encoder.vectors(pictures).values()
     assert vector.shape == (128,)
     assert 0.4 < np.linalg.norm(vector) < 0.9
 
 
-def test_a_model_without_an_encoder_has_none(epsilon_model: Path) -> None:
-    assert load_start_encoder(find_model(str(epsilon_model))) is None
+def test_a_model_without_an_encoder_is_refused_by_name(epsilon_model: Path) -> None:
+    with pytest.raises(ModelError, match="has no start encoder"):
+        load_start_encoder(find_model(str(epsilon_model)))
 
 
 def test_an_encoder_of_other_weights_or_of_other_tensors_is_refused(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_encoder_of_other_weights_or_of_other_tensors_is_refused(tmp_path: Pa
     model = Model("copied", tmp_path, mini.family, mini.digest)
     (tmp_path / FILE).parent.mkdir()
     shutil.copy(MINI_FOLDER / FILE, tmp_path / FILE)
-    assert load_start_encoder(model) is not None
+    assert load_start_encoder(model).digest == load_start_encoder(mini).digest
     with pytest.raises(ModelError, match=r"made for weights .* --start words"):
         load_start_encoder(Model("copied", tmp_path, mini.family, "0" * 64))
     tensors = load_file(tmp_path / FILE)

@@ -19,7 +19,6 @@ CONCEPT = Concept("my-frog", (), "<my-frog>", initializer="frog", vectors=2)
 def test_a_word_of_no_step_is_what_its_pictures_say_and_its_loss_is_told() -> None:
     """Catches a start that is taken and dropped, one vector of several left out, and a word without a loss."""
     model, encoder = load_backbone("mini"), load_start_encoder(find_model("mini"))
-    assert encoder is not None
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     settings = InversionSettings(steps=0, start="pictures", start_encoder=encoder.digest)
     side = SideInformation(pictured=encoder.vectors(pixels))
