@@ -16,7 +16,9 @@ def rate_at(step: int, settings: InversionSettings) -> float:
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
-    gone = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
+    gone = (step - settings.warmup_steps) / max(
+        settings.steps - settings.warmup_steps, 1
+    )  # a budget of none has a rate too
     if settings.schedule == "linear":
         return settings.learning_rate * (1 - gone)
     if settings.schedule == "cosine":

@@ -34,7 +34,7 @@ def test_bad_image_sets_of_every_kind_cost_the_good_ones_nothing(finished_run: F
         (("--output", "nfs4://x/y"), "nothing is known of nfs4"),
         (("--model", "{empty}"), "model_index.json"),
         (("--model", "no-such/model-id"), "no-such/model-id"),
-        (("--steps", "0"), "steps is 0; it must be"),
+        (("--steps", "-1"), "steps is -1; it must be"),
         (("--learning-rate", "50"), "learning rate is 50.0; it must be above 0"),
         (("--resolution", "100"), "resolution is 100; it must be a multiple of 8"),
         (("--storage-option", "endpoint"), "not of the form key=value"),

@@ -284,7 +284,7 @@ def test_min_snr_weighs_the_timesteps_of_training_and_no_others(gamma: float, ei
     [
         ({"schedule": "stairs"}, "schedule is 'stairs'; it must be constant, linear or cosine"),
         ({"warmup_steps": 10}, "warm-up steps is 10; it must be from 0 to below 10 steps"),
-        ({"start": "zeros"}, "start is 'zeros'; it must be words, statistics or nearest"),
+        ({"start": "zeros"}, "start is 'zeros'; it must be words, statistics, nearest or pictures"),
         ({"start": "nearest"}, "start clip is ''; it must be the name of a CLIP"),
         ({"templates": ("a photo",)}, "template is 'a photo'; it must be one line with one {}"),
         ({"templates": ("{} and {}",)}, "one line with one {}"),
