@@ -7,7 +7,7 @@ in at once. An evaluation that was broken off in between leaves fragments behind
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -37,10 +37,16 @@ def fragments(run: RunFolder) -> dict[int, list[str]]:
 
 
 def take_in(
-    run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int], words: Mapping[str, str]
+    run: RunFolder,
+    part: int,
+    names: Sequence[str],
+    parts: Mapping[str, int],
+    words: Mapping[str, str],
+    renew: Callable[[], None] = lambda: None,
 ) -> None:
     """Brings one part of `scores/` and `features/` up to date, then removes its fragments.
 
+    renew: raises if another evaluation may be at these tables meanwhile; then the fragments stay, for whoever comes next.
     words: concept -> fingerprint of its present word; rows of another are dropped, and a stranger's kept.
     """
     for table, schema in TABLES.items():
@@ -49,7 +55,9 @@ def take_in(
         there = [conformed(some, schema) for some in (read_table(run, path), *fresh) if some is not None]
         merged = _merged(there, words)
         if merged is not None:
+            renew()
             write_table(run, path, merged)
+    renew()  # a write that outlasted the lease may have undone another's
     for table in reversed(TABLES):
         for name in names:
             run.storage.delete(_path(table, part, name))

@@ -12,7 +12,7 @@ import json
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from pipeline.protocols import Protocol
 from pipeline.randomness import numpy_generator
 from pipeline.records import Failure
 from pipeline.store.damaged import DamagedFileError, say_damaged
+from pipeline.store.lease import lease
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 
@@ -99,15 +100,21 @@ def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
 
     By the driver itself, one part after the other: a part is some megabytes of numbers, and seconds of a new process's start.
     """
-    for part, names in fragments(run).items():
-        take_in_part(run, part, names, parts)
+    if not fragments(run):
+        return
+    with lease(run.storage, "scores") as renew:
+        # Listed anew: an evaluation that held the lease before may have taken in some, and its rows are in the parts now.
+        for part, names in fragments(run).items():
+            take_in_part(run, part, names, parts, renew)
 
 
-def take_in_part(run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int]) -> None:
-    """names: of the part's fragments."""
+def take_in_part(
+    run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int], renew: Callable[[], None] = lambda: None
+) -> None:
+    """names: of the part's fragments. renew: of the lease on the tables."""
     words = read_table(run, part_path("embeddings", part, parts["embeddings"]), ["concept", "fingerprint"])
     rows = [] if words is None else words.to_pylist()
-    take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows})
+    take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows}, renew)
 
 
 def stream(

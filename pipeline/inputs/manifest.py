@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.inputs.listing import plain
-from pipeline.inputs.manifest_rows import MAX_CELL, ManifestError, Problem, Row, read_rows, shortened
+from pipeline.inputs.manifest_rows import MAX_CELL, MOST_BYTES, ManifestError, Problem, Row, read_rows, shortened
 from pipeline.records import Concept, Failure, Kind
 from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
 
@@ -85,7 +85,7 @@ def read_manifest(
     shown = without_credentials(url, options)
     try:
         file = Storage(url, options)
-        data = file.read_bytes()
+        data = file.read_bytes(at_most=MOST_BYTES)
         folder = resolve_url("..", file.join(""))
     except (StorageError, ValueError) as error:
         raise ManifestError(shown, (Problem(0, "", "", str(error)),)) from None

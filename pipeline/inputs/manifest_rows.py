@@ -35,6 +35,10 @@ class Problem:
         return f"{place}: {said}" if place else said
 
 
+# A manifest of a million concepts takes some 100 MB; its problems are listed as far as anybody reads them.
+MOST_BYTES, MOST_ROWS, LISTED = 500_000_000, 1_000_000, 1_000
+
+
 class ManifestError(Exception):
     """A manifest that cannot be used; its text names every problem."""
 
@@ -47,7 +51,8 @@ class ManifestError(Exception):
             return f"{self.url}: {self.problems[0]}"
         bad = len({problem.line for problem in self.problems})
         head = f"{self.url}: {bad} bad row{'s' * (bad != 1)}, {self.good} good"
-        return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
+        more = [f"  and {len(self.problems) - LISTED:,} more"] if len(self.problems) > LISTED else []
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems[:LISTED]), *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +224,13 @@ def _no_pair_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parquet_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
     try:
+        said = pyarrow.parquet.read_metadata(io.BytesIO(data))
+        unpacked = sum(said.row_group(each).total_byte_size for each in range(said.num_row_groups))
+        if said.num_rows > MOST_ROWS or unpacked > MOST_BYTES:
+            raise _BrokenFileError(
+                f"has {said.num_rows:,} rows of {unpacked:,} bytes unpacked; at most {MOST_ROWS:,} and {MOST_BYTES:,} are read: "
+                "divide it"
+            )
         table = pyarrow.parquet.read_table(io.BytesIO(data))
         if fault := _fault_of_names(table.column_names):
             raise _BrokenFileError(fault)

@@ -4,9 +4,20 @@ import contextlib
 import errno
 import glob
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+
+def opened_regular(path: str) -> BinaryIO:
+    """The opened file. Raises OSError for a pipe or a device, which might never give, or never end."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError("it is not a regular file")
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.store.local_disk import (
     files_below,
     link,
     links_to_nothing,
+    opened_regular,
     sync_folder,
     version_of,
     versions_in,
@@ -120,7 +121,7 @@ class Storage:
 
         def read() -> bytes:
             if self.is_local:
-                with Path(self.join(path)).open("rb") as file:
+                with opened_regular(self.join(path)) as file:
                     return file.read() if end is None else file.read(end)
             try:
                 if self.is_web:

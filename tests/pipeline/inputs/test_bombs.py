@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import struct
 import threading
 import zipfile
@@ -11,11 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from pipeline.inputs.images import MAX_PIXELS, _bands, _on_white
+from pipeline.inputs.manifest import read_manifest
+from pipeline.inputs.manifest_rows import LISTED, ManifestError
 from pipeline.store.storage import Storage, StorageError
 from tests.peak import peak_of
 
@@ -183,3 +188,29 @@ def test_addresses_of_the_link_itself_are_refused_also_behind_a_redirect(server:
 def test_a_redirect_leads_to_the_web_only(server: str, url: str) -> None:
     with pytest.raises(StorageError, match="not the web"):
         Storage(f"{server}/to?{url}").read_bytes(at_most=1_000)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    """Catches a call that waits for ever for somebody to write."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(StorageError, match="not a regular file"):
+        Storage(str(tmp_path / "pipe.png")).read_bytes(at_most=10)
+
+
+def test_a_manifest_that_unpacks_to_more_than_any_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    same = pa.array(["cat"]).take(pa.array(np.zeros(3_000_000, np.int32)))
+    pq.write_table(pa.table({"concept": same, "images": same}), tmp_path / "m.parquet", compression="zstd")
+    assert (tmp_path / "m.parquet").stat().st_size < 100_000
+    reading = ("from pipeline.inputs.manifest import read_manifest", "read_manifest(sys.argv[1])")
+    grown, raised = peak_of(*reading, tmp_path / "m.parquet")
+    assert "3,000,000 rows" in raised
+    assert grown < 100
+
+
+def test_a_thousand_problems_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    """Catches a message a hundred times as long as the file that it is about."""
+    (tmp_path / "m.csv").write_text("concept,images\n" + "!,x\n" * 3_000)
+    with pytest.raises(ManifestError) as refused:
+        read_manifest(str(tmp_path / "m.csv"))
+    assert len(str(refused.value).splitlines()) == LISTED + 2
+    assert "and 2,000 more" in str(refused.value)
