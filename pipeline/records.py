@@ -191,7 +191,8 @@ class Failure:
 
 
 EventKind = Literal[
-    "worker_lost", "worker_not_started", "call_broken_off", "checkpoint_not_written", "picture_rejected", "diverged", "phase"
+    "worker_lost", "worker_not_started", "call_broken_off", "checkpoint_not_written", "picture_rejected", "diverged",
+    "out_of_memory", "phase",
 ]  # fmt: skip
 
 

@@ -4,7 +4,6 @@ Everything that touches the model runs on one thread, between two steps of the s
 work and waits.
 """
 
-import logging
 import queue
 import threading
 import time
@@ -23,7 +22,6 @@ from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, 
 
 Result = TypeVar("Result")
 DOES_NOT_FIT = "one concept in training does not fit into the GPU's memory; lower --batch-size or --resolution"
-_log = logging.getLogger("wordmint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,7 @@ class ContinuousBatch:
 
     A step that does not fit into the device's memory halves the slots for good. The concepts that have none then wait as
     they are until one is free. Where one slot does not fit and `may_recompute`, the model keeps no activations from then on.
+    `tell` is given what ran out of memory and what is done about it.
     """
 
     def __init__(
@@ -52,10 +51,11 @@ class ContinuousBatch:
         slots: int,
         keep: Callable[[list[Checkpoint]], None],
         every: float,
+        tell: Callable[[str, str], None],
         may_recompute: bool = True,
     ) -> None:
         self._backbone, self._keep, self._every = backbone, keep, every
-        self.slots, self._may_recompute = slots, may_recompute
+        self.slots, self._tell, self._may_recompute = slots, tell, may_recompute
         self._free = threading.Semaphore(slots)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._entries: list[_Entry] = []
@@ -152,11 +152,11 @@ class ContinuousBatch:
         """After a step of so many slots ran out of memory: whether one of fewer, or one that keeps less, can be tried."""
         if occupied > 1:
             self.slots = occupied // 2
-            _log.warning("a step of %d slots ran out of memory; this worker goes on with %d", occupied, self.slots)
+            self._tell(f"a step of {occupied} slots ran out of memory", f"this worker goes on with {self.slots}")
             return True
         if self._may_recompute and self._backbone.checkpoint_gradients(True):
             self._may_recompute = False
-            _log.warning("a step of one slot ran out of memory; the model now computes its activations twice")
+            self._tell("a step of one slot ran out of memory", "the model computes its activations twice from now on")
             return True
         return False
 

@@ -69,8 +69,9 @@ class Worker:
         with self._phase("the number of slots was found"):
             self.slots = self._slots()
         self.batch = ContinuousBatch(
-            self.backbone, self.slots, self._keep, settings.checkpoint_seconds, settings.checkpoint_gradients == "auto"
-        )
+            self.backbone, self.slots, self._keep, settings.checkpoint_seconds,
+            functools.partial(self._note, "out_of_memory"), settings.checkpoint_gradients == "auto",
+        )  # fmt: skip
         threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
 
     def _slots(self) -> int:

@@ -46,8 +46,14 @@ def hold(backbone: Backbone, training: int, looking: int = 10_000) -> list[int]:
     return sizes
 
 
-def learn(backbone: Backbone, slots: int, count: int, **told: Any) -> list[Word | Exception]:
-    batch = ContinuousBatch(backbone, slots, lambda _: None, 1e9, **told)
+def learn(
+    backbone: Backbone, slots: int, count: int, may_recompute: bool = True, told: list[str] | None = None
+) -> list[Word | Exception]:
+    def tell(cause: str, action: str) -> None:
+        if told is not None:
+            told.append(f"{cause}; {action}")
+
+    batch = ContinuousBatch(backbone, slots, lambda _: None, 1e9, tell, may_recompute)
     pixels = np.random.default_rng(0).integers(0, 256, (2, PIXELS, PIXELS, 3), np.uint8)
 
     def one(number: int) -> Word | Exception:
@@ -89,9 +95,11 @@ def test_slots_are_halved_and_stay_so(backbone: Backbone) -> None:
         return held(noisy, times, conditioning)
 
     backbone.predict = predict  # type: ignore[method-assign]
-    words = learn(backbone, 8, 5)
+    told: list[str] = []
+    words = learn(backbone, 8, 5, told=told)
     assert all(isinstance(word, Word) for word in words)
-    assert len(refused) <= 2
+    assert len(refused) == len(told) <= 2
+    assert all("slots ran out of memory; this worker goes on with" in sentence for sentence in told)
 
 
 def test_where_one_slot_does_not_fit_the_model_computes_its_activations_twice(backbone: Backbone) -> None:
