@@ -22,7 +22,7 @@ def test_a_word_of_no_step_is_what_its_pictures_say_and_its_loss_is_told() -> No
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     settings = InversionSettings(steps=0, start="pictures", start_encoder=encoder.digest)
     side = SideInformation(pictured=encoder.vectors(pixels))
-    batch = ContinuousBatch(model, 1, lambda _: None, 1e9)
+    batch = ContinuousBatch(model, 1, lambda _: None, 1e9, lambda *_: None)
     word = batch.train("f", lambda: new_slot(CONCEPT, pixels, model, settings, side))
     assert isinstance(word, Word)
     assert (word.steps, word.stopped_by) == (0, "steps")
