@@ -97,14 +97,18 @@ def _words_of_files(
     configuration: dict[str, Any],
 ) -> Words:
     """A file that does not name its word is called by its own name, as in AUTOMATIC1111."""
-    from pipeline.store.word_files import decode_word, suited
+    from pipeline.store.word_files import MAX_BYTES, WordFileError, decode_word, suited
 
     keys = family_of(configuration.get("model_family", "")).encoders
     widths = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
     words = {}
     for url in urls:
-        name, vectors = decode_word(Storage(url, options).read_bytes())
-        words[name or PurePosixPath(url).stem] = suited(vectors, widths or None, keys)
+        data = Storage(url, options).read_bytes(at_most=MAX_BYTES)
+        try:
+            name, vectors = decode_word(data)
+            words[name or PurePosixPath(url).stem] = suited(vectors, widths or None, keys)
+        except WordFileError as error:
+            raise WordFileError(f"{without_credentials(url, options)}: {error}") from error
     return words
 
 

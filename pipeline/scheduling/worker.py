@@ -36,8 +36,8 @@ from pipeline.store.events import now
 from pipeline.store.run_folder import Marker
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
-from pipeline.store.word_files import encode_word
-from pipeline.training.importing import MAX_BYTES, imported_word
+from pipeline.store.word_files import MAX_BYTES, encode_word
+from pipeline.training.importing import imported_word
 from pipeline.training.inversion import DivergedError, InversionError, SideInformation, Slot, new_slot, restore
 
 # Public folder -> the name its file has under an attempt.

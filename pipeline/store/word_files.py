@@ -13,18 +13,19 @@ of them. Files are read by what is in them, whatever they are called; never is a
 
 import io
 import json
-import pickle  # noqa: TID251 - the name of the error by which torch refuses to run one
 import struct
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load
+
+from pipeline.store.file_kinds import kind_of
 
 FIRST = "text_encoder"  # of a file that does not say for which text encoder its only word is
 # What the rows of several text encoders are called in a file, and other programs' names for the same.
@@ -38,6 +39,14 @@ Layout = Literal["diffusers", "a1111", "comfyui"]
 TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 # Far beyond the widest text encoders and the longest words that anybody has published.
 MOST_VECTORS, MOST_WIDE = 1_024, 16_384
+MAX_BYTES = 50_000_000  # of a file; the widest words of the most vectors take half a megabyte
+MOST_WORDS = 20  # a file with more tensors is a model
+MODEL = "it is a model's checkpoint, not a word"
+# Parts of the tensors' names in what people save in a word's place.
+FOREIGN = (
+    (("lora_", ".lora.", "_lora.", "hada_w", "lokr_w", "oft_blocks"), "it is a LoRA, not a word"),
+    (("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "down_blocks.", "control_model."), MODEL),
+)
 
 
 class WordFileError(ValueError):
@@ -66,8 +75,14 @@ def decode_word(data: bytes) -> tuple[str, dict[str, np.ndarray]]:
 
     The keys are of KEYS, or FIRST where the file has one word and does not say for which text encoder; see `suited`.
     """
+    if len(data) > MAX_BYTES:
+        raise WordFileError(f"it is larger than {MAX_BYTES // 1_000_000} MB, which no word is: a model, or a LoRA?")
     name, tensors = _read_torch(data) if data.startswith(TORCH) else _read_safetensors(data)
-    return name, {encoder: _matrix(encoder, value) for encoder, value in tensors.items()}
+    vectors = {encoder: _matrix(encoder, value) for encoder, value in tensors.items()}
+    if len(set(map(len, vectors.values()))) > 1:
+        counts = ", ".join(f"{key} has {len(value)}" for key, value in vectors.items())
+        raise WordFileError(f"the text encoders' words have unequal numbers of vectors: {counts}")
+    return name, vectors
 
 
 def suited(
@@ -96,45 +111,50 @@ def _widths(encoders: Mapping[str, int]) -> str:
     return " and ".join(str(encoders[name]) for name in sorted(encoders))
 
 
-def _read_safetensors(data: bytes) -> tuple[str, dict[str, torch.Tensor]]:
+def _read_safetensors(data: bytes) -> tuple[str, dict[str, Any]]:
     try:
         tensors = load(data)
-    except SafetensorError as error:
-        raise WordFileError(f"neither a safetensors file nor one of torch: {error}") from error
+    except Exception as error:  # a broken file can raise anything
+        kind, advice = kind_of(data)
+        if kind:
+            raise WordFileError(f"it is {kind}, not a word file{': ' if advice else ''}{advice}") from error
+        raise WordFileError(f"neither a safetensors file nor one of torch: {_first_line(error)}") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return _sort_out(tensors, header.get("__metadata__", {}).get(NAME, ""))
+    return _sort_out(tensors, (header.get("__metadata__") or {}).get(NAME, ""))
 
 
-def _read_torch(data: bytes) -> tuple[str, dict[str, torch.Tensor]]:
-    _refuse_bomb(data)
+def _read_torch(data: bytes) -> tuple[str, dict[str, Any]]:
+    _refuse_archive(data)
     try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):  # of the authors' own files
+        with warnings.catch_warnings(), torch.serialization.safe_globals([torch.nn.ParameterDict]):  # authors' own files
+            warnings.simplefilter("ignore")
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251 - others' old files
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WordFileError(f"torch does not load it as plain tensors: {reason}") from error
+        name, tensors = _unpacked(found)
+    except WordFileError:
+        raise
+    except Exception as error:  # a broken file can raise anything, also once it is loaded
+        raise WordFileError(f"torch does not load it as plain tensors: {_first_line(error)}") from error
+    return _sort_out(tensors, name)
+
+
+def _unpacked(found: Any) -> tuple[str, dict[str, Any]]:
+    """The word's name, "" where there is none, and its tensors."""
     name = ""
     if isinstance(found, Mapping) and "string_to_param" in found:
-        name, found = str(found.get("name") or ""), found["string_to_param"]
+        name, found = found.get("name"), found["string_to_param"]
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        raise WordFileError(MODEL)
     if isinstance(found, torch.Tensor):
         found = {A1111: found}
     if not isinstance(found, Mapping | torch.nn.ParameterDict):
         raise WordFileError(f"expected a word's tensors by name, found a {type(found).__name__}")
-    return _sort_out({str(key): value for key, value in found.items()}, name)
+    return name if isinstance(name, str) else "", {str(key): value for key, value in found.items()}
 
 
-def _sort_out(tensors: dict[str, Any], name: str) -> tuple[str, dict[str, torch.Tensor]]:
-    spelled = {SPELLINGS.get(key, key): value for key, value in tensors.items()}
-    if set(spelled) <= set(KEYS):
-        return name, spelled
-    if len(tensors) != 1:
-        raise WordFileError(f"expected one word in the file, found {len(tensors)}: {', '.join(sorted(tensors)[:5])}")
-    ((key, value),) = tensors.items()
-    return (name if key in (A1111, "*") else key), {FIRST: value}
-
-
-def _refuse_bomb(data: bytes) -> None:
-    """Raises WordFileError for an archive that unpacks to more than it holds: torch.save packs nothing."""
+def _refuse_archive(data: bytes) -> None:
+    """Raises WordFileError for a ZIP file that is not of torch, and for one that unpacks to more than it holds: torch.save
+    packs nothing.
+    """
     if not data.startswith(b"PK"):
         return
     try:
@@ -142,8 +162,41 @@ def _refuse_bomb(data: bytes) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise WordFileError(f"torch does not load it as plain tensors: {error}") from error
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        raise WordFileError("it is a ZIP archive, not a word file: unpack it")
     if sum(entry.file_size for entry in entries) > len(data):
         raise WordFileError("it would unpack to more than its own size, which no file of torch.save does")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _sort_out(tensors: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    if not tensors:
+        raise WordFileError("it holds no tensor")
+    for marks, kind in FOREIGN:
+        if any(mark in key for key in tensors for mark in marks):
+            raise WordFileError(kind)
+    spelled = {SPELLINGS.get(key, key): value for key, value in tensors.items()}
+    if len(tensors) > 1 and (outputs := [key for key in tensors if key.endswith("_out")]):
+        raise WordFileError(
+            f"besides the word it has vectors for the text encoder's output ({_listed(outputs)}), which are not used here: "
+            "save the word without them"
+        )
+    if set(spelled) <= set(KEYS):
+        return name, spelled
+    if len(tensors) > MOST_WORDS:
+        raise WordFileError(f"it holds {len(tensors):,} tensors, such as {_listed(tensors)}: a model, not a word")
+    if len(tensors) != 1:
+        raise WordFileError(f"expected one word in the file, found {len(tensors)}: {_listed(tensors)}")
+    ((key, value),) = tensors.items()
+    return (name if key in (A1111, "*") else key), {FIRST: value}
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first of them, unprintable characters escaped."""
+    return ", ".join(repr(name[:60])[1:-1] for name in sorted(names)[:5])
 
 
 def _matrix(name: str, value: object) -> np.ndarray:

@@ -13,8 +13,6 @@ from pipeline.store.word_files import WordFileError, decode_word, suited
 from pipeline.training.inversion import InversionError, validate
 from pipeline.training.slot import SideInformation, new_slot
 
-MAX_BYTES = 50_000_000  # of a word's file; the widest words of the most vectors take half a megabyte
-
 
 def imported_word(
     concept: Concept, data: bytes, images: ImageSet, backbone: Backbone, settings: InversionSettings

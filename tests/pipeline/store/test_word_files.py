@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -71,6 +72,26 @@ def saved_by_torch(content: object) -> bytes:
     sink = io.BytesIO()
     torch.save(content, sink)
     return sink.getvalue()
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return sink.getvalue()
+
+
+def with_metadata(metadata: str) -> bytes:
+    """A word file whose header has these characters for its metadata."""
+    header = f'{{"__metadata__": {metadata}, "emb_params": {{"dtype": "F32", "shape": [1, 32], "data_offsets": [0, 128]}}}}'
+    return len(header).to_bytes(8, "little") + header.encode() + vectors(1).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name"), [("null", ""), ("{}", ""), ('{"placeholder": "<w>"}', "<w>"), ('{"a": "b"}', "")]
+)
+def test_a_word_is_read_whatever_its_metadata(metadata: str, name: str) -> None:
+    assert decode_word(with_metadata(metadata))[0] == name
 
 
 PLAIN = torch.from_numpy(vectors(2))
@@ -205,8 +226,27 @@ GOOD = encode_word("<w>", {"text_encoder": vectors(1)})
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "neither a safetensors file"),
-        (b"not a word at all", "neither a safetensors file"),
+        (b"", "it is an empty file"),
+        (b"not a word at all", "it is a text, not a word file"),
+        (b"<!doctype html><html>404</html>", r"a web page \(HTML\), not a word file: probably an error page"),
+        (b'<?xml version="1.0"?><Error/>', "an XML file, not a word file: .* an object store's error message"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer, not a word file: run `git lfs"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(90), "a PNG picture, not a word file"),
+        (zipped("a.txt", b"text"), "a ZIP archive, not a word file: unpack it"),
+        (zipped("w/data.pkl", bytes(60_000_000)), "unpack to more than its own size"),
+        (bytes(50_000_001), "larger than 50 MB, which no word is"),
+        (save({}), "it holds no tensor"),
+        (save({"clip_l": vectors(2), "clip_g": vectors(3)}), "unequal numbers of vectors: clip_g has 3, clip_l has 2"),
+        (save({"emb_params": vectors(2), "emb_params_out": vectors(2)}), r"the text encoder's output \(emb_params_out\)"),
+        (save({each: vectors(2) for each in ("clip_l", "clip_g", "clip_l_out", "clip_g_out")}), "clip_g_out, clip_l_out"),
+        (save({"lora_unet_down.lora_up.weight": vectors(2), "a": vectors(1)}), "it is a LoRA"),
+        (save({"model.diffusion_model.out.2.weight": vectors(1)}), "a model's checkpoint"),
+        (save({f"layer.{number}": vectors(1) for number in range(30)}), "holds 30 tensors, such as .*: a model"),
+        (saved_by_torch({"state_dict": {"a": PLAIN}}), "a model's checkpoint"),
+        (saved_by_torch({"<w>": torch.zeros(1).expand(10**9, 768)}), "1,000,000,000 vectors of 768 numbers; taken are at most"),
+        (saved_by_torch({"<w>": torch.ones(2, 3, dtype=torch.int64)}), "not a plain tensor of floating-point"),
+        (saved_by_torch({"<w>": torch.ones(2, 3).to_sparse()}), "floating-point|does not load"),
+        (saved_by_torch({"string_to_param": {"*": PLAIN, "b": PLAIN}, "name": "w"}), "expected one word"),
         (pickle.dumps({"<w>": [0.0]}), "neither a safetensors file nor one of torch"),
         (saved_by_torch(PLAIN)[:-40], "torch does not load it as plain tensors"),
         (saved_by_torch({"<w>": "text"}), "has shape str"),
@@ -222,6 +262,25 @@ GOOD = encode_word("<w>", {"text_encoder": vectors(1)})
     ids=[
         "empty",
         "text",
+        "web page",
+        "store's error",
+        "LFS pointer",
+        "picture",
+        "archive of something else",
+        "archive that unpacks to much more",
+        "far too large",
+        "no tensor",
+        "unequal rows",
+        "output vectors, SD",
+        "output vectors, SDXL",
+        "LoRA",
+        "checkpoint",
+        "model",
+        "checkpoint of torch",
+        "one number said to be a billion rows",
+        "whole numbers",
+        "sparse",
+        "two words of A1111",
         "pickle",
         "archive cut short",
         "text for a tensor",

@@ -157,8 +157,8 @@ BAD: dict[str, tuple[bytes, str]] = {
         encode_word("x", {"text_encoder": np.ones((1, 99), np.float32)}),
         "as wide as 99, but the model's are 32",
     ),
-    "not a word": (b"<html>", "neither a safetensors file nor one of torch"),
-    "a pickle": (pickle.dumps(Evil()), "neither a safetensors file nor one of torch"),
+    "not a word": (b"<html>", "it is a web page (HTML), not a word file"),
+    "a pickle": (pickle.dumps(Evil()), "it is a web page (HTML), not a word file"),
     "torch's pickle": (torch_saved({"x": Evil()}), "torch does not load it as plain tensors"),
     "not a number": (encode_word("x", {"text_encoder": np.full((1, WIDTH), np.nan, np.float32)}), "is not finite"),
 }
