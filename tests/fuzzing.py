@@ -31,7 +31,9 @@ def mutated(whole: Sequence[bytes], draw: np.random.Generator) -> bytes:
             case 2:
                 data[at:at] = data[at : at + length]
             case 3:
-                data[at : at + 4] = LENGTHS[draw.integers(len(LENGTHS))].to_bytes(4, ("little", "big")[draw.integers(2)])
+                data[at : at + 4] = LENGTHS[draw.integers(len(LENGTHS))].to_bytes(
+                    4, ("little", "big")[draw.integers(2)]
+                )
             case 4:
                 other = whole[draw.integers(len(whole))]
                 there = int(draw.integers(len(other) + 1))

@@ -126,7 +126,10 @@ def _read_safetensors(data: bytes) -> tuple[str, dict[str, Any]]:
 def _read_torch(data: bytes) -> tuple[str, dict[str, Any]]:
     _refuse_archive(data)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([torch.nn.ParameterDict]):  # authors' own files
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([torch.nn.ParameterDict]),
+        ):  # authors' own files
             warnings.simplefilter("ignore")
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251 - others' old files
         name, tensors = _unpacked(found)

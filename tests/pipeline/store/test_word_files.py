@@ -83,7 +83,9 @@ def zipped(name: str, content: bytes) -> bytes:
 
 def with_metadata(metadata: str) -> bytes:
     """A word file whose header has these characters for its metadata."""
-    header = f'{{"__metadata__": {metadata}, "emb_params": {{"dtype": "F32", "shape": [1, 32], "data_offsets": [0, 128]}}}}'
+    header = (
+        f'{{"__metadata__": {metadata}, "emb_params": {{"dtype": "F32", "shape": [1, 32], "data_offsets": [0, 128]}}}}'
+    )
     return len(header).to_bytes(8, "little") + header.encode() + vectors(1).tobytes()
 
 
@@ -230,15 +232,24 @@ GOOD = encode_word("<w>", {"text_encoder": vectors(1)})
         (b"not a word at all", "it is a text, not a word file"),
         (b"<!doctype html><html>404</html>", r"a web page \(HTML\), not a word file: probably an error page"),
         (b'<?xml version="1.0"?><Error/>', "an XML file, not a word file: .* an object store's error message"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer, not a word file: run `git lfs"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00",
+            "a Git LFS pointer, not a word file: run `git lfs",
+        ),
         (b"\x89PNG\r\n\x1a\n" + bytes(90), "a PNG picture, not a word file"),
         (zipped("a.txt", b"text"), "a ZIP archive, not a word file: unpack it"),
         (zipped("w/data.pkl", bytes(60_000_000)), "unpack to more than its own size"),
         (bytes(50_000_001), "larger than 50 MB, which no word is"),
         (save({}), "it holds no tensor"),
         (save({"clip_l": vectors(2), "clip_g": vectors(3)}), "unequal numbers of vectors: clip_g has 3, clip_l has 2"),
-        (save({"emb_params": vectors(2), "emb_params_out": vectors(2)}), r"the text encoder's output \(emb_params_out\)"),
-        (save({each: vectors(2) for each in ("clip_l", "clip_g", "clip_l_out", "clip_g_out")}), "clip_g_out, clip_l_out"),
+        (
+            save({"emb_params": vectors(2), "emb_params_out": vectors(2)}),
+            r"the text encoder's output \(emb_params_out\)",
+        ),
+        (
+            save({each: vectors(2) for each in ("clip_l", "clip_g", "clip_l_out", "clip_g_out")}),
+            "clip_g_out, clip_l_out",
+        ),
         (save({"lora_unet_down.lora_up.weight": vectors(2), "a": vectors(1)}), "it is a LoRA"),
         (save({"model.diffusion_model.out.2.weight": vectors(1)}), "a model's checkpoint"),
         (save({f"layer.{number}": vectors(1) for number in range(30)}), "holds 30 tensors, such as .*: a model"),
