@@ -17,7 +17,7 @@ LENGTHS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 def mutated(whole: Sequence[bytes], draw: np.random.Generator) -> bytes:
     """One of the whole files with up to eight things done to it: bytes changed, cut out, doubled, swapped for another's."""
-    data = bytearray(whole[draw.integers(len(whole))])
+    data = bytearray(whole[int(draw.integers(len(whole)))])
     for _ in range(draw.integers(1, 9)):
         # Half of all changes are among the first bytes, where files say what they are.
         within = min(len(data), 400) if draw.random() < 0.5 else len(data)
@@ -35,7 +35,7 @@ def mutated(whole: Sequence[bytes], draw: np.random.Generator) -> bytes:
                     4, ("little", "big")[draw.integers(2)]
                 )
             case 4:
-                other = whole[draw.integers(len(whole))]
+                other = whole[int(draw.integers(len(whole)))]
                 there = int(draw.integers(len(other) + 1))
                 data[at : at + length] = other[there : there + length]
             case 5:

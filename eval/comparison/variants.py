@@ -16,7 +16,7 @@ from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of
 from eval.scores.encoded import encode_concept
 from eval.scores.score_run import load_scorer
 from eval.scores.scoring import score_concept
-from pipeline.models.base import PromptError
+from pipeline.models.base import PromptError, placeholder_pattern
 from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol
 from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
@@ -98,7 +98,8 @@ def _caption_points(
     for word, samples in pictures_of(run, words, parts, protocol, model.seed):
         concept, caption = word.concept, word.concept.carried[column]
         requests = [each for each in requests_for(concept, protocol, model.seed) if each.trained]
-        said = [replace(each, prompt=each.prompt.replace(concept.placeholder, caption)) for each in requests]
+        pattern, plain_caption = placeholder_pattern([concept.placeholder]), caption.replace("\\", r"\\")
+        said = [replace(each, prompt=pattern.sub(plain_caption, each.prompt)) for each in requests]
         try:
             drawn = draw_pictures(
                 backbone, [Wanted(concept, each, word.vectors) for each in said], protocol, model.resolution

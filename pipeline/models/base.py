@@ -179,13 +179,40 @@ class Backbone(ABC):
         """Hex sha256 of all weights as they are in memory now: the same before and after, or the model was not frozen."""
 
 
+def placeholder_pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
+    """Finds placeholders in a sentence, leftmost and longest first, whatever their case, as tokenizers do.
+
+    As whole words only: a name that begins or ends with a letter or digit is not found beside another one.
+
+    >>> placeholder_pattern(["owl", "<cat>"]).findall("an Owl in a bowl, and <cat>s")
+    ['Owl', '<cat>']
+    """
+    longest_first = sorted(placeholders, key=len, reverse=True)
+    return re.compile("|".join(map(_whole, longest_first)) or r"(?!)", re.IGNORECASE)
+
+
+def _whole(name: str) -> str:
+    before = r"(?<!\w)" if re.match(r"\w", name) else ""
+    after = r"(?!\w)" if re.search(r"\w\Z", name) else ""
+    return before + re.escape(name) + after
+
+
 def split_at_placeholders(prompt: str, placeholders: Sequence[str]) -> list[str]:
-    """The prompt cut into placeholders and the text between them, leftmost and longest first, whatever their case.
+    """The prompt cut into placeholders and the text between them.
 
     Cutting before tokenising is what a tokenizer does with added tokens; replacing inside strings would corrupt
     names that begin alike ("<cat>" and "<cat>-2").
     """
-    if not placeholders:
-        return [prompt]
-    either = "|".join(re.escape(name) for name in sorted(placeholders, key=len, reverse=True))
-    return [piece for piece in re.split(f"({either})", prompt, flags=re.IGNORECASE) if piece]
+    return [
+        piece
+        for piece in re.split(f"({placeholder_pattern(placeholders).pattern})", prompt, flags=re.IGNORECASE)
+        if piece
+    ]
+
+
+def refuse_ambiguous(placeholder: str, sentence: str) -> None:
+    """sentence: without the word. Raises PromptError where the placeholder is one of its words all the same."""
+    if placeholder_pattern([placeholder]).search(sentence):
+        raise PromptError(
+            f"placeholder {placeholder!r} is a word of the sentence {sentence.strip()!r}: choose another, like <{placeholder}>"
+        )

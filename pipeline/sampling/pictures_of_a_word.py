@@ -1,12 +1,11 @@
 """Pictures that a protocol asks for, of any concepts' words: one batch of the frozen model mixes words, prompts and seeds."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, placeholder_pattern
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Sample
 from pipeline.sampling.grid import encode_png
@@ -72,5 +71,5 @@ def pixels_of(
     for each in wanted:
         name = names.setdefault(id(each.vectors), f"\ue000{len(names)}\ue001")
         words[name] = each.vectors
-        prompts.append(re.sub(re.escape(each.concept.placeholder), name, each.request.prompt, flags=re.IGNORECASE))
+        prompts.append(placeholder_pattern([each.concept.placeholder]).sub(name, each.request.prompt))
     return list(sample(backbone, prompts, [each.request.seed for each in wanted], words, settings, resolution))

@@ -1,10 +1,9 @@
 """From a protocol to the prompts of one concept, with the word and with the word left out."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.models.base import PromptError
+from pipeline.models.base import PromptError, placeholder_pattern, refuse_ambiguous
 from pipeline.protocols.protocol import Protocol, ProtocolError, fill
 from pipeline.randomness import derive_seed
 from pipeline.records import Concept, SampleKind
@@ -28,12 +27,14 @@ class Request:
 def requests_for(concept: Concept, protocol: Protocol, seed: int) -> list[Request]:
     """Every picture the protocol wants of the concept. Seeds come from (run seed, concept, prompt, index).
 
-    Raises PromptError where the protocol has no prompts for the concept.
+    Raises PromptError where the protocol has no prompts for the concept, or its placeholder is one of their words.
     """
     try:
         plain, edits = protocol.templates_of(concept)
     except ProtocolError as error:
         raise PromptError(str(error)) from error
+    for template in (plain, *edits):
+        refuse_ambiguous(concept.placeholder, fill(template, " ", concept.noun))
     wanted: list[tuple[SampleKind, str, int, bool]] = [("reconstruction", plain, protocol.plain_images, True)]
     wanted += [("edit", template, protocol.edit_images, True) for template in edits]
     wanted += [("untrained", template, protocol.untrained_images, False) for template in (plain, *edits)]
@@ -78,7 +79,7 @@ def _seed(seed: int, concept: Concept, protocol: Protocol, template: str, index:
 
 def leave_out(prompt: str, placeholder: str) -> str:
     """The prompt without the word, whatever its case: the text that editability is scored against (paper, section 5.1)."""
-    return _tidy(re.sub(re.escape(placeholder), " ", prompt, flags=re.IGNORECASE))
+    return _tidy(placeholder_pattern([placeholder]).sub(" ", prompt))
 
 
 def _tidy(prompt: str) -> str:

@@ -142,7 +142,7 @@ def _read_torch(data: bytes) -> tuple[str, dict[str, Any]]:
 
 def _unpacked(found: Any) -> tuple[str, dict[str, Any]]:
     """The word's name, "" where there is none, and its tensors."""
-    name = ""
+    name: object = ""
     if isinstance(found, Mapping) and "string_to_param" in found:
         name, found = found.get("name"), found["string_to_param"]
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.models.base import Backbone, Tokens
+from pipeline.models.base import Backbone, Tokens, placeholder_pattern, refuse_ambiguous
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
 from pipeline.training.templates import templates_for
@@ -48,6 +48,8 @@ def sentences_of(
     """
     patterns = list(settings.templates or templates_for(concept.kind))
     count = len(patterns)
+    for pattern in patterns:
+        refuse_ambiguous(concept.placeholder, pattern.replace(HOLE, " "))
     names: dict[str, range] = {concept.placeholder: range(vectors)}
     chosen = [list(range(count)) for _ in captions]
     for picture, caption in enumerate(captions):
@@ -88,4 +90,5 @@ def as_pattern(caption: str, placeholder: str, template: str) -> str:
     text = " ".join(caption.split())
     if HOLE in text:
         return text
-    return text.replace(placeholder, HOLE, 1) if placeholder in text else f"{template}, {text}"
+    pattern, mentions = placeholder_pattern([placeholder]).subn(HOLE, text, count=1)
+    return pattern if mentions else f"{template}, {text}"

@@ -15,7 +15,7 @@ from pipeline.protocols.protocol import fill
 from pipeline.protocols.reading import read_protocol
 from pipeline.randomness import derive_seed
 from pipeline.records import Concept
-from pipeline.sampling.prompting import Request, missing, requests_for
+from pipeline.sampling.prompting import Request, leave_out, missing, requests_for
 
 OWL = Concept("owl", (), "<owl>", noun="bird")
 DOG = Concept("dog6", (), "<dog6>", noun="dog")
@@ -187,3 +187,14 @@ def test_a_name_that_is_neither_shipped_nor_a_file_is_refused_with_the_choice(tm
 def test_what_word_and_class_hold_is_never_read_as_a_template(word: str, noun: str) -> None:
     """Catches a class named "{}" or a word named "{class}" that would be filled in again."""
     assert fill("a {} {class}!", word, noun) == f"a {word} {noun}!"
+
+
+def test_a_word_is_left_out_as_a_whole_word_only() -> None:
+    """Catches a text to score against that has lost pieces of its words."""
+    assert leave_out("a photo of Phot at night", "phot") == "a photo of at night"
+
+
+def test_a_placeholder_that_is_a_word_of_a_protocols_prompts_is_refused() -> None:
+    protocol = read('[edits]\nobject = ["a photo of {} on the moon"]\n')
+    with pytest.raises(PromptError, match="placeholder 'Moon' is a word of the sentence"):
+        requests_for(replace(OWL, placeholder="Moon"), protocol, 0)

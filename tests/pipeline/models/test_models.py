@@ -64,6 +64,19 @@ def test_a_word_that_is_the_beginning_of_a_common_one_is_found_where_it_stands(b
     assert ids(backbone, "<w><w>dog", {"<w>": range(2)}) == [-1, -2, -1, -2, *text(backbone, "dog")]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a photo of a bowl", ["a photo of a bowl"]),
+        ("an owl's owl, OWL-like owls", ["an ", "owl", "'s ", "owl", ", ", "OWL", "-like owls"]),
+        ("owl_1 <owl> owlé", ["owl_1 <", "owl", "> owlé"]),
+    ],
+)
+def test_a_name_without_brackets_is_found_as_a_whole_word_only(prompt: str, pieces: list[str]) -> None:
+    """Catches a word file called owl that changes every prompt with a bowl in it."""
+    assert split_at_placeholders(prompt, ["owl"]) == pieces
+
+
 def test_a_placeholder_is_found_whatever_its_case(backbone: Backbone) -> None:
     """Catches a word lost to a tokenizer that lower-cases: the prompt would be of an unknown name's letters."""
     for spelled in ("<My-Cat>", "<my-cat>", "<MY-CAT>"):

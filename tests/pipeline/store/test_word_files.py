@@ -254,7 +254,10 @@ GOOD = encode_word("<w>", {"text_encoder": vectors(1)})
         (save({"model.diffusion_model.out.2.weight": vectors(1)}), "a model's checkpoint"),
         (save({f"layer.{number}": vectors(1) for number in range(30)}), "holds 30 tensors, such as .*: a model"),
         (saved_by_torch({"state_dict": {"a": PLAIN}}), "a model's checkpoint"),
-        (saved_by_torch({"<w>": torch.zeros(1).expand(10**9, 768)}), "1,000,000,000 vectors of 768 numbers; taken are at most"),
+        (
+            saved_by_torch({"<w>": torch.zeros(1).expand(10**9, 768)}),
+            "1,000,000,000 vectors of 768 numbers; taken are at most",
+        ),
         (saved_by_torch({"<w>": torch.ones(2, 3, dtype=torch.int64)}), "not a plain tensor of floating-point"),
         (saved_by_torch({"<w>": torch.ones(2, 3).to_sparse()}), "floating-point|does not load"),
         (saved_by_torch({"string_to_param": {"*": PLAIN, "b": PLAIN}, "name": "w"}), "expected one word"),

@@ -158,7 +158,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         "as wide as 99, but the model's are 32",
     ),
     "not a word": (b"<html>", "it is a web page (HTML), not a word file"),
-    "a pickle": (pickle.dumps(Evil()), "it is a web page (HTML), not a word file"),
+    "a pickle": (pickle.dumps(Evil()), "neither a safetensors file nor one of torch"),
     "torch's pickle": (torch_saved({"x": Evil()}), "torch does not load it as plain tensors"),
     "not a number": (encode_word("x", {"text_encoder": np.full((1, WIDTH), np.nan, np.float32)}), "is not finite"),
 }

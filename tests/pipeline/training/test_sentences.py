@@ -69,11 +69,27 @@ def test_a_pictures_own_word_follows_the_concepts_last_vector(backbone: Backbone
     [
         ("a {} on a chair", "a {} on a chair"),
         ("a <cat> on\n a chair", "a {} on a chair"),
+        ("a <Cat> on a chair", "a {} on a chair"),
         ("on a chair", "a photo of a {}, on a chair"),
     ],
 )
 def test_a_caption_holds_the_word_once(caption: str, pattern: str) -> None:
     assert as_pattern(caption, "<cat>", "a photo of a {}") == pattern
+
+
+def test_a_caption_mentions_a_name_without_brackets_as_a_whole_word_only() -> None:
+    assert as_pattern("a bowl and an Owl", "owl", "a photo of a {}") == "a bowl and an {}"
+    assert as_pattern("a bowl", "owl", "a photo of a {}") == "a photo of a {}, a bowl"
+
+
+def test_a_placeholder_that_is_a_word_of_the_templates_is_refused(backbone: Backbone) -> None:
+    """Catches a word that stands twice in its sentences; a piece of one of their words stands in none."""
+    with pytest.raises(
+        PromptError, match=r"placeholder 'night' is a word of the sentence .*choose another, like <night>"
+    ):
+        sentences_of(backbone, replace(CAT, placeholder="night"), MINE, (None,), 2)
+    found = sentences_of(backbone, replace(CAT, placeholder="nigh"), MINE, (None,), 2)
+    assert spelled(found, backbone) == [[["apaintingofw0w1", "thew0w1atnight"]]]
 
 
 def test_a_caption_that_is_too_long_is_refused_with_its_text(backbone: Backbone) -> None:
