@@ -25,7 +25,7 @@ import torch
 from safetensors.numpy import save
 from safetensors.torch import load
 
-from pipeline.store.file_kinds import kind_of
+from pipeline.store.damaged import kind_of
 
 FIRST = "text_encoder"  # of a file that does not say for which text encoder its only word is
 # What the rows of several text encoders are called in a file, and other programs' names for the same.
