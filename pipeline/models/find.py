@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored
+from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 MINI = "mini"
@@ -25,7 +26,7 @@ class ModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model on local disk. name: as the user gave it. digest: sha256 of the names and bytes of all its weights."""
+    """A model on local disk. name: as the user gave it, a path made absolute. digest: sha256 of the names and bytes of all its weights."""
 
     name: str
     folder: Path
@@ -48,6 +49,8 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
                 f"model {name!r}: there is no such folder, and it is not a hub id (owner/name), a URL or '{MINI}'"
             )
         folder = _download(name)
+    elif name != MINI:
+        name = local_path(name)
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout")

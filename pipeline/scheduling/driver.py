@@ -18,6 +18,7 @@ from pipeline.records import Concept, Done, Event, EventKind, Failure
 from pipeline.scheduling.deadlines import Deadlines, Overdue
 from pipeline.scheduling.last_output import last_output
 from pipeline.scheduling.lost_workers import Retries, last_line
+from pipeline.scheduling.shared_paths import UnseenPathError
 from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
 from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.settings import MOST_SLOTS
@@ -227,6 +228,8 @@ class Driver:
         try:
             result: Any = ray.get(ref)
         except RayTaskError as error:
+            if isinstance(error.cause, UnseenPathError):
+                raise UnseenPathError(last_line(error)) from None  # another worker there would not see it either
             if ref == seat.next:
                 self._lose(seat, error)
             elif ref == seat.pulse:

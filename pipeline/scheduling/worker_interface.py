@@ -25,6 +25,7 @@ class WorkerSettings:
     slots: concepts in training at once; None has the worker measure it. checkpoint_gradients: whether the denoiser computes its
     activations twice instead of keeping them, which takes time and leaves memory; "auto": where that buys slots.
     checkpoint_seconds: between two step checkpoints.
+    shared_paths: local ones that every worker has to see.
     look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
     start_encoder: what reads first vectors off pictures, where words start from these (settings.start "pictures").
     """
@@ -41,6 +42,7 @@ class WorkerSettings:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
     start_encoder: StartEncoder | None = None
+    shared_paths: tuple[str, ...] = ()
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     checkpoint_gradients: CheckpointGradients = "auto"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.last_output import whereabouts
+from pipeline.scheduling.shared_paths import refuse_unseen
 from pipeline.scheduling.termination import before_termination
 from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
 
@@ -30,6 +31,7 @@ class WorkerProcess:
         """Loads the frozen model; returns the number of slots. No concept comes before that."""
         from pipeline.scheduling.worker import Worker
 
+        refuse_unseen(self.settings.shared_paths)
         self._loaded = Worker(self.settings)
         return self._loaded.slots
 

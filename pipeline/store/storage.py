@@ -68,6 +68,7 @@ T = TypeVar("T")
 class Storage:
     """A folder (or one file) at `url`; every path below is relative to it, "" being the URL itself.
 
+    url: a local one is made an absolute path at once, since other processes stand in other folders.
     options: fsspec's keyword arguments, used where the URL is an object store's.
     """
 
@@ -91,6 +92,8 @@ class Storage:
             ) from None
         except ImportError as error:
             raise ValueError(f"{without_credentials(self.url)}: {error}") from None
+        if self.is_local:
+            object.__setattr__(self, "url", local_path(self.url))
 
     def __repr__(self) -> str:
         return f"Storage({without_credentials(self.url)!r})"
@@ -109,7 +112,7 @@ class Storage:
         parts = path.split("/")
         if path and (any(part in ("", ".", "..") for part in parts) or "\0" in path):
             raise ValueError(f"{path[:200]!r} is not a plain path inside {without_credentials(self.url)}")
-        root = local_path(self.url) if self.is_local else re.sub(r"(?<![:/])/+$", "", self.url)
+        root = self.url if self.is_local else re.sub(r"(?<![:/])/+$", "", self.url)
         return root + "/" * (not root.endswith("/")) + path if path else root
 
     def folder(self, path: str) -> "Storage":
