@@ -38,6 +38,7 @@ from eval.comparison.variants import (
 from eval.judges.clip import load_clip
 from eval.scores.score_tables import without_nan
 from jobs.api import Placement, RunRequest
+from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log
 from jobs.invert_all import SOME_FAILED, exit_code
@@ -63,8 +64,16 @@ def parser() -> argparse.ArgumentParser:
         "--concepts", type=int, default=CONCEPTS, metavar="N", help="held-out things (default: %(default)s)"
     )
     parser.add_argument("--art", type=Path, default=Path("runs/mini/art"), help="where their drawings are, or go")
-    parser.add_argument("--model", default=MINI, metavar="ID|PATH", help="as for invert_all.py (default: %(default)s)")
-    parser.add_argument("--clip", default="mini", metavar="NAME", help="that judges (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        type=absolute_name,
+        default=MINI,
+        metavar="ID|PATH",
+        help="as for invert_all.py (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clip", type=absolute_name, default="mini", metavar="NAME", help="that judges (default: %(default)s)"
+    )
     parser.add_argument(
         "--steps", type=int, default=InversionSettings().steps, metavar="N", help="(default: %(default)s)"
     )

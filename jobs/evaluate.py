@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.api import EvaluationRequest, NotComparedError, NotStartedError, evaluate
+from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from pipeline.protocols import PROTOCOLS
@@ -38,15 +39,17 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--clip",
+        type=absolute_name,
         metavar="NAME",
         help="open_clip model that scores (default: the run's own, if that is the shipped one)",
     )
     parser.add_argument(
         "--model",
+        type=absolute_name,
         metavar="ID|PATH",
         help="that the words were learned on (default: the run's own, if that is the shipped one)",
     )
-    parser.add_argument("--dino", metavar="timm:ARCH:FILE", help="a second judge, of pictures only")
+    parser.add_argument("--dino", type=absolute_name, metavar="timm:ARCH:FILE", help="a second judge, of pictures only")
     parser.add_argument(
         "--until-ci", type=float, default=0.0, metavar="X",
         help="draw a prompt's pictures in rounds, only until its score is known to within X on either side",
@@ -64,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
         "--fail-on-drop", type=float, metavar="X",
         help="exit 1 on a loss beyond chance of X in a fifth of the concepts, or as much in total",
     )  # fmt: skip
+    nightly.add_argument(
+        "--baseline",
+        metavar="NIGHT",
+        help="compared with besides the last good night, so that small losses are noticed as they add up (default: the first "
+        "good night)",
+    )
     nightly.add_argument("--group-by", metavar="COLUMN", help="of the manifest, to report and to hold the gate by")
     add_storage_and_cluster(parser)
     return parser
@@ -85,6 +94,7 @@ def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
         history=arguments.history,
         night=arguments.night,
         fail_on_drop=arguments.fail_on_drop,
+        baseline=arguments.baseline,
         group_by=arguments.group_by,
         storage_options=options,
         ray_address=arguments.ray_address,

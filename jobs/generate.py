@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from jobs.api import NotStartedError, PictureRequest, generate
+from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from pipeline.settings import Sampler
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="URL", help="folder for the pictures (default: RUN/generated)")
     parser.add_argument(
         "--model",
+        type=absolute_name,
         metavar="ID|PATH",
         help="that the words were learned on (default: the run's own, if that is the shipped one)",
     )

@@ -17,12 +17,14 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.api import Limits, NotStartedError, Placement, RunRequest, TooManyFailuresError, invert
+from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from jobs.cli.training_arguments import add_training, settings_of
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
 from pipeline.protocols import PROTOCOLS
+from pipeline.scheduling.shared_paths import UnseenPathError
 from pipeline.settings import DTYPES, ModelSettings
 from pipeline.store.storage import StorageError, parse_storage_options
 
@@ -49,12 +51,17 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--model",
+        type=absolute_name,
         default=MINI,
         metavar="ID|PATH|URL",
         help="diffusers folder (path or fsspec URL) or hub id (default: the shipped mini)",
     )
     what.add_argument(
-        "--clip", default="mini", metavar="NAME", help="open_clip model that scores (default: the shipped mini CLIP)"
+        "--clip",
+        type=absolute_name,
+        default="mini",
+        metavar="NAME",
+        help="open_clip model that scores (default: the shipped mini CLIP)",
     )
     what.add_argument(
         "--protocol",
@@ -201,7 +208,7 @@ def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None
         return NOT_STARTED
     except KeyboardInterrupt:
         log.complain("cut short", "cut short; the same command goes on from here.")
-    except TooManyFailuresError as error:
+    except (TooManyFailuresError, UnseenPathError) as error:
         log.complain("cut short", f"cut short: {error}")
     except StorageError as error:
         log.complain("cut short", f"cut short by its storage; the same command goes on from here.\n{error}")

@@ -7,6 +7,9 @@ The test is Wilcoxon's signed-rank test (1945), one-sided: when nothing but seed
 down, and its sign is a coin toss whatever the size. That holds for noise of any shape, differing from concept to concept.
 Several metrics and groups are corrected together (Holm 1979), so that `rate` is the share of quiet nights with any alarm.
 
+An alarm takes a chance of at most `rate`, divided by the number of comparisons: with two metrics compared, seven words that
+all lost (1 in 128) are not enough, and eight are.
+
 With thousands of concepts a test sees losses that nobody would care for, so that an alarm also takes a loss worth one:
 `drop` in a fifth of the concepts, or as much in total however it is spread. Regressions come to a part of the concepts.
 """
@@ -26,6 +29,9 @@ RATE = 0.01
 AFFECTED = 0.2
 # Below this all signs are tried out; above, the sum of so many coin tosses is normal to the third digit.
 EXACT = 14
+POWER = 0.8  # of the loss that is told as detectable
+# Up to so many words that loss is found by simulated nights.
+SIMULATED, NIGHTS = 60, 500
 LISTED = 5
 
 
@@ -55,7 +61,8 @@ class Comparison:
 
     n: concepts compared, all of them learned anew. before, after: their means.
     p: one-sided, after Holm's correction over all comparisons of the night.
-    detectable: the loss of the mean that would have been noticed four times in five; nan where too few are compared.
+    detectable: the loss of the mean that would have been an alarm four times in five, by both of its conditions; nan where
+    no loss would be one, because too few are compared or no drop is asked for.
     alarm: the loss is both beyond chance and worth one. lowest: the concepts that lost most.
     """
 
@@ -82,7 +89,7 @@ def compare(pairs: Sequence[Pairs], drop: float, rate: float = RATE) -> tuple[Co
             _mean(each.before),
             _mean(each.after),
             p,
-            _detectable(change, rate / len(pairs)),
+            _detectable(change, rate / len(pairs), drop * AFFECTED),
             bool(p <= rate and _mean(change) <= -drop * AFFECTED),
             _lowest(each),
         )
@@ -98,8 +105,7 @@ def signed_rank(differences: Floats) -> float:
     ranks = _ranks(np.abs(values))
     found = float((np.sign(values) * ranks).sum())
     if len(values) <= EXACT:
-        tosses = 1 - 2 * (np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1)
-        return float((tosses @ ranks <= found + 1e-9).mean())
+        return float((_tosses(len(values)) @ ranks <= found + 1e-9).mean())
     return NormalDist().cdf(found / math.sqrt(float((ranks**2).sum())))
 
 
@@ -137,12 +143,41 @@ def _ranks(sizes: Floats) -> Floats:
     return shared
 
 
-def _detectable(differences: Floats, rate: float) -> float:
-    if len(differences) < 2:
+def _detectable(differences: Floats, rate: float, least: float) -> float:
+    """rate: of one comparison. least: the loss of the mean that an alarm takes however certain it is.
+
+    As if the differences were normal with the spread that they have. Above SIMULATED the sum of ranks is as good as their mean.
+    """
+    n = len(differences)
+    if 0.5**n > rate or not math.isfinite(least):
         return math.nan
-    normal = NormalDist()
-    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return (normal.inv_cdf(1 - rate) + normal.inv_cdf(0.8)) * error
+    spread, normal = float(differences.std(ddof=1)), NormalDist()
+    if n > SIMULATED:
+        error = spread / math.sqrt(n)
+        return max(normal.inv_cdf(1 - rate) * error, least) + normal.inv_cdf(POWER) * error
+    noise, highest = spread * np.random.default_rng(0).standard_normal((NIGHTS, n)), _highest_sum(n, rate)
+    low, high = 0.0, least + 10 * spread
+    for _ in range(20):
+        middle = (low + high) / 2
+        tonight = noise - middle
+        ranks = np.abs(tonight).argsort(axis=1).argsort(axis=1) + 1
+        alarms = ((np.sign(tonight) * ranks).sum(axis=1) <= highest) & (tonight.mean(axis=1) <= -least)
+        low, high = (low, middle) if alarms.mean() >= POWER else (middle, high)
+    return high
+
+
+def _highest_sum(n: int, rate: float) -> float:
+    """Of n signed ranks: the highest that coin tosses reach, or stay below, no oftener than `rate`."""
+    if n > EXACT:
+        return NormalDist().inv_cdf(rate) * math.sqrt(n * (n + 1) * (2 * n + 1) / 6)
+    sums, counts = np.unique(_tosses(n) @ np.arange(1, n + 1), return_counts=True)
+    return float(sums[np.cumsum(counts) <= rate * 2**n][-1])
+
+
+def _tosses(n: int) -> npt.NDArray[np.int64]:
+    """All (2**n, n) of n signs."""
+    signs: npt.NDArray[np.int64] = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    return signs
 
 
 def _lowest(pairs: Pairs) -> tuple[Change, ...]:

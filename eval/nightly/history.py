@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,7 +73,8 @@ class Verdict:
     """What a night amounted to.
 
     estimates: metric -> its mean over concepts. against: the good night it was compared with, None for the first.
-    reasons: why it is not good, a sentence each.
+    reasons: why it is not good, a sentence each. baseline: the night that is kept to be compared with whatever happens
+    after it, and erosion what became of the metrics since; None and empty where that is the night `against`.
     """
 
     night: str
@@ -85,6 +86,8 @@ class Verdict:
     comparisons: tuple[Comparison, ...]
     canary: CanaryReading | None
     reasons: tuple[str, ...]
+    baseline: str | None = None
+    erosion: tuple[Comparison, ...] = ()
 
 
 class History:
@@ -106,7 +109,20 @@ class History:
         return [_verdict_of(self._read(night).schema.metadata[VERDICT]) for night in self.nights()[-most:]]
 
     def last_good(self, before: str) -> tuple[str, pa.Table] | None:
-        for night in reversed([night for night in self.nights() if night < before]):
+        return self._first_good(reversed([night for night in self.nights() if night < before]))
+
+    def baseline(self, before: str, chosen: str | None = None) -> tuple[str, pa.Table] | None:
+        """The first good night; or the one that was chosen, whatever it was. Raises ValueError if that was never scored."""
+        nights = [night for night in self.nights() if night < before]
+        if chosen is None:
+            return self._first_good(iter(nights))
+        if chosen not in nights:
+            listed = f"the last are {', '.join(nights[-5:])}" if nights else "there is none"
+            raise ValueError(f"the baseline {chosen!r} is no night before {before} that was scored this way; {listed}")
+        return chosen, self._read(chosen)
+
+    def _first_good(self, nights: Iterator[str]) -> tuple[str, pa.Table] | None:
+        for night in nights:
             table = self._read(night)
             if len(table) and table["good"][0].as_py():
                 return night, table
@@ -136,23 +152,50 @@ def judge_night(
     groups: Mapping[str, str],
     drop: float | None,
     canary: CanaryReading | None,
+    *,
+    words: int = 0,
+    baseline: str | None = None,
 ) -> Verdict:
-    """Compares tonight with the last good night before it.
+    """Compares tonight with the last good night before it, and with a baseline: small losses night after night add up.
 
-    groups: concept -> its group, {} without any. drop: as `eval.nightly.gate.compare` takes it; None compares and never fails.
+    groups: concept -> its group, {} without any. drop: as `eval.nightly.gate.compare` takes it; None compares, and no loss
+    fails. words: how many there are said to be, where `concepts` may lack some. baseline: a night; None for the first good one.
+    Raises ValueError for a baseline that was never scored.
     """
-    last = history.last_good(night)
-    comparisons: tuple[Comparison, ...] = ()
-    if last is not None:
-        comparisons = compare(_pairs(last[1], concepts, groups), math.inf if drop is None else drop)
-    reasons = [_reason(each) for each in comparisons if each.alarm]
+    last, first = history.last_good(night), history.baseline(night, baseline)
+    if last is not None and first is not None and first[0] == last[0]:
+        first = None
+    newest = _pairs(last[1], concepts, groups) if last else []
+    oldest = _pairs(first[1], concepts, groups) if first else []
+    compared = compare([*newest, *oldest], math.inf if drop is None else drop) if newest or oldest else ()
+    comparisons, erosion = compared[: len(newest)], compared[len(newest) :]
+    scored = sum(not math.isnan(each.reconstruction) for each in concepts)
+    reasons = _missing(scored, max(words, len(concepts)), last)
+    reasons += [_reason(each, last[0]) for each in comparisons if each.alarm and last]
+    reasons += [_reason(each, first[0]) for each in erosion if each.alarm and first]
     if canary is not None and drop is not None:
         reasons += canary.reasons()
     estimates = {metric: mean_of(concepts, metric, np.random.default_rng(0)) for metric in METRICS}
     return Verdict(
-        night, not reasons, sum(not math.isnan(each.reconstruction) for each in concepts), estimates,
-        last[0] if last else None, drop, comparisons, canary, tuple(reasons),
+        night, not reasons, scored, estimates, last[0] if last else None, drop, comparisons, canary, tuple(reasons),
+        first[0] if first else None, erosion,
     )  # fmt: skip
+
+
+def _missing(scored: int, words: int, last: tuple[str, pa.Table] | None) -> list[str]:
+    """Why too few words have a score, a sentence each; what was not scored cannot be good."""
+    found = []
+    if not words:
+        found.append("there is no word to score")
+    elif scored < words:
+        found.append(f"{words - scored} of {words} words have no score")
+    before = 0 if last is None else sum(value is not None for value in last[1]["reconstruction"].to_pylist())
+    if last is not None and scored < before:
+        found.append(
+            f"{before - scored} words fewer have a score than on {last[0]}: {scored}, where there were {before}; "
+            "if that is meant, begin another --history"
+        )
+    return found
 
 
 def _pairs(before: pa.Table, after: Sequence[ConceptSummary], groups: Mapping[str, str]) -> list[Pairs]:
@@ -171,12 +214,12 @@ def _pairs(before: pa.Table, after: Sequence[ConceptSummary], groups: Mapping[st
     return pairs
 
 
-def _reason(comparison: Comparison) -> str:
+def _reason(comparison: Comparison, since: str) -> str:
     of = f" of {comparison.group!r}" if comparison.group else ""
     lowest = ", ".join(f"{each.concept} {each.before:.3f} -> {each.after:.3f}" for each in comparison.lowest)
     return (
         f"{comparison.metric}{of} fell from {comparison.before:.4f} to {comparison.after:.4f} over {comparison.n} concepts "
-        f"learned anew (p = {comparison.p:.2g}); most of all {lowest}"
+        f"learned anew since {since} (p = {comparison.p:.2g}); most of all {lowest}"
     )
 
 
@@ -190,11 +233,14 @@ def _without_nan_deep(value: Any) -> Any:
 
 def _verdict_of(data: bytes) -> Verdict:
     found = json.loads(data)
-    comparisons = tuple(
-        Comparison(**{**with_nan(each), "lowest": tuple(Change(**one) for one in each["lowest"])})
-        for each in found["comparisons"]
+    comparisons, erosion = (
+        tuple(
+            Comparison(**{**with_nan(each), "lowest": tuple(Change(**one) for one in each["lowest"])})
+            for each in found.get(name, ())  # older versions knew no erosion
+        )
+        for name in ("comparisons", "erosion")
     )
     estimates = {name: Estimate(**with_nan(each)) for name, each in found["estimates"].items()}
     canary = CanaryReading(**with_nan(found["canary"])) if found["canary"] else None
-    return Verdict(**{**found, "estimates": estimates, "comparisons": comparisons, "canary": canary,
+    return Verdict(**{**found, "estimates": estimates, "comparisons": comparisons, "erosion": erosion, "canary": canary,
                       "reasons": tuple(found["reasons"])})  # fmt: skip

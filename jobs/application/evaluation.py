@@ -1,18 +1,22 @@
 """Scores the words of run folders, compares them with the nights before, and writes their reports anew."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import Session, ray_session
+from jobs.application.local_paths import local_paths
 from jobs.application.recorded import allowed
 from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
+from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.settings import ModelSettings
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
@@ -69,7 +73,13 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
                 check_tokenizer(run.folder, scorer)
     except (ModelError, ProtocolError, StorageError, OSError, ValueError, KeyError) as error:
         raise NotStartedError(str(error)) from error
-    with ray_session(request.ray_address) as session:
+    judges = [name for run in runs for name in (run.model, run.clip, request.dino or "")]
+    with ray_session(request.ray_address) as session, ExitStack() as stack:
+        try:
+            for run in () if session.local else runs:
+                stack.enter_context(seen_everywhere(run.folder.storage, local_paths(*judges)))
+        except UnseenPathError as error:
+            raise NotStartedError(str(error)) from error
         return _evaluate(runs, history, night, session, request, events)
 
 
@@ -135,10 +145,13 @@ def _evaluate(
     try:
         refuse_doubles([concept.concept for concept in concepts])
         groups = groups_by(concepts, request.group_by) if request.group_by else {}
+        history = History(history_folder, scored[0].under)
+        verdict = judge_night(
+            history, night, concepts, groups, request.fail_on_drop, canary,
+            words=sum(run.configuration.get("counts", {}).get("done", 0) for run in runs), baseline=request.baseline,
+        )  # fmt: skip
     except ValueError as error:
         raise NotComparedError(str(error)) from error
-    history = History(history_folder, scored[0].under)
-    verdict = judge_night(history, night, concepts, groups, request.fail_on_drop, canary)
     history.record(verdict, concepts, groups)
     nights = [each for each in history.verdicts() if each.night <= night]
     reports = [_report(run, each, nights, session, request, events) for run, each in zip(runs, scored, strict=True)]
@@ -197,9 +210,10 @@ def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
     against = f"against {verdict.against}" if verdict.against else "the first night scored this way"
     lines = [f"night     {verdict.night}: {'good' if verdict.good else 'NOT GOOD'}, {against}"]
     lines += [
-        f"  {each.metric}: {each.before:.4f} -> {each.after:.4f} over {each.n} words learned anew, p = {each.p:.2g}; "
-        f"a loss of {each.detectable:.4f} would have been noticed"
-        for each in verdict.comparisons
+        f"  {each.metric}: {each.before:.4f} -> {each.after:.4f} over {each.n} words learned anew{since}, p = {each.p:.2g}"
+        + noticed(each.detectable, verdict.drop)
+        for since, comparisons in (("", verdict.comparisons), (f" since {verdict.baseline}", verdict.erosion))
+        for each in comparisons
         if each.n and not each.group
     ]
     if canary := verdict.canary:
@@ -211,3 +225,12 @@ def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
     if len(failures) > LISTED:
         lines.append(f"  and {len(failures) - LISTED} more without a score")
     return "\n".join(lines)
+
+
+def noticed(detectable: float, drop: float | None) -> str:
+    """What may be said of losses that were not found."""
+    if drop is None:
+        return ""
+    if math.isnan(detectable):
+        return "; too few for any loss to be an alarm"
+    return f"; four times in five a loss of {detectable:.4f} would have been an alarm"

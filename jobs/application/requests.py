@@ -136,6 +136,7 @@ class EvaluationRequest:
     dino: "timm:ARCH:FILE", a second judge that sees pictures only. until_ci: half a width of an interval; a prompt's pictures
     are drawn in rounds only until its score is known to within it, 0 draws them all.
     history: URL of the folder of the nights before; None is history/ in the first run. night: its name, None is today's date.
+    baseline: a night to compare with besides the last good one; None is the first good one.
     fail_on_drop: a loss of so much beyond chance makes the night a bad one. group_by: a column of the manifest.
     """
 
@@ -149,6 +150,7 @@ class EvaluationRequest:
     night: str | None = None
     fail_on_drop: float | None = None
     group_by: str | None = None
+    baseline: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
+from jobs.application.local_paths import local_paths
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
@@ -20,9 +23,10 @@ from pipeline.protocols import Protocol, find_protocol
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.store.events import EventLog
+from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
-from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_folder import RunFolder, short
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 if TYPE_CHECKING:
@@ -89,6 +93,7 @@ class Run:
         self.log = EventLog(self.folder)
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
+        self.shared_paths: tuple[str, ...] = ()
 
     def to_the_end(self) -> RunResult:
         total = len(self.manifest.concepts) + len(self.manifest.failures)
@@ -104,18 +109,35 @@ class Run:
         self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
         if not planned.left and self._is_reported() and all_whole(self.folder):
             return self._end("nothing to do")
-        with ray_session(self.request.placement.ray_address) as session:
-            self._refuse_local_output(session)
+        address = self.request.placement.ray_address
+        with ray_session(address) as session, self._seen_by_all(session) as self.shared_paths:
             self._write_run_json(session, None, finished=False)
             digests = self._invert(planned.left, session) if planned.left else None
-            for name in publish(self.folder, self.done, parts):
-                reason = "its files vanished from the run folder before they were published; the same command learns it again"
+            publish(self.folder, self.done, parts)
+            committed = self.folder.committed()
+            for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
+                reason = "its files are not in the run folder; the same command learns it again"
                 self.failures[name] = Failure(name, "worker", reason, fingerprint=self.done.pop(name))
             publish_failures(self.folder, self.failures.values())
             self._write_run_json(session, digests, finished=False)
             self._score(session)
             self._write_run_json(session, digests, finished=True)
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
+
+    @contextmanager
+    def _seen_by_all(self, session: Session) -> Iterator[tuple[str, ...]]:
+        """The local paths of this run that workers of a cluster have to see."""
+        if session.local:
+            yield ()
+            return
+        self._refuse_local_output(session)
+        with ExitStack() as stack:
+            try:
+                paths = local_paths(self.model.name, self.request.clip)
+                seen = stack.enter_context(seen_everywhere(self.folder.storage, paths))
+            except UnseenPathError as error:
+                raise NotStartedError(str(error)) from error
+            yield seen
 
     def _refuse_local_output(self, session: Session) -> None:
         if session.several_nodes and self.folder.storage.is_local and not self.request.placement.shared_filesystem:
@@ -144,6 +166,7 @@ class Run:
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
             start_encoder=self.start_encoder,
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,
+            shared_paths=self.shared_paths,
         )  # fmt: skip
         self.events.say(
             "workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers

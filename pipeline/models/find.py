@@ -26,7 +26,10 @@ class ModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model on local disk. name: as the user gave it, a path made absolute. digest: sha256 of the names and bytes of all its weights."""
+    """A model on local disk. name: as the user gave it, a path made absolute.
+
+    digest: sha256 of the names and bytes of all its weights.
+    """
 
     name: str
     folder: Path

@@ -229,7 +229,7 @@ class Driver:
             result: Any = ray.get(ref)
         except RayTaskError as error:
             if isinstance(error.cause, UnseenPathError):
-                raise UnseenPathError(last_line(error)) from None  # another worker there would not see it either
+                raise UnseenPathError(str(error.cause)) from None  # another worker there would not see it either
             if ref == seat.next:
                 self._lose(seat, error)
             elif ref == seat.pulse:

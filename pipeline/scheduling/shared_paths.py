@@ -9,10 +9,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from pipeline.store.storage import Storage
 
 PROBES = "_probes"
@@ -23,14 +19,23 @@ class UnseenPathError(RuntimeError):
 
 
 @contextmanager
-def probed(folder: Storage) -> Iterator[str]:
-    """The path of a file in the local `folder`, there while the context lasts: who sees it sees this very folder."""
-    name = f"{PROBES}/{uuid.uuid4().hex}"
-    folder.write_bytes(name, b"")
+def seen_everywhere(folder: Storage, paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What every worker has to see: `paths`, and a file in `folder` if that is local, there while the context lasts.
+
+    A worker of each node of the cluster has looked for them before it yields. Raises UnseenPathError.
+    """
+    if not folder.is_local:
+        refuse_blind_nodes(paths)
+        yield tuple(paths)
+        return
+    probe = f"{PROBES}/{uuid.uuid4().hex}"  # whose name nobody else has: who sees it sees this very folder
+    folder.write_bytes(probe, b"")
     try:
-        yield folder.join(name)
+        wanted = (*paths, folder.join(probe))
+        refuse_blind_nodes(wanted)
+        yield wanted
     finally:
-        folder.delete(name)
+        folder.delete(probe)
 
 
 def refuse_unseen(paths: Sequence[str]) -> None:
@@ -44,6 +49,12 @@ def refuse_unseen(paths: Sequence[str]) -> None:
 
 def refuse_blind_nodes(paths: Sequence[str]) -> None:
     """Has a worker of each node of the cluster look for the paths. Raises UnseenPathError."""
+    if not paths:
+        return
+    import ray  # here, as a job that has nothing to do does without
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     # A head without CPUs runs no workers.
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     look = ray.remote(num_cpus=0, max_retries=0)(refuse_unseen)
@@ -54,7 +65,7 @@ def refuse_blind_nodes(paths: Sequence[str]) -> None:
     for answer in asked:
         try:
             ray.get(answer)
-        except UnseenPathError as error:
-            raise UnseenPathError(str(error.args[0] if error.args else error).splitlines()[-1]) from None
+        except RayTaskError as error:
+            raise UnseenPathError(str(error.cause)) from None
         except RayError:
             continue  # a node that has gone meanwhile

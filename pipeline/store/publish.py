@@ -26,8 +26,8 @@ WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samp
 def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> tuple[str, ...]:
     """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
 
-    Returns those of `expected` that have no commit in this folder, or whose rows are to be found nowhere any more: they are
-    not done from now on, and the same run once more learns them again. Drivers of one run publish one after the other: each reads a part, adds to it
+    Returns the committed concepts whose rows are to be found nowhere any more: they are not done from now on, and the
+    same run once more learns them again. Drivers of one run publish one after the other: each reads a part, adds to it
     and replaces it, and would undo what another added in between.
     """
     with lease(run.storage, "publish") as renew:
@@ -69,7 +69,7 @@ def _publish(
     for name in set(run.checkpointed()).intersection(done):
         run.forget_checkpoint(name)  # of a worker that died between its commit and this line
     run.storage.sweep()
-    return tuple(sorted(lost | (expected.keys() - done.keys())))
+    return tuple(sorted(lost))
 
 
 def _publish_part(

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.nightly.gate import Comparison, Pairs, compare, holm, paired, signed_rank
+from eval.nightly.simulation import rates
 
 NAMES = [f"concept-{position:04d}" for position in range(2000)]
 NOISE = {"reconstruction": 0.012, "editability": 0.005}
@@ -195,3 +196,36 @@ def test_what_would_have_been_noticed_is_noticed_four_times_in_five() -> None:
         for _ in range(300)
     ]
     assert 0.7 <= np.mean(caught) <= 0.88
+
+
+@pytest.mark.parametrize(("concepts", "simulated"), [(2, 300), (8, 300), (50, 200), (500, 100), (5000, 20)])
+def test_the_gate_alarms_at_the_loss_that_it_says_and_seldom_without_one(concepts: int, simulated: int) -> None:
+    """Catches a gate that prints a loss as detectable at which no night ever alarms."""
+    found = rates(concepts, simulated, baseline=False)
+    assert found.quiet <= 0.01 + 3 * math.sqrt(0.01 / simulated)
+    if concepts < 8:
+        assert math.isnan(found.detectable)
+        assert (found.quiet, found.fifth) == (0, 0)
+    else:
+        assert found.noticed >= 0.65, "heavy tails make the test better than told, never much worse"
+
+
+@pytest.mark.parametrize("concepts", [1, 2, 7, 8, 12])
+@pytest.mark.parametrize("references", [1, 2])
+def test_where_no_loss_could_be_an_alarm_none_is_told_as_detectable(concepts: int, references: int) -> None:
+    before = np.linspace(0.5, 0.9, concepts)
+    ruined = before - np.linspace(0.3, 0.4, concepts)
+    pairs = [Pairs(metric, "", NAMES[:concepts], before, ruined) for metric in NOISE for _ in range(references)]
+    for each in compare(pairs, drop=0.01):
+        assert each.alarm == (not math.isnan(each.detectable))
+        assert each.alarm == (0.5**concepts <= 0.01 / len(pairs))
+
+
+def test_the_loss_told_as_detectable_is_never_below_the_one_that_an_alarm_takes() -> None:
+    """Catches a detectable loss of 0.0001 over thousands of words, which is too small to be an alarm."""
+    before = np.linspace(0.4, 0.9, 2000)
+    rng = np.random.default_rng(0)
+    (found,) = compare([Pairs("m", "", NAMES, before, before + rng.normal(0, 0.001, 2000))], drop=0.01)
+    assert 0.002 < found.detectable < 0.0022
+    (unheld,) = compare([Pairs("m", "", NAMES, before, before + rng.normal(0, 0.001, 2000))], drop=math.inf)
+    assert math.isnan(unheld.detectable)

@@ -3,6 +3,7 @@
 Ray's part in it is to call these functions elsewhere; tests/jobs/test_job.py has it do so.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,68 @@ def test_a_bad_night_is_not_what_the_next_one_is_measured_by(run: RunFolder, jud
     assert any("reconstruction of '0' fell" in reason for reason in verdicts[1].reasons)
     assert not any("of '1' fell" in reason for reason in verdicts[1].reasons)
     assert history.verdicts() == verdicts
+
+
+def hold(history: History, name: str, concepts: list[ConceptSummary], **more: object) -> Verdict:
+    verdict = judge_night(history, name, concepts, {}, 0.01, None, **more)  # type: ignore[arg-type]
+    history.record(verdict, concepts, {})
+    return verdict
+
+
+def without_scores(concepts: list[ConceptSummary], names: int) -> list[ConceptSummary]:
+    return [replace(each, reconstruction=math.nan, editability=math.nan) for each in concepts[:names]] + concepts[
+        names:
+    ]
+
+
+@pytest.mark.parametrize("groups", [{}, {"c0000": "a", "c0001": "a", "c0002": "b"}])
+@pytest.mark.parametrize("drop", [None, 0.01])
+def test_a_night_on_which_too_few_were_scored_is_not_good_and_says_how_many_are_missing(
+    run: RunFolder, judgement: Judgement, groups: dict[str, str], drop: float | None
+) -> None:
+    """Catches a night that finds nothing wrong because it looked at nothing."""
+    history, words = History(run.storage.folder("history"), conditions(judgement)), many(3, 0.0, "f")
+
+    def reasons(name: str, concepts: list[ConceptSummary], said: int = 0) -> list[str]:
+        verdict = judge_night(history, name, concepts, groups, drop, None, words=said)
+        assert verdict.good == (not verdict.reasons)
+        return list(verdict.reasons)
+
+    assert reasons("n1", []) == ["there is no word to score"]
+    assert reasons("n1", without_scores(words, 3)) == ["3 of 3 words have no score"]
+    assert reasons("n1", words, said=5) == ["2 of 5 words have no score"]
+    assert hold(history, "n1", words).good
+    assert reasons("n2", words) == []
+    nothing, fewer = reasons("n2", [])
+    assert nothing == "there is no word to score"
+    assert fewer.startswith("3 words fewer have a score than on n1: 0, where there were 3; ")
+    assert len(reasons("n2", without_scores(words, 1))) == 2
+    (fewer,) = reasons("n2", words[:2])
+    assert fewer.startswith("1 words fewer have a score than on n1")
+
+
+def test_a_night_without_scores_is_not_what_the_next_one_is_measured_by(run: RunFolder, judgement: Judgement) -> None:
+    history = History(run.storage.folder("history"), conditions(judgement))
+    nights = [hold(history, "n1", many(3, 0.0, "f")), hold(history, "n2", []), hold(history, "n3", many(3, 0.0, "fff"))]
+    assert [each.good for each in nights] == [True, False, True]
+    assert [each.against for each in nights] == [None, "n1", "n1"]
+
+
+def test_losses_too_small_to_be_noticed_each_night_are_noticed_as_they_add_up(
+    run: RunFolder, judgement: Judgement
+) -> None:
+    """Catches words that get worse for a month, by less each night than the gate's step."""
+    history = History(run.storage.folder("history"), conditions(judgement))
+    verdicts = [hold(history, f"n{night}", many(500, 0.004 * night, "f" * (night + 1))) for night in range(6)]
+    bad = next(verdict for verdict in verdicts if not verdict.good)
+    assert not any(each.alarm for each in bad.comparisons), "the last step alone is none"
+    assert bad.baseline == "n0"
+    assert [each.metric for each in bad.erosion if each.alarm] == ["reconstruction"]
+    assert "learned anew since n0" in bad.reasons[0]
+    assert history.verdicts() == verdicts
+    assert judge_night(history, "n9", many(500, 0.0, "f" * 10), {}, 0.01, None, baseline="n5").baseline == "n5"
+    with pytest.raises(ValueError, match="the baseline 'n7' is no night before n9"):
+        judge_night(history, "n9", [], {}, 0.01, None, baseline="n7")
 
 
 def test_without_a_drop_to_fail_on_a_loss_is_told_and_fails_nothing(run: RunFolder, judgement: Judgement) -> None:

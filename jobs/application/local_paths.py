@@ -7,15 +7,14 @@ from pathlib import Path
 
 from pipeline.models.find import MINI
 from pipeline.store.locations import local_path
-from pipeline.store.storage import Storage
 
 
-def judge_name(typed: str) -> str:
-    """The name of a CLIP or of another judge, with the path in it made absolute.
+def absolute_name(typed: str) -> str:
+    """The name of a model, a CLIP or another judge, with the path in it made absolute.
 
-    >>> judge_name("ViT-B-32-quickgelu:openai")
+    >>> absolute_name("ViT-B-32-quickgelu:openai")
     'ViT-B-32-quickgelu:openai'
-    >>> judge_name("local-dir:/models/./clip")
+    >>> absolute_name("local-dir:/models/./clip")
     'local-dir:/models/clip'
     """
     if typed.startswith("local-dir:"):
@@ -26,9 +25,11 @@ def judge_name(typed: str) -> str:
     return local_path(typed) if typed != MINI and Path(typed).expanduser().is_dir() else typed
 
 
-def shared_paths(run: Storage, *names: str) -> tuple[str, ...]:
-    """Those local paths that workers have to see: among the names of models and judges, where the run itself is not in a
-    store.
+def local_paths(*names: str) -> tuple[str, ...]:
+    """Of names of models and judges, as find_model and absolute_name give them: the local paths in them.
+
+    >>> local_paths("mini", "/models/sd", "timm:vit:/models/dino.safetensors", "s3://bucket/model", "runwayml/sd")
+    ('/models/sd', '/models/dino.safetensors')
     """
-    files = (name.removeprefix("local-dir:").rsplit(":", 1)[-1] for name in names if "://" not in name)
-    return tuple(file for file in files if file.startswith("/")) if run.is_local else ()
+    last = (name.removeprefix("local-dir:").rsplit(":", 1)[-1] for name in names if "://" not in name)
+    return tuple(path for path in last if path.startswith("/"))
