@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         type=absolute_name,
         default="mini",
         metavar="NAME",
-        help="open_clip model that scores (default: the shipped mini CLIP)",
+        help="open_clip model that scores (default: the shipped one)",
     )
     what.add_argument(
         "--protocol",
