@@ -22,8 +22,8 @@ from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import Protocol, find_protocol
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
-from pipeline.store.events import EventLog
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
+from pipeline.store.events import EventLog
 from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder, short
