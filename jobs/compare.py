@@ -40,7 +40,7 @@ from eval.scores.score_tables import without_nan
 from jobs.api import Placement, RunRequest
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log
+from jobs.cli.log import Log, show_log
 from jobs.invert_all import SOME_FAILED, exit_code
 from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models.find import MINI, Model, ModelError, find_model
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    show_log(verbose=arguments.verbose)
     try:
         options = parse_storage_options(arguments.storage_option)
         variants = chosen(arguments.variants)

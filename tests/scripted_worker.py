@@ -5,11 +5,12 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.records import Concept, Done, Failure
+from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.last_output import whereabouts
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.scheduling.worker_process import WorkerProcess
@@ -125,6 +126,19 @@ class ScriptedWorker(WorkerProcess):
     def _leave_checkpoint(self, name: str, step: int) -> None:
         empty = {"text_encoder": np.zeros((1, 1), np.float32)}
         self.settings.run.save_checkpoint(Checkpoint(name, PRINT, step, 5e-3, 0.0, (), empty, empty, empty))
+
+
+class WorkerThatTellsSlowly(ScriptedWorker):
+    """Its first pulse takes what there is to tell, and arrives after the only concept is done."""
+
+    def pulse(self) -> Pulse:
+        told = self._calls.parent / "told"
+        if told.exists():
+            return super().pulse()
+        told.touch()
+        time.sleep(3)
+        event = Event("2026-01-01T00:00:00.000+00:00", "picture_rejected", "told once")
+        return replace(super().pulse(), events=(event,))
 
 
 class WorkerWithoutModel(ScriptedWorker):

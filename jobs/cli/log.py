@@ -39,11 +39,16 @@ class Log(Listener):
 def show_log(format: LogFormat = "text", *, verbose: bool = False) -> None:
     """Has what our modules log written to standard error: warnings, or with `verbose` information too."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Json() if format == "json" else logging.Formatter("wordmint: %(message)s"))
+    handler.setFormatter(_Json() if format == "json" else _Text("wordmint: %(message)s"))
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
 
 
 class _Json(logging.Formatter):
@@ -52,8 +57,8 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {"level": record.levelname.lower(), "logger": record.name}
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return _as_json("log", record.getMessage(), fields)
+            fields["traceback"] = without_credentials(self.formatException(record.exc_info))
+        return _as_json("log", without_credentials(record.getMessage()), fields)
 
 
 def _as_json(event: str, message: str, fields: dict[str, Any]) -> str:

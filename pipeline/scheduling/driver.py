@@ -219,7 +219,8 @@ class Driver:
         flying = {ref: seat for seat in self._seats for ref in seat.refs}
         landed, rest = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
         landed += ray.wait(rest, num_returns=len(rest), timeout=0)[0] if landed and rest else []
-        for ref in landed:
+        # Pulses first: each hands its events out once, and a loss closes the seat.
+        for ref in sorted(landed, key=lambda ref: ref != flying[ref].pulse):
             self._land(ref, flying[ref])
 
     def _land(self, ref: ray.ObjectRef, seat: _Seat) -> None:
@@ -239,7 +240,7 @@ class Driver:
                 raise StorageError(last_line(error)) from None
             else:
                 # The actor lives on; only this call broke, perhaps because the store was out of reach for too long.
-                self._break_off(seat.calls.pop(ref), error)
+                self._break_off(seat, seat.calls.pop(ref), error)
             return
         except RayError as error:
             # Whatever the kind of error, the actor is not trusted any more: it may even still be running.
@@ -289,14 +290,14 @@ class Driver:
             if reason is not None:
                 raise WorkersNeverStartedError(reason)
         for concept in seat.calls.values():
-            self._break_off(concept, error)
+            self._break_off(seat, concept, error)
 
-    def _break_off(self, concept: Concept, error: RayError | Overdue) -> None:
+    def _break_off(self, seat: _Seat, concept: Concept, error: RayError | Overdue) -> None:
         self._deadlines.end(concept.name)
         failure = self._retries.charge(concept, error)
         alone = "it is tried again alone" if self._retries.any_suspect([concept]) else "it goes on from its checkpoint"
         action = "it is recorded as a failure" if failure else alone
-        self._tell(Event(now(), "call_broken_off", last_line(error), action, concept=concept.name))
+        self._tell(Event(now(), "call_broken_off", last_line(error), action, seat.name, seat.node, concept.name))
         if failure is not None:
             self._finish(concept, failure)
 
@@ -319,9 +320,12 @@ class Driver:
         """What ready workers, all of them unless some are named, have to tell before they go."""
         for seat in seats or tuple(self._ready()):
             if seat.phase == "ready":
+                asked = [ref for ref in (seat.pulse, seat.actor.pulse.remote()) if ref is not None]
+                seat.pulse = None
                 with contextlib.suppress(RayError):
-                    pulse: Any = ray.get(seat.actor.pulse.remote(), timeout=LAST_PULSE_SECONDS)
-                    self._hear(seat, pulse)
+                    pulses: Any = ray.get(asked, timeout=LAST_PULSE_SECONDS)
+                    for pulse in pulses:
+                        self._hear(seat, pulse)
 
     def _release(self, seat: _Seat) -> None:
         self._seats.remove(seat)

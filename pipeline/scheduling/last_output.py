@@ -38,8 +38,8 @@ def last_output(pulse: Pulse | None) -> str:
     """Of a worker that was lost, from its last pulse."""
     if pulse is None:
         return ""
-    now = end_of(pulse.output_file) if pulse.output_file else ""
-    return now if len(now) >= len(pulse.output) else pulse.output
+    # The file's name holds the worker's id, so that no other machine has one of that name.
+    return (end_of(pulse.output_file) if pulse.output_file else "") or pulse.output
 
 
 def _file_of_stderr() -> str:

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.records import Event, EventKind
 from pipeline.store.damaged import DamagedFileError, say_damaged
+from pipeline.store.locations import without_credentials
 from pipeline.store.parts import read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError, StorageNotFoundError
@@ -53,7 +54,14 @@ class EventLog:
         self._path = f"{FOLDER}/{stamp}-{uuid.uuid4().hex[:8]}.parquet"
 
     def record(self, event: Event) -> None:
-        """Logs the event at once, and keeps it for the next flush."""
+        """Logs the event at once, and keeps it for the next flush, both without credentials."""
+        options = self._run.storage.options
+        event = replace(
+            event,
+            cause=without_credentials(event.cause, options),
+            action=without_credentials(event.action, options),
+            output=without_credentials(event.output, options),
+        )
         if event.kind == "phase":
             _log.info("%s", event.sentence)
         else:

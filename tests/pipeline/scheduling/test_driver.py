@@ -20,6 +20,7 @@ from tests.scripted_worker import (
     ScriptedWorker,
     WorkerThatDiesLoading,
     WorkerThatLoadsForEver,
+    WorkerThatTellsSlowly,
     WorkerWithoutModel,
 )
 
@@ -121,7 +122,6 @@ def test_a_poison_concept_is_given_up_and_its_neighbours_are_unharmed(tmp_path: 
     )
 
 
-@pytest.mark.long
 def test_a_lost_worker_is_told_with_its_last_lines_and_what_is_done(tmp_path: Path) -> None:
     """Catches an operator who reads "restarts 7", and no cause."""
     run = ScriptedRun(tmp_path, ["gasping-1", *quick(2)])
@@ -137,7 +137,17 @@ def test_a_lost_worker_is_told_with_its_last_lines_and_what_is_done(tmp_path: Pa
     broken = [event for event in told if event.kind == "call_broken_off"]
     assert [event.concept for event in broken] == ["gasping-1"]
     assert broken[0].action == "it is tried again alone"
+    assert (broken[0].worker, broken[0].node) == (lost.worker, lost.node)
     assert run.log.counts == {"worker_lost": 1, "call_broken_off": 1}
+
+
+def test_what_a_pulse_in_flight_at_the_end_tells_is_heard(tmp_path: Path) -> None:
+    """Catches events that a slow pulse had already taken with it when the last concept was done."""
+    run = ScriptedRun(tmp_path, ["long-1"])
+    run.worker = WorkerThatTellsSlowly
+    run.go(workers=1)
+    run.log.flush()
+    assert [(event.kind, event.cause) for event in read_events(run.folder)] == [("picture_rejected", "told once")]
 
 
 def test_a_poison_concept_is_told_with_each_try_and_its_end(tmp_path: Path) -> None:
@@ -148,6 +158,7 @@ def test_a_poison_concept_is_told_with_each_try_and_its_end(tmp_path: Path) -> N
     assert actions == ["it is tried again alone"] * (LIVES - 1) + ["it is recorded as a failure"]
 
 
+@pytest.mark.long
 def test_several_poisons_beside_each_other_are_each_found(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path, ["poison-1", "poison-2", "poison-3", *quick(4)])
     run.go(workers=1, slots=4)

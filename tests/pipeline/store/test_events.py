@@ -64,6 +64,22 @@ def test_an_event_is_a_line_in_the_log_at_once(run: RunFolder, caplog: pytest.Lo
     assert log.counts == {"worker_lost": 1}
 
 
+def test_no_row_and_no_line_holds_a_credential(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches what a lost worker, or an error of its store, happened to print."""
+    run = RunFolder(Storage(str(tmp_path)))
+    caplog.set_level(logging.INFO, "pipeline")
+    log = EventLog(run)
+    log.record(
+        replace(LOST, cause="no answer from https://me:hunter2@host/x", output="Authorization: Bearer abcdefgh12345")
+    )
+    log.flush()
+    (row,) = read_events(run)
+    everything = caplog.text + row.cause + row.output
+    assert "no answer from https://***@host/x" in everything
+    assert "hunter2" not in everything
+    assert "abcdefgh12345" not in everything
+
+
 def test_a_damaged_file_costs_its_own_rows_only(run: RunFolder, tmp_path: Path) -> None:
     log = EventLog(run)
     log.record(LOST)
