@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.manifest:
             read_manifest(manifest)
     except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
-        print(f"wordmint: nothing was started.\n{without_credentials(str(error))}", file=sys.stderr)
+        Log().complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     if arguments.steps_curve:
         return steps_curve(arguments, settings, manifest, model, output)
@@ -182,14 +182,14 @@ def compare(
     table = table_of(marks, BASE)
     page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
     write(output, {"index.html": page, "table.md": table.markdown()}, "points.parquet", point_rows(points))
-    print(f"{table.markdown()}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
+    Log().say("compared", f"{table.markdown()}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
     return max(codes)
 
 
 def captions(arguments: argparse.Namespace, session: Session, run: RunFolder) -> list[Point]:
     found = points_of_captions(run, arguments.caption_column, arguments.model, arguments.clip, session.device)
     if not found:
-        print(f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
+        Log().say("left out", f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
     return found
 
 
@@ -216,7 +216,7 @@ def steps_curve(
         [without_nan({name: getattr(row, name) for name in MEASURED.names}) for row in rows], MEASURED
     )
     write(output, {"curve.html": page, "curve.md": table}, "curve.parquet", found)
-    print(f"{table}\ncurve     {without_credentials(output.url).rstrip('/')}/curve.html")
+    Log().say("curve", f"{table}\ncurve     {without_credentials(output.url).rstrip('/')}/curve.html")
     return COMPARED
 
 

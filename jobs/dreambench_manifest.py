@@ -15,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.cli.log import Log
 from pipeline.protocols import PROTOCOLS
+from pipeline.text_files import decode_text
 
 WRITTEN, NOT_STARTED = 0, 2
 CLASSES = "prompts_and_classes.txt"
@@ -42,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             writer = csv.DictWriter(opened, ["concept", "images", "class", "subject"])
             writer.writeheader()
             writer.writerows(rows)
-    except (DatasetError, OSError, UnicodeDecodeError) as error:
-        print(f"wordmint: nothing was written.\n{error}", file=sys.stderr)
+    except (DatasetError, OSError) as error:
+        Log().complain("not written", f"nothing was written.\n{error}")
         return NOT_STARTED
-    print(f"{len(rows)} subjects in {arguments.output}")
+    Log().say("written", f"{len(rows)} subjects in {arguments.output}")
     return WRITTEN
 
 
@@ -77,7 +79,10 @@ def read_classes(path: Path) -> dict[str, str]:
     """Subject -> class, from the file's table, which ends at the first line that is no pair. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; DATASET is the folder that holds it")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in decode_text(path.read_bytes()).splitlines()]
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from None
     if HEADER not in lines:
         raise DatasetError(f"{path}: there is no line {HEADER!r}")
     classes: dict[str, str] = {}

@@ -18,6 +18,7 @@ from typing import get_args
 import numpy as np
 
 from jobs.cli.arguments import add_storage
+from jobs.cli.log import Log
 from pipeline.models.families import family_of
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, data in files.items():
             output.write_bytes(name, data)
     except (StorageError, ValueError) as error:
-        print(f"wordmint: nothing was exported.\n{error}", file=sys.stderr)
+        Log().complain("not exported", f"nothing was exported.\n{error}")
         return NOT_STARTED
-    print(f"{len(files)} words in {output.url}")
+    Log().say("exported", f"{len(files)} words in {output.url}")
     return WRITTEN
 
 

@@ -18,6 +18,7 @@ from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from pipeline.settings import Sampler
 from pipeline.store.storage import parse_storage_options
+from pipeline.text_files import lines_of
 
 DRAWN, NOT_STARTED = 0, 2
 
@@ -97,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return lines_of(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"--prompts {path}: {error}") from None
 
 
 if __name__ == "__main__":

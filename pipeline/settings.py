@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from pipeline.text_files import is_one_line
+
 CropMode = Literal["centre", "pad", "squash"]
 EarlyStop = Literal["settled", "dvar", "off"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -154,7 +156,7 @@ class InversionSettings:
         )
         for template in self.templates:
             _require(
-                template.count("{}") == 1 and template.isprintable(),
+                template.count("{}") == 1 and is_one_line(template),
                 "template",
                 template,
                 "one line with one {} where the word stands",

@@ -17,6 +17,7 @@ MAY_IMPORT = {
 }
 # From the ground up. A room may import from the floors below it: neither from above, nor from another room of its own floor.
 FLOORS: tuple[tuple[str, ...], ...] = (
+    ("pipeline.text_files",),
     ("pipeline.records", "pipeline.settings", "pipeline.randomness"),
     ("pipeline.protocols",),
     ("pipeline.store",),

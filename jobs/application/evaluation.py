@@ -112,7 +112,7 @@ def check_request(request: EvaluationRequest, runs: Sequence[EvaluatedRun], nigh
     from eval.nightly.history import NIGHT
 
     if not NIGHT.fullmatch(night):
-        raise ValueError(f"--night {night!r}: it takes letters, digits, '.', ':', '_' and '-', 41 at most")
+        raise ValueError(f"--night {night!r}: it takes letters a-z and A-Z, digits, '.', ':', '_' and '-', 41 at most")
     if request.fail_on_drop is not None and not 0 < request.fail_on_drop < 1:
         raise ValueError(f"--fail-on-drop {request.fail_on_drop}: it takes a similarity between 0 and 1, such as 0.01")
     if not 0 <= request.until_ci < 1:

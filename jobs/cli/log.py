@@ -33,17 +33,24 @@ class Log(Listener):
         text, fields = without_credentials(text), all_without_credentials(fields)
         if self.format == "json":
             text = _as_json(event, text.strip(), fields)
-        print(text, file=to, flush=True)
+        print(_escaped(text, to), file=to, flush=True)
 
 
 def show_log(format: LogFormat = "text", *, verbose: bool = False) -> None:
     """Has what our modules log written to standard error: warnings, or with `verbose` information too."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Json() if format == "json" else _Text("wordmint: %(message)s"))
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """To standard error, whatever its encoding."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _escaped(super().format(record), self.stream)
 
 
 class _Text(logging.Formatter):
@@ -63,4 +70,10 @@ class _Json(logging.Formatter):
 
 def _as_json(event: str, message: str, fields: dict[str, Any]) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "event": event, "message": message, **fields}, ensure_ascii=False)
+    return json.dumps({"time": now, "event": event, "message": message, **fields})  # in ASCII: no stream need escape it
+
+
+def _escaped(text: str, to: TextIO) -> str:
+    """The text with what the stream's encoding cannot hold spelled out: a terminal without UTF-8 ends no job."""
+    encoding = getattr(to, "encoding", None) or "utf-8"  # a notebook's streams have none
+    return text.encode(encoding, "backslashreplace").decode(encoding)

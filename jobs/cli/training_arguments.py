@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start
 from pipeline.store.storage import Storage
+from pipeline.text_files import lines_of
 
 # Option -> field of InversionSettings, type and what is shown for its value, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
@@ -92,10 +93,11 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:
     if url is None:
         return ()
+    data = Storage(url, options).read_bytes()
     try:
-        lines = Storage(url, options).read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--templates {url}: it is not UTF-8 ({error})") from error
-    if not (templates := tuple(line.strip() for line in lines if line.strip())):
+        templates = tuple(lines_of(data))
+    except ValueError as error:
+        raise ValueError(f"--templates {url}: {error}") from None
+    if not templates:
         raise ValueError(f"--templates {url}: it holds no sentence")
     return templates

@@ -17,11 +17,12 @@ from pipeline.inputs.listing import plain
 from pipeline.inputs.manifest_rows import MAX_CELL, MOST_BYTES, ManifestError, Problem, Row, read_rows, shortened
 from pipeline.records import Concept, Failure, Kind
 from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
+from pipeline.text_files import is_one_line
 
 __all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
+NAME_RULE = "letters a-z and A-Z, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
 MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS = 128, 140, 200, 2048, 64
 COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
 REQUIRED = COLUMNS[:2]
@@ -56,7 +57,7 @@ class RowDefaults:
         if not 1 <= self.vectors <= MAX_VECTORS:
             raise ValueError(f"vectors is {self.vectors}; it must be a whole number from 1 to {MAX_VECTORS}")
         text = self.initializer
-        if text is not None and not (text.strip() and text.isprintable() and len(text) <= MAX_WORDS):
+        if text is not None and not (text.strip() and is_one_line(text) and len(text) <= MAX_WORDS):
             raise ValueError(
                 f"initializer is {text[:MAX_WORDS]!r}; it must be one line of at most {MAX_WORDS} characters"
             )
@@ -178,7 +179,7 @@ def _text(column: str, value: object, most: int = MAX_CELL) -> str:
 
 def _printable(column: str, value: object, most: int) -> str:
     text = _text(column, value, most)
-    if not text.isprintable():
+    if not is_one_line(text):
         raise _WrongError(column, value, "must be one line without control characters")
     return text
 
@@ -242,7 +243,7 @@ def _captions(column: str, value: object) -> dict[str, str]:
 
 
 def _file(column: str, value: object, folder: str) -> str | None:
-    reference = _printable(column, value, MAX_URL)
+    reference = _path(column, value)
     return _resolved(column, reference, folder) if reference else None
 
 

@@ -13,11 +13,11 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.store.locations import without_credentials
+from pipeline.text_files import decode_text, is_one_line
 
 MAX_CELL = 1_000_000
 SHOWN = 60
 SUFFIXES = {".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet"}
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +121,10 @@ def _format(url: str, data: bytes) -> str:
 
 def _decoded(data: bytes) -> str:
     """The text, with every byte that is not UTF-8 as a lone surrogate, so that each row answers for its own."""
-    if data.startswith(UTF16_MARKS) or data[:200].count(b"\0") > len(data[:200]) // 4:
-        at = next((index for index, byte in enumerate(data) if byte in (0, 0xFF, 0xFE)), 0)
-        raise _BrokenFileError(
-            f"line {data[:at].count(10) + 1}: the byte 0x{data[at]:02X} at position {at} shows that the file is "
-            "UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)"
-        )
-    return data.decode("utf-8-sig", errors="surrogateescape")
+    try:
+        return decode_text(data, errors="surrogateescape")
+    except ValueError as error:
+        raise _BrokenFileError(str(error)) from None
 
 
 def _csv_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
@@ -184,8 +181,8 @@ def _fault_of_names(header: Iterable[str]) -> str:
     for position, name in enumerate(header, 1):
         if not name:
             return f"column {position} has no name (pandas: to_csv(..., index=False))"
-        if len(name) > SHOWN or not name.isprintable():
-            return f"{shortened(name)} cannot be a column's name: printable UTF-8, at most {SHOWN} characters"
+        if len(name) > SHOWN or not is_one_line(name):
+            return f"{shortened(name)} cannot be a column's name: one line of UTF-8, at most {SHOWN} characters"
         if name in seen:
             return f"two columns are called {shortened(name)}"
         seen.add(name)

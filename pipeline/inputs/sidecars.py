@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.records import Concept, ImageSet, Role, Source
 from pipeline.settings import InversionSettings, Masks
 from pipeline.store.storage import Storage
+from pipeline.text_files import decode_text, is_one_line
 
 CAPTION = ".txt"
 MASKS = (".mask.png", "-masklabel.png")
@@ -40,11 +41,14 @@ def with_sidecars(
 ) -> tuple[list[Source], int]:
     """The pictures (URL -> identity) by URL, each followed by what lies beside it; and how many pictures that are.
 
-    What is a mask by its name is no picture. On a web server, which lists nothing, nothing lies beside anything.
+    What is a mask by its name is no picture. The case of letters may differ, as in 2.jpg and 2.TXT. On a web server, which lists
+    nothing, nothing lies beside anything.
     """
     masks = MASKS if extras.masks == "sidecar" else ()
     kept = [url for url in sorted(pictures) if not url.lower().endswith(masks)]
+    stems = {posixpath.splitext(url)[0] for url in kept}
     listed: dict[str, dict[str, str | None]] = {}
+    spellings: dict[tuple[str, str], list[str]] = {}  # folder, a name in lower case -> the names that are so spelled
     found: list[Source] = []
     for url in kept:
         found.append(Source(url, pictures[url]))
@@ -53,13 +57,19 @@ def with_sidecars(
         folder, name = posixpath.split(url)
         if folder not in listed:
             listed[folder] = Storage(folder, options).identities()
+            for each in listed[folder]:
+                spellings.setdefault((folder, each.lower()), []).append(each)
         stem = posixpath.splitext(name)[0]
-        names = {f"{stem}{ending}": role for ending, role in extras.endings.items()}
-        found += [
-            Source(f"{folder}/{each}", listed[folder][each], role=role, picture=url)
-            for each, role in names.items()
-            if each in listed[folder]
-        ]
+        for ending, role in extras.endings.items():
+            # The nearest spelling; never one whose stem is another picture's: a.txt is not A.png's where there is an a.png.
+            near = sorted(
+                (each != stem + ending, not each.startswith(stem), each)
+                for each in spellings.get((folder, f"{stem}{ending}".lower()), ())
+                if each.startswith(stem) or f"{folder}/{each[: len(stem)]}" not in stems
+            )
+            if near:
+                each = near[0][-1]
+                found.append(Source(f"{folder}/{each}", listed[folder][each], role=role, picture=url))
     return found, len(kept)
 
 
@@ -84,10 +94,7 @@ def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
 
 def caption_of(data: bytes) -> str:
     """Raises ValueError for one that says nothing or is no text."""
-    try:
-        text = " ".join(data.decode("utf-8-sig").split())
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
-    if not text or not text.isprintable():
+    text = " ".join(decode_text(data).split())
+    if not text or not is_one_line(text):
         raise ValueError("is empty or holds control characters")
     return text

@@ -23,6 +23,7 @@ from typing import Any, get_args
 
 from pipeline.protocols.protocol import Protocol, ProtocolError
 from pipeline.settings import Sampler
+from pipeline.text_files import decode_text, is_one_line
 
 DIFFICULTIES = ("background", "style", "composition")
 PLAIN = {"object": "a photo of {}", "style": "a painting in the style of {}"}
@@ -38,8 +39,8 @@ def read_protocol(data: bytes, place: str, *, shipped: bool = False) -> Protocol
     Raises ProtocolError with one line for each thing that is wrong.
     """
     try:
-        content = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = tomllib.loads(decode_text(data))
+    except ValueError as error:
         raise ProtocolError(f"{place}: not a TOML file: {error}") from error
     wrong: list[str] = []
     found = _protocol(content, PurePath(place).stem.lower().replace(".", "-"), wrong)
@@ -54,7 +55,7 @@ def _protocol(content: Mapping[str, Any], stem: str, wrong: list[str]) -> dict[s
     wrong += [f"{key!r} means nothing here; known are {known}" for key in sorted(content.keys() - KEYS)]
     name = content.get("name", stem)
     if not (isinstance(name, str) and name and len(name) <= 64 and NAME.issuperset(name)):
-        wrong.append(f"name is {name!r}; it takes lower-case letters, digits, '_' and '-'")
+        wrong.append(f"name is {name!r}; it takes lower-case letters a-z, digits, '_' and '-'")
     counts = {key: _count(key, content.get(key, default), wrong) for key, default in COUNTS.items()}
     guidance = content.get("guidance", 5.0)
     if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= 100:
@@ -109,6 +110,9 @@ def _edits(given: object, wrong: list[str]) -> tuple[dict[str, tuple[str, ...]],
 def _check_template(place: str, template: object, wrong: list[str]) -> bool:
     if not isinstance(template, str) or template.count("{}") != 1:
         wrong.append(f"{place} is {template!r}; it takes a text with {{}} in it once, where the word stands")
+        return False
+    if not is_one_line(template):
+        wrong.append(f"{place} is {template!r}; it takes one line without control characters")
         return False
     rest = template.replace("{}", "").replace("{class}", "")
     if "{" in rest or "}" in rest:

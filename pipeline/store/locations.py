@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.text_files import lines_of
+
 _SECRET = (
     r"key|secret|token|passw|passphrase|pwd|credential|signature|auth|bearer|cookie|session|jwt|connection.?string"
 )
@@ -55,8 +57,11 @@ def _with_files(pairs: Iterable[str]) -> Iterator[str]:
         if not pair.startswith("@"):
             yield pair
             continue
-        lines = Path(pair[1:]).expanduser().read_text(encoding="utf-8").splitlines()
-        yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+        try:
+            lines = lines_of(Path(pair[1:]).expanduser().read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{pair[1:]}: {error}") from None
+        yield from (line for line in lines if not line.startswith("#"))
 
 
 def _typed(text: str) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from jobs import generate
+from jobs.api import NotStartedError
 from jobs.cli.training_arguments import settings_of
 from jobs.invert_all import parser
 from pipeline.inputs.manifest import MAX_VECTORS, RowDefaults, read_manifest
@@ -75,10 +77,11 @@ def test_every_option_is_explained() -> None:
     [
         (b"", "holds no sentence"),
         (b"a photo", "one {} where the word stands"),
-        (b"\xff{}", "not UTF-8"),
+        (b"\xff{}", "line 1: the byte 0xFF is not UTF-8"),
+        ("a \u2028{}".encode(), "holds a control character or a line separator"),
         (None, "no such"),
     ],
-    ids=["empty", "no place for the word", "no text", "no file"],
+    ids=["empty", "no place for the word", "no text", "line separator", "no file"],
 )
 def test_a_file_of_templates_that_cannot_serve_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
     file = tmp_path / "templates.txt"
@@ -87,6 +90,20 @@ def test_a_file_of_templates_that_cannot_serve_is_refused(content: bytes | None,
     with pytest.raises(Exception) as refused:  # noqa: PT011 - one of two kinds, both of which the job tells
         settings("--templates", str(file))
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_templates_and_prompts_are_read_in_every_encoding_that_says_itself(encoding: str, tmp_path: Path) -> None:
+    """Catches the byte-order mark of a file from Windows, drawn and learned as a part of its first sentence."""
+    file, lines = tmp_path / "lines.txt", ("a photo of {}", "a\u00a0{} of \u732b")
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    file.write_bytes((mark + "\r\n".join(lines) + "\r\n").encode(encoding))
+    assert settings("--templates", str(file)).templates == lines
+    asked = generate.request_of(generate.parser().parse_args(["run", "--prompts", str(file)]))
+    assert asked.prompts == lines
+    file.write_bytes("a photo\ncaf\xe9".encode("latin-1"))
+    with pytest.raises(NotStartedError, match=r"--prompts .*lines.txt: line 2: the byte 0xE9 is not UTF-8 \(it may be"):
+        generate.request_of(generate.parser().parse_args(["run", "--prompts", str(file)]))
 
 
 def test_rows_that_say_nothing_have_the_defaults_that_were_given(tmp_path: Path) -> None:

@@ -26,6 +26,26 @@ def read(text: str) -> Protocol:
     return read_protocol(text.encode(), "mine.toml")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_protocol_is_read_in_every_encoding_that_says_itself(encoding: str) -> None:
+    text = '[edits]\r\nobject = ["a\u00a0photo of {} \u200d"]\r\n'
+    assert read_protocol(text.encode(encoding), "mine.toml").edits == {"object": ("a\u00a0photo of {} \u200d",)}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'name = "caf\xe9"', r"mine.toml: not a TOML file: line 1: the byte 0xE9 is not UTF-8 \(it may be Latin-1"),
+        (b'[edits]\nobject = ["{} on\\nmars"]', "prompt 1 is .* one line without control characters"),
+        (b'name = "K\xc3\xb6ln"\n' + SMALLEST, "lower-case letters a-z"),
+    ],
+    ids=["Latin-1", "line end", "accented name"],
+)
+def test_text_that_cannot_serve_in_a_protocol_is_named(content: bytes, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        read_protocol(content, "mine.toml")
+
+
 def drawn(requests: Iterable[Request]) -> list[tuple[str, str, int, int]]:
     return [(each.kind, each.prompt, each.index, each.seed) for each in requests]
 

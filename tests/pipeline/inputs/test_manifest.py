@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline.inputs.manifest import ManifestError, read_manifest
+from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.records import Concept
 from pipeline.store.storage import Storage
 from tests.conftest import SECRET, Bucket
@@ -95,11 +95,20 @@ def test_other_values_are_carried_as_text(tmp_path: Path) -> None:
     "content",
     [
         b"\xef\xbb\xbfconcept,images\nfirst,first/\n",
+        GOOD.encode("utf-16"),
+        b"\xfe\xff" + GOOD.encode("utf-16-be"),
         b"concept,images\r\nfirst,first/\r\n",
         b"concept,images\rfirst,first/\r",
         b'concept , images\n\n first , "first/"\n,\n\n',
     ],
-    ids=["byte-order mark", "Windows line ends", "old Mac line ends", "blanks and empty rows"],
+    ids=[
+        "byte-order mark",
+        "UTF-16",
+        "big-endian UTF-16",
+        "Windows line ends",
+        "old Mac line ends",
+        "blanks and empty rows",
+    ],
 )
 def test_harmless_habits_of_other_programs_are_taken(tmp_path: Path, content: bytes) -> None:
     (concept,) = read_manifest(csv_file(tmp_path, content)).concepts
@@ -108,7 +117,7 @@ def test_harmless_habits_of_other_programs_are_taken(tmp_path: Path, content: by
 
 BAD_ROWS: dict[str, tuple[str | bytes, str]] = {  # the second row of a CSV file with all columns -> what is said of it
     "empty name": (",a/,,,,,,", r"line 3, concept: .*is missing; every row needs a name"),
-    "blank in a name": ("my cat,a/,,,,,,", r'line 3, concept: "my cat" must be letters, digits'),
+    "blank in a name": ("my cat,a/,,,,,,", r'line 3, concept: "my cat" must be letters a-z and A-Z, digits'),
     "traversal in a name": ("../cat,a/,,,,,,", r'line 3, concept: "\.\./cat" must be letters'),
     "absolute path as a name": ("/etc/cat,a/,,,,,,", r"line 3, concept: .*must be letters"),
     "hidden file as a name": (".cat,a/,,,,,,", r"line 3, concept: .*beginning with a letter or digit"),
@@ -144,6 +153,9 @@ BAD_ROWS: dict[str, tuple[str | bytes, str]] = {  # the second row of a CSV file
     "unknown protocol": ("cat,foo://x/,,,,,,", r"line 3, images: .*nothing is known of foo://"),
     "chained protocol": ("cat,simplecache::s3://x/,,,,,,", r"line 3, images: .*chained URLs"),
     "initializer of two lines": ('cat,a/,"big\ncat",,,,,', r"line 3, initializer: .*must be one line"),
+    "line separator in a class": ("cat,a/,,big\u2028cat,,,,", r'line 3, class: "big\\u2028cat" must be one line'),
+    "escape in a class": ("cat,a/,,big\x1bcat,,,,", r"line 3, class: .*without control characters"),
+    "accented name": ("köln,a/,,,,,,", r'line 3, concept: "köln" must be letters a-z and A-Z'),
     "class of 201 characters": (f"cat,a/,,{'c' * 201},,,,", r"line 3, class: .*at most 200"),
     "NUL": ("cat,a/,,,,,,x\0y", r'line 3, group: "x\\x00y" holds a NUL'),
     "Latin-1": (b"cat,a/,,caf\xe9,,,,", r'line 3, class: "caf\\xe9" the byte 0xE9 is not UTF-8 \(it may be Latin-1'),
@@ -194,7 +206,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {  # the file's name and bytes ->
     "a quotation mark open in the header": ("m.csv", b'concept,"images\ncat,a/\n', "line 1: the header cannot be read"),
     "semicolons": ("m.csv", b"concept;images\ncat;a/\n", "separated by semicolons; save the file with commas"),
     "tabs": ("m.csv", b"concept\timages\ncat\ta/\n", "separated by tabs"),
-    "UTF-16": ("m.csv", GOOD.encode("utf-16"), "line 1: the byte 0xFF at position 0 shows that the file is UTF-16"),
+    "half of a UTF-16 file": ("m.csv", GOOD.encode("utf-16")[:-1], "line 2: the byte 0x0A is not UTF-16; save"),
     "UTF-16 without a mark": ("m.csv", GOOD.encode("utf-16-le"), "line 1: the byte 0x00 at position 1 shows"),
     "a workbook": ("m.xlsx", b"PK\x03\x04", r"the ending '.xlsx' is not one of .csv, .jsonl"),
     "no ending": ("manifest", GOOD.encode(), "the ending '' is not one of"),
@@ -248,6 +260,21 @@ def test_a_parquet_file_from_pandas_holds_floats_and_gaps(tmp_path: Path) -> Non
         {"concept": ["a", "b"], "images": ["a/", "b/"], "vectors": [2.0, float("nan")], "class": [None, "cat"]},
     )
     assert [(concept.vectors, concept.noun) for concept in read_manifest(url).concepts] == [(2, None), (1, "cat")]
+
+
+@pytest.mark.parametrize("sign", ["\u00a0", "\u202f", "\u200c", "\u200d", "\U0001f468\u200d\U0001f469"])
+def test_spaces_and_joiners_of_every_script_are_text(sign: str, tmp_path: Path) -> None:
+    """Catches Persian spelling, joined emoji and the no-break spaces of web pages refused as control characters."""
+    text, name = f"a{sign}b", f"Screenshot{sign}PM.png"
+    row = {
+        "concept": "cat", "images": [name], "class": text, "initializer": text, "word_file": f"{name}.pt",
+        "captions": {name: f"{{}} {text}"}, f"of{sign}us": text,
+    }  # fmt: skip
+    (concept,) = read_manifest(jsonl_file(tmp_path, row)).concepts
+    assert concept.images == (f"{tmp_path}/{name}",)
+    assert (concept.noun, concept.initializer, concept.word_file) == (text, text, f"{tmp_path}/{name}.pt")
+    assert (concept.captions, concept.carried) == ({name: f"{{}} {text}"}, {f"of{sign}us": text})
+    assert RowDefaults(initializer=text).initializer == text
 
 
 def test_all_bad_rows_stand_in_one_message_in_the_order_of_the_file(tmp_path: Path) -> None:

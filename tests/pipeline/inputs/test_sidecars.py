@@ -101,6 +101,27 @@ def test_masks_and_captions_belong_to_the_picture_of_their_name(folder: Storage)
     assert (len(with_nothing.urls), with_nothing.masks, with_nothing.captions) == (6, None, ())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_caption_may_be_in_capitals_and_in_another_encoding(encoding: str, folder: Storage) -> None:
+    """Catches a 2.TXT from Windows that is passed over, and one that is given to another picture."""
+    text = "a {} on\u00a0the \u06a9\u062a\u0627\u0628\u200c\u062e\u0627\u0646\u0647"
+    for number, name in enumerate(("1.png", "2.JPG", "Cat.png", "cat.jpg", "dog.png")):
+        folder.write_bytes(name, png(grey(level=40 * number)))
+    folder.write_bytes("1.mask.PNG", png(left_half()))
+    for name in ("2.TXT", "Cat.Txt", "DOG.txt"):
+        folder.write_bytes(name, f"{name} {text}\r\n".encode(encoding))
+    options = dict(folder.options)
+    images = loaded(folder, Extras(captions=True), options=options)
+    found = {
+        url.rsplit("/", 1)[1]: said and said.split()[0] for url, said in zip(images.urls, images.captions, strict=True)
+    }
+    found.pop("1.mask.PNG")
+    assert found == {"1.png": None, "2.JPG": "2.TXT", "Cat.png": "Cat.Txt", "cat.jpg": None, "dog.png": "DOG.txt"}
+    assert {said.split(" ", 1)[1] for said in images.captions if said} == {text.replace("\u00a0", " ")}
+    sources = find_sources(Concept("c", (folder.url,), "<c>"), options, MASKED).files
+    assert [each.picture[-5:] for each in sources if each.role == "mask" and each.picture] == ["1.png"]
+
+
 def test_transparency_is_a_mask(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([grey(), left_half()])).save(tmp_path / "a.png")
     images = loaded(Storage(str(tmp_path)), ALPHA)
@@ -140,7 +161,13 @@ BAD: dict[str, tuple[Extras, Callable[[Path], object], str]] = {
     ),
     "no picture": (MASKED, lambda folder: (folder / "a.mask.png").write_bytes(b"<html>"), "a.mask.png: a web page"),
     "opaque": (ALPHA, lambda folder: None, "opaque everywhere"),
-    "no text": (CAPTIONED, lambda folder: (folder / "a.txt").write_bytes(b"\xff\xfe"), "a.txt: is not UTF-8"),
+    "Latin-1": (
+        CAPTIONED,
+        lambda folder: (folder / "a.txt").write_bytes(b"my\ncaf\xe9"),
+        "a.txt: line 2: the byte 0xE9 is not UTF-8 (it may be Latin-1 or Windows-1252); save the file as UTF-8",
+    ),
+    "nothing but a mark": (CAPTIONED, lambda folder: (folder / "a.txt").write_bytes(b"\xff\xfe"), "a.txt: is empty"),
+    "escape": (CAPTIONED, lambda folder: (folder / "a.txt").write_bytes(b"a\x1b[2J"), "holds control characters"),
     "nothing said": (CAPTIONED, lambda folder: (folder / "a.txt").write_bytes(b" \n"), "a.txt: is empty"),
     "no caption at all": (CAPTIONED, lambda folder: None, "no picture has one: cat.txt beside cat.jpg"),
 }

@@ -1,0 +1,58 @@
+"""Text as users save it: one way to read a text file, and one rule of what may stand in a line."""
+
+import codecs
+import re
+import unicodedata
+
+MARKS = (  # how a file says its encoding; UTF-32 first, for its mark begins like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+REFUSED = ("Cc", "Zl", "Zp", "Cs")  # control characters, line and paragraph separators, unpaired surrogates
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 or UTF-32 with one.
+
+    errors: what is done with bytes that are not UTF-8, as for bytes.decode.
+    Raises ValueError that says which line is wrong and what to save the file as.
+
+    >>> decode_text("a photo".encode("utf-16"))
+    'a photo'
+    """
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    start = data[:200]
+    if encoding == "utf-8" and start.count(0) > len(start) // 4:
+        at = data.index(0)
+        raise ValueError(
+            f"line {data[:at].count(10) + 1}: the byte 0x00 at position {at} shows that the file is UTF-16 without a "
+            "byte-order mark, or no text; save it as UTF-8 (in Excel: CSV UTF-8)"
+        )
+    try:
+        return data.decode(encoding, errors if encoding == "utf-8" else "strict").lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].decode(encoding, "ignore").count("\n") + 1
+        perhaps = " (it may be Latin-1 or Windows-1252)" if encoding == "utf-8" else ""
+        byte = data[error.start]
+        raise ValueError(
+            f"line {line}: the byte 0x{byte:02X} is not {encoding.upper()}{perhaps}; save the file as UTF-8"
+        ) from None
+
+
+def lines_of(data: bytes) -> list[str]:
+    """The lines of a text file that hold something, stripped.
+
+    Raises ValueError as `decode_text` does, and for a control character in a line; tabs may stand in it.
+    """
+    lines = [line.strip() for line in re.split("\r\n|\r|\n", decode_text(data))]
+    for number, line in enumerate(lines, 1):
+        if not is_one_line(line.replace("\t", " ")):
+            raise ValueError(f"line {number}: {line[:60]!a} holds a control character or a line separator; remove it")
+    return [line for line in lines if line]
+
+
+def is_one_line(text: str) -> bool:
+    """Whether the text has no control character, line separator or unpaired surrogate. All spaces and joiners may stand in it."""
+    return not any(unicodedata.category(sign) in REFUSED for sign in text)
