@@ -69,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME|FILE",
         help=f"which pictures are drawn and scored: {', '.join(sorted(PROTOCOLS))} or a .toml file (default: %(default)s)",
     )
+    what.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="a column that the manifest calls by another name, as in concept=SKU (may be repeated)",
+    )
     what.add_argument("--skip-invalid", action="store_true", help="record bad manifest rows as failures and go on")
     what.add_argument("--retry-failed", action="store_true", help="try again what failed before with the same inputs")
 
@@ -190,6 +197,7 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         model_settings=ModelSettings(
             arguments.dtype, arguments.text_encoder_dtype, arguments.first_stage_dtype, arguments.offload_first_stage
         ),
+        columns=columns_of(arguments.column),
         row_defaults=RowDefaults(arguments.vectors, arguments.initializer),
         skip_invalid=arguments.skip_invalid,
         retry_failed=arguments.retry_failed,
@@ -197,6 +205,18 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),
         limits=Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)}),
     )
+
+
+def columns_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Our names -> the manifest's. Raises ValueError."""
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        ours, _, theirs = (part.strip() for part in pair.partition("="))
+        if not (ours and theirs):
+            raise ValueError(f"--column {pair}: it takes OURS=THEIRS, as in concept=SKU")
+        if columns.setdefault(ours, theirs) != theirs:
+            raise ValueError(f"--column {pair}: {ours} is {columns[ours]} already")
+    return columns
 
 
 def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" = None) -> int:

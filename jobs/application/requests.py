@@ -87,6 +87,7 @@ class RunRequest:
     manifest: a path or any fsspec URL. output: the run folder, likewise; without one, beside the manifest or in runs/.
     model: a diffusers folder (path or URL), a hub id, or "mini". clip: an open_clip model that scores. protocol: which
     pictures are drawn and scored: the name of a shipped protocol, or the path of a .toml file.
+    columns: our name of a manifest's column -> what this manifest calls it.
     settings: how a word is learned. row_defaults: of manifest rows that do not say themselves.
     import_words: words come from files, by the column `word_file` or from `word_folder`, instead of being learned.
     skip_invalid: bad manifest rows become failures. retry_failed: what failed before with the same inputs is tried again.
@@ -100,6 +101,7 @@ class RunRequest:
     protocol: str = "quick"
     settings: InversionSettings = field(default_factory=InversionSettings)
     model_settings: ModelSettings = field(default_factory=ModelSettings)
+    columns: Mapping[str, str] = field(default_factory=dict)
     row_defaults: RowDefaults = field(default_factory=RowDefaults)
     import_words: bool = False
     word_folder: str | None = None

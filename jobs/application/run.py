@@ -64,7 +64,7 @@ def invert(
 def read_request(request: RunRequest) -> tuple[Manifest, Protocol, Model]:
     """What a run is about, read and checked together. Raises ManifestError, ModelError, StorageError and ValueError."""
     options, settings = request.storage_options, request.settings
-    manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults)
+    manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
     if request.import_words:
         manifest = with_words(manifest, request.word_folder, options)
     settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))

@@ -26,6 +26,9 @@ NAME_RULE = "letters a-z and A-Z, digits, '.', '_' and '-', beginning with a let
 MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS = 128, 140, 200, 2048, 64
 COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
 REQUIRED = COLUMNS[:2]
+READ_ELSEWHERE = ("subject",)  # carried along here, and read by protocols
+OPTIONAL = COLUMNS[2:]
+GAPS = ("", "nan", "<na>")  # as pandas writes them, in lower case
 KINDS: dict[str, Kind] = {"object": "object", "style": "style"}
 
 
@@ -76,21 +79,26 @@ def read_manifest(
     storage_options: Mapping[str, Any] | None = None,
     skip_invalid: bool = False,
     defaults: RowDefaults | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Reads and checks the whole manifest.
 
+    columns: our name of a column -> what this file calls it, where that is another.
     skip_invalid: rows that cannot be used become `failures` instead.
     Raises ManifestError with every problem in it; also with skip_invalid where the file as a whole cannot be read.
     """
     options = storage_options or {}
     shown = without_credentials(url, options)
+    if unknown := (columns or {}).keys() - {*COLUMNS, *READ_ELSEWHERE}:
+        right = f"means nothing; the columns are {', '.join((*COLUMNS, *READ_ELSEWHERE))}"
+        raise ManifestError(shown, (Problem(0, f"--column {min(unknown)}", "", right),))
     try:
         file = Storage(url, options)
         data = file.read_bytes(at_most=MOST_BYTES)
         folder = resolve_url("..", file.join(""))
     except (StorageError, ValueError) as error:
         raise ManifestError(shown, (Problem(0, "", "", str(error)),)) from None
-    rows, problems = read_rows(url, data, shown, COLUMNS, REQUIRED)
+    rows, problems = read_rows(url, data, shown, COLUMNS, REQUIRED, columns)
     concepts: list[Concept] = []
     taken: dict[str, Concept] = {}  # names, and words as tokenizers see them, in lower case
     for row in rows:
@@ -132,7 +140,8 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
 
     def checked(column: str, check: Any, *more: Any) -> Any:
         try:
-            return check(column, row.cells.get(column), *more)
+            value = row.cells.get(column)
+            return check(column, None if column in OPTIONAL and _is_gap(value) else value, *more)
         except _WrongError as wrong:
             problems.append(Problem(row.line, wrong.column, shortened(wrong.value), wrong.right))
             return None
@@ -154,6 +163,10 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
     return concept, []
 
 
+def _is_gap(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() in GAPS
+
+
 def _is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None and len(text) <= MAX_NAME
 
@@ -162,6 +175,8 @@ def _text(column: str, value: object, most: int = MAX_CELL) -> str:
     """A cell as text, "" when it is empty."""
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():  # a column of whole numbers with gaps, written by pandas
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -229,14 +244,16 @@ def _entry(column: str, reference: str, folder: str) -> str:
 
 
 def _captions(column: str, value: object) -> dict[str, str]:
-    """From an object, as text in CSV. Parquet has the same columns for every row, and null where a row has none."""
+    """From an object or a list of pairs, as text in CSV. Parquet has null where a row has none."""
     found = value
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | list):
         text = _text(column, value)
         try:
-            found = json.loads(text) if text else {}
+            found = json.loads(text, parse_constant=lambda _: None) if text else {}
         except (ValueError, RecursionError):
             found = None
+    if isinstance(found, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in found):
+        found = {str(name): said for name, said in found}  # a map, as pandas writes it into JSON
     if not isinstance(found, dict):
         raise _WrongError(column, value, 'is no JSON object such as {"1.jpg": "my {} asleep"}, file names to sentences')
     return {name: _printable(column, said, MAX_URL) for name, said in found.items() if said is not None}
@@ -266,13 +283,13 @@ def _kind(column: str, value: object) -> Kind:
 
 
 def _vectors(column: str, value: object, default: int) -> int:
-    # Parquet files written by pandas hold floats where a column has gaps.
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    if value is None or not text:
+    if value is None:
         return default
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_VECTORS:
+    # pandas writes a whole number as 2.0 where its column has gaps, and 2,0 in some languages.
+    number = re.fullmatch(r"([0-9]{1,3})([.,]0*)?", str(value).strip())
+    if isinstance(value, bool) or number is None or not 1 <= int(number[1]) <= MAX_VECTORS:
         raise _WrongError(column, value, f"must be a whole number from 1 to {MAX_VECTORS}")
-    return int(text)
+    return int(number[1])
 
 
 def _placeholder(column: str, value: object, name: str | None) -> str:

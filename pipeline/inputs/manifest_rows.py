@@ -4,7 +4,9 @@ import csv
 import difflib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,7 +18,9 @@ from pipeline.store.locations import without_credentials
 from pipeline.text_files import decode_text, is_one_line
 
 MAX_CELL = 1_000_000
+GAPS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}  # pandas writes NaN where a value is missing
 SHOWN = 60
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 SUFFIXES = {".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet"}
 
 
@@ -81,20 +85,32 @@ def _escaped(sign: str) -> str:
 
 
 def read_rows(
-    url: str, data: bytes, shown: str, columns: Sequence[str], required: Sequence[str]
+    url: str,
+    data: bytes,
+    shown: str,
+    columns: Sequence[str],
+    required: Sequence[str],
+    called: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """The rows that can be told apart, and what is wrong with the others.
 
-    columns, required: the names that mean something, and those that must be there. Raises ManifestError for a file of
+    columns, required: the names that mean something, and those that must be there. called: what some of them are called in
+    this file. Raises ManifestError for a file of
     which nothing can be used.
     """
     try:
         form = _format(url, data)
-        read = {"CSV": _csv_rows, "JSONL": _jsonl_rows, "Parquet": _parquet_rows}[form]
+        called = called or {}
+        expected = {called.get(column, column).lower() for column in columns}
         names: dict[str, None] = {}
+        read = {
+            "CSV": lambda: _csv_rows(data, names, expected),
+            "JSONL": lambda: _jsonl_rows(data, names),
+            "Parquet": lambda: _parquet_rows(data, names),
+        }[form]
         rows: list[Row] = []
         problems: list[Problem] = []
-        for item in read(data, names):
+        for item in read():
             if isinstance(item, Row):
                 rows.append(item)
             else:
@@ -102,7 +118,9 @@ def read_rows(
         if not rows and not problems:
             raise _BrokenFileError("has no rows: only a header, or nothing" if form == "CSV" else "has no rows")
         if rows:
-            _check_names(names, columns, required)
+            _check_called(names, called)
+            _check_names(_renamed(dict(names), called), columns, required)
+            rows = [Row(row.line, _renamed(row.cells, called)) for row in rows] if called else rows
     except _BrokenFileError as error:
         raise ManifestError(shown, (Problem(0, "", "", str(error)),)) from None
     return rows, problems
@@ -127,14 +145,16 @@ def _decoded(data: bytes) -> str:
         raise _BrokenFileError(str(error)) from None
 
 
-def _csv_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
-    text = _decoded(data)
+def _csv_rows(data: bytes, names: dict[str, None], expected: Collection[str]) -> Iterator[Row | Problem]:
+    text, separator, skipped = _without_sep_line(_decoded(data))
+    separator = separator or _separator(text, expected)
     limit = csv.field_size_limit(len(text) + 1)  # cells are judged by the row that holds them
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-        line, header = 1, None
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+        header: list[str] | None = None
+        header_line = 0
         while True:
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
             try:
                 cells = next(reader)
             except StopIteration:
@@ -150,29 +170,71 @@ def _csv_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
             if not any(cell.strip() for cell in cells):
                 continue
             if header is None:
-                header = _header(cells)
-                names.update(dict.fromkeys(header))
-            elif len(cells) != len(header):
-                advice = "put cells with commas in quotation marks" if len(cells) > len(header) else "some are missing"
-                yield Problem(
-                    line,
-                    "",
-                    shortened(",".join(cells)),
-                    f"has {len(cells)} cells where the header has {len(header)}; {advice}",
-                )
+                header, header_line = _header(cells, line), line
+                names.update(dict.fromkeys(name for name in header if name))
             else:
-                yield Row(line, dict(zip(header, cells, strict=True)))
+                yield _csv_row(cells, header, header_line, line, separator)
     finally:
         csv.field_size_limit(limit)
 
 
-def _header(cells: list[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
-    for other, said in ((";", "semicolons"), ("\t", "tabs")):
-        if len(header) == 1 and other in header[0]:
-            raise _BrokenFileError(f"line 1: the columns are separated by {said}; save the file with commas")
-    if fault := _fault_of_names(header):
-        raise _BrokenFileError(f"line 1: {fault}")
+def _csv_row(cells: list[str], header: list[str], header_line: int, line: int, separator: str) -> Row | Problem:
+    while len(cells) > len(header) and not cells[-1].strip():
+        cells.pop()
+    if len(cells) != len(header):
+        advice = (
+            f"put cells with {SEPARATORS.get(separator, separator)} in quotation marks"
+            if len(cells) > len(header)
+            else "some are missing"
+        )
+        right = f"has {len(cells)} cells where the header has {len(header)}; {advice}"
+        return Problem(line, "", shortened(separator.join(cells)), right)
+    for position, (name, cell) in enumerate(zip(header, cells, strict=True), 1):
+        if not name and cell.strip():
+            raise _BrokenFileError(
+                f"line {header_line}: column {position} has no name (pandas: to_csv(..., index=False)), but line {line} has "
+                f"{shortened(cell)} there"
+            )
+    return Row(line, {name: cell for name, cell in zip(header, cells, strict=True) if name})
+
+
+def _without_sep_line(text: str) -> tuple[str, str, int]:
+    """(the rest, the sign, 1) of a text with a first line such as sep=; by which spreadsheets tell theirs; else (all, "", 0)."""
+    first = re.match(r'"?sep=(?P<sign>[^\r\n]*)(\r\n|\r|\n|$)', text, re.IGNORECASE)
+    if first is None:
+        return text, "", 0
+    # The line may have been saved again as a row: in quotation marks, with empty cells behind it.
+    sign = re.fullmatch(r"""\s*(\\t|\t|[^\w\s"'\\])"?\s*[,;\t]*\s*""", first["sign"])
+    if sign is None:
+        raise _BrokenFileError(
+            f"line 1: {shortened(first[0].strip())} must name one sign, as sep=; does; or remove the line"
+        )
+    return text[first.end() :], "\t" if sign[1] == "\\t" else sign[1], 1
+
+
+def _separator(text: str, expected: Collection[str]) -> str:
+    """The sign that makes the most known columns of the header; a comma where none does."""
+    start = next((line for line in io.StringIO(text, newline="") if line.strip(' ,;\t"')), "")
+
+    def known(sign: str) -> tuple[int, int]:
+        cells = start.split(sign)
+        return sum(_name(cell.strip().strip('"')).lower() in expected for cell in cells), len(cells)
+
+    return max(SEPARATORS, key=known)
+
+
+def _name(cell: str) -> str:
+    """A column's name without the blanks and the byte-order marks around it."""
+    return cell.strip().strip("\ufeff").strip()
+
+
+def _header(cells: list[str], line: int) -> list[str]:
+    """The names; "" for a column that has none. Spreadsheets write empty columns at the right end, which are left out."""
+    header = [_name(cell) for cell in cells]
+    while not header[-1]:
+        header.pop()
+    if fault := _fault_of_names(name for name in header if name):
+        raise _BrokenFileError(f"line {line}: {fault}")
     return header
 
 
@@ -195,7 +257,7 @@ def _jsonl_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
         if not text.strip():
             continue
         try:
-            cells = json.loads(text, object_pairs_hook=_no_pair_twice)
+            cells = json.loads(text, object_pairs_hook=_no_pair_twice, parse_constant=GAPS.get)
         except RecursionError:
             yield Problem(line, "", shortened(text), "is nested too deeply")
             continue
@@ -232,11 +294,27 @@ def _parquet_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem
         if fault := _fault_of_names(table.column_names):
             raise _BrokenFileError(fault)
         names.update(dict.fromkeys(table.column_names))
-        rows = table.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+        rows = table.to_pylist(maps_as_pydicts="strict")
+    except (pyarrow.ArrowException, OSError, KeyError) as error:  # KeyError: a name twice in a map
         raise _BrokenFileError(f"is not a readable Parquet file ({str(error)[:200]})") from None
     for line, cells in enumerate(rows, 1):
         yield Row(line, {name: None if value != value else value for name, value in cells.items()})  # NaN is a gap
+
+
+def _renamed(cells: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
+    """The cells under our names instead of the file's."""
+    renamed = {column: cells[name] for column, name in called.items() if name in cells}
+    return renamed | {name: value for name, value in cells.items() if name not in {*called, *called.values()}}
+
+
+def _check_called(names: Collection[str], called: Mapping[str, str]) -> None:
+    """Refuses a column that is not there, and one that would hide another."""
+    here = ", ".join(sorted(names))
+    for column, name in called.items():
+        if name not in names:
+            raise _BrokenFileError(f"{column}={name}: there is no column {name!r}. Columns here: {here}")
+        if column in names and column not in called.values():
+            raise _BrokenFileError(f"{column}={name}: there is a column {column!r} as well; rename it in the file")
 
 
 def _check_names(names: Iterable[str], columns: Sequence[str], required: Sequence[str]) -> None:
@@ -257,4 +335,5 @@ def _check_names(names: Iterable[str], columns: Sequence[str], required: Sequenc
                 f"the column {shortened(near[guess[0]])} is nearly {column!r}; rename it to that, or to something else"
             )
     if complaints:
-        raise _BrokenFileError(f"{'. '.join(complaints)}. Columns here: {', '.join(sorted(present))}")
+        other = f"; --column {columns[0]}=NAME reads one of another name" if present.isdisjoint(required) else ""
+        raise _BrokenFileError(f"{'. '.join(complaints)}. Columns here: {', '.join(sorted(present))}{other}")

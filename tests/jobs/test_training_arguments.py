@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from jobs import generate
+from jobs import generate, import_words, invert_all
 from jobs.api import NotStartedError
 from jobs.cli.training_arguments import settings_of
 from jobs.invert_all import parser
@@ -104,6 +105,21 @@ def test_templates_and_prompts_are_read_in_every_encoding_that_says_itself(encod
     file.write_bytes("a photo\ncaf\xe9".encode("latin-1"))
     with pytest.raises(NotStartedError, match=r"--prompts .*lines.txt: line 2: the byte 0xE9 is not UTF-8 \(it may be"):
         generate.request_of(generate.parser().parse_args(["run", "--prompts", str(file)]))
+
+
+@pytest.mark.parametrize("job", [invert_all, import_words])
+def test_a_column_of_another_name_reaches_the_request(job: ModuleType) -> None:
+    """Catches --column that is taken and dropped."""
+    options = ["--column", "concept=SKU", "--column", "images = photo = url"]
+    asked = invert_all.request_of(job.parser().parse_args(["manifest.csv", *options]))
+    assert asked.columns == {"concept": "SKU", "images": "photo = url"}
+    for wrong, said in (
+        ("SKU", "takes OURS=THEIRS"),
+        ("concept=", "takes OURS=THEIRS"),
+        ("concept=ID", "is SKU already"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            invert_all.request_of(job.parser().parse_args(["manifest.csv", *options, "--column", wrong]))
 
 
 def test_rows_that_say_nothing_have_the_defaults_that_were_given(tmp_path: Path) -> None:

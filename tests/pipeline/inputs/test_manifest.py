@@ -1,6 +1,7 @@
 """manifest.py and manifest_rows.py: what a manifest may say, and every way we know for one to be wrong."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,16 @@ def parquet_file(folder: Path, columns: dict[str, list[Any]]) -> str:
     path = folder / "manifest.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return str(path)
+
+
+def a_map(rows: list[list[tuple[str, str]] | None]) -> pyarrow.Array:
+    return pyarrow.array(rows, pyarrow.map_(pyarrow.string(), pyarrow.string()))
+
+
+def parquet(columns: dict[str, Any]) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    return sink.getvalue()
 
 
 def test_a_row_with_everything_becomes_a_concept(tmp_path: Path) -> None:
@@ -161,7 +172,7 @@ BAD_ROWS: dict[str, tuple[str | bytes, str]] = {  # the second row of a CSV file
     "Latin-1": (b"cat,a/,,caf\xe9,,,,", r'line 3, class: "caf\\xe9" the byte 0xE9 is not UTF-8 \(it may be Latin-1'),
     "a cell of 10 MB": ("cat,a/,,,,,," + "x" * 10_000_000, r"line 3, group: .*has 10,000,000 characters"),
     "too few cells": ("cat,a/", r'line 3: "cat,a/" has 2 cells where the header has 8; some are missing'),
-    "too many cells": ("cat,a/,,,,,,,,", r"line 3: .*has 10 cells where the header has 8; put cells with commas in"),
+    "too many cells": ("cat,a/,,,,,,,,x", r"line 3: .*has 10 cells where the header has 8; put cells with commas in"),
     "a quotation mark inside": ('cat,"a"b/,,,,,,', r"line 3: quotation marks do not match"),
     "a quotation mark left open": ('cat,"a/,,,,,,\ndog,d/,,,,,,', r"line 3: quotation marks do not match"),
 }
@@ -204,8 +215,23 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {  # the file's name and bytes ->
     "two columns of one name": ("m.csv", b"concept,images,images\ncat,a/,b/\n", 'two columns are called "images"'),
     "a header in Latin-1": ("m.csv", b"concept,images,pr\xe9\ncat,a/,b\n", r'"pr\\xe9" cannot be a column'),
     "a quotation mark open in the header": ("m.csv", b'concept,"images\ncat,a/\n', "line 1: the header cannot be read"),
-    "semicolons": ("m.csv", b"concept;images\ncat;a/\n", "separated by semicolons; save the file with commas"),
-    "tabs": ("m.csv", b"concept\timages\ncat\ta/\n", "separated by tabs"),
+    "semicolons, of another language": (
+        "m.csv",
+        b"Konzept;Bilder\ncat;a/\n",
+        "'concept' is missing.*Columns here: Bilder, Konzept; --column concept=NAME",
+    ),
+    "a separator of two signs": ("m.csv", b"sep=;;x\n" + GOOD.encode(), 'line 1: "sep=;;x" must name one sign'),
+    "a separator that is a letter": ("m.csv", b"sep=c\n" + GOOD.encode(), 'line 1: "sep=c" must name one sign'),
+    "a value without a column": (
+        "m.csv",
+        b"sep=,\nconcept,,images\ncat,5,a/\n",
+        r'line 2: column 2 has no name \(pandas.*\), but line 3 has "5" there',
+    ),
+    "a name twice in a map": (
+        "m.parquet",
+        parquet({"concept": ["a"], "images": ["a/"], "captions": a_map([[("1.png", "x"), ("1.png", "y")]])}),
+        "duplicate key was '1.png'",
+    ),
     "half of a UTF-16 file": ("m.csv", GOOD.encode("utf-16")[:-1], "line 2: the byte 0x0A is not UTF-16; save"),
     "UTF-16 without a mark": ("m.csv", GOOD.encode("utf-16-le"), "line 1: the byte 0x00 at position 1 shows"),
     "a workbook": ("m.xlsx", b"PK\x03\x04", r"the ending '.xlsx' is not one of .csv, .jsonl"),
