@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=limits.placing_seconds,
         metavar="S",
-        help="so long may the first worker wait for a node (default: %(default)s)",
+        help="give up when the first worker has waited this long for a node (default: %(default)s)",
     )
     wrong.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="json: one object a line (default: %(default)s)"

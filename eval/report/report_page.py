@@ -24,11 +24,12 @@ from PIL import Image
 
 from eval.nightly.history import GATED, Verdict
 from eval.report.chart import line_over_nights
+from eval.report.troubles import troubles_of
 from eval.scores.groups import Group, groups_by, summarise_groups, telling_column
 from eval.scores.metric import Metric
 from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.summary import ConceptSummary, Estimate, Summary
-from pipeline.records import Failure
+from pipeline.records import Event, Failure
 
 # A page of this size still opens at once on a phone; what does not fit is sampled, and linked.
 PICTURE_BYTES = 18_000_000
@@ -69,12 +70,13 @@ class Background:
     """What a report shows besides the run itself.
 
     column: of the manifest, to group by; None takes one that tells a few groups apart.
-    nights: oldest first, tonight last. judges: others than the one that made the summary.
+    nights: oldest first, tonight last. judges: others than the one that made the summary. events: of the run, by time.
     """
 
     column: str | None = None
     nights: Sequence[Verdict] = ()
     judges: Sequence[Judge] = ()
+    events: Sequence[Event] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ def render_report(
     settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
     reasons = _grouped(failures)
     # The policy runs only what carries this word. Untrusted text cannot: it is part of what the word is a digest of.
-    everything = (data, settings, reasons, column, groups, background.nights)
+    troubles = troubles_of(background.events)
+    everything = (data, settings, reasons, column, groups, background.nights, troubles)
     nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
     page = _environment().get_template("report.html.j2").render(
         title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
@@ -145,7 +148,7 @@ def render_report(
         sorts=[each for metric in METRICS for each in metric.sorts],
         column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
         nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
-        judges=background.judges, nonce=nonce, style=_own("report.css"), script=_own("report.js"),
+        judges=background.judges, troubles=troubles, nonce=nonce, style=_own("report.css"), script=_own("report.js"),
     )  # fmt: skip
     # A lone surrogate, which JSON input can hold, is a string to Python but not to UTF-8.
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
+from pipeline.store.events import read_events
 from pipeline.store.locations import all_without_credentials
 from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table
 from pipeline.store.run_folder import RunFolder
@@ -62,6 +64,7 @@ def write_report(
     summary = summarise_run(run, under)
     title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
     plain = all_without_credentials(configuration, run.storage.options)  # an older run.json may have some
+    background = replace(background or Background(), events=read_events(run))
     page = render_report(summary, Grids(run), read_failures(run), plain, title, background)
     run.storage.write_bytes("report/index.html", page.encode())
     run.write_json("report/summary.json", summary_json(summary))

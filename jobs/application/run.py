@@ -296,7 +296,7 @@ class Run:
             said += f"\n  and {len(self.failures) - 20} more, in {self.folder.storage.url}/failures/"
         if self.log.counts:
             what = ", ".join(f"{count} x {kind.replace('_', ' ')}" for kind, count in self.log.counts.most_common())
-            said += f"\n  on the way: {what}; each is a row of events/"
+            said += f"\n  on the way: {what}; each is in the report, and a row of events/"
         url = without_credentials(self.folder.storage.url)
         result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began)
         self.events.say("end", said, done=len(self.done), failed=len(self.failures))

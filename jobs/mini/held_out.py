@@ -15,8 +15,8 @@ PAGE, DRAWN = 256, 208  # pixels
 def write_manifest(drawings: art.Art, names: tuple[str, ...], folder: Path, clip: ClipScorer | None = None) -> Path:
     """The drawings of each thing on white at 256 pixels, and a manifest of them.
 
-    clip: names the class of a thing, which is that one of the things the model knows that the CLIP takes its drawings for;
-    and beside it a description, the thing's own name, which the model has never read. None gives the words nothing to start from.
+    clip: finds each thing's class: the thing that the model knows and that looks most like the drawings. The thing's own name,
+    which the model has never read, goes into a column `description`. None: words start from the vocabulary's mean.
     """
     rows = []
     for name in names:

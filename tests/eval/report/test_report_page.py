@@ -19,7 +19,7 @@ from eval.report.report_page import THUMBNAIL_BYTES, Background, Judge, render_r
 from eval.scores.confusion import Confusion, Mistaken
 from eval.scores.score_tables import ScoredUnder
 from eval.scores.summary import ConceptSummary, Estimate, Summary
-from pipeline.records import Failure
+from pipeline.records import Event, Failure
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -105,7 +105,8 @@ def hostile_run() -> str:
         summary_of(*concepts, failed=len(failures)), dict.fromkeys(HOSTILE, picture), failures,
         {text: text for text in HOSTILE}, title=HOSTILE[0],
         background=Background("owner", [night(0, 0.5), tonight],
-                              [Judge(text, Estimate(0.4, 0.3, 0.5, 1), Estimate(0.4, 0.3, 0.5, 1)) for text in HOSTILE]),
+                              [Judge(text, Estimate(0.4, 0.3, 0.5, 1), Estimate(0.4, 0.3, 0.5, 1)) for text in HOSTILE],
+                              [Event(text, "worker_lost", text, text, text, text, text, None, text) for text in HOSTILE]),
     )  # fmt: skip
 
 
