@@ -130,7 +130,7 @@ class Storage:
                 if self.is_web:
                     from pipeline.store.web import read_web  # its client takes a while to import
 
-                    return read_web(self.join(path), end)
+                    return read_web(self._key(path), end)
                 # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
                 whole = {"max_concurrency": 1} if scheme_of(self.url) in S3_PROTOCOLS else {}
                 part = whole if end is None else {"start": 0, "end": end}

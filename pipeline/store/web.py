@@ -26,7 +26,7 @@ def read_web(url: str, at_most: int | None) -> bytes:
     FileNotFoundError, and RefusedAddressError for an address of the link itself, such as that of a cloud's metadata, and for
     a redirect from a public address to a private one.
     """
-    system = fsspec.filesystem("http", client_kwargs={"auto_decompress": False})
+    system = fsspec.filesystem("http", encoded=True, client_kwargs={"auto_decompress": False})
     data: bytes = sync(system.loop, _read, system, url, at_most)
     return data
 

@@ -80,7 +80,7 @@ def decode_word(data: bytes) -> tuple[str, dict[str, np.ndarray]]:
     name, tensors = _read_torch(data) if data.startswith(TORCH) else _read_safetensors(data)
     vectors = {encoder: _matrix(encoder, value) for encoder, value in tensors.items()}
     if len(set(map(len, vectors.values()))) > 1:
-        counts = ", ".join(f"{key} has {len(value)}" for key, value in vectors.items())
+        counts = ", ".join(f"{key} has {len(value)}" for key, value in sorted(vectors.items()))
         raise WordFileError(f"the text encoders' words have unequal numbers of vectors: {counts}")
     return name, vectors
 
