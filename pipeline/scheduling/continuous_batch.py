@@ -1,7 +1,7 @@
-"""K concepts in training at once on one frozen model: one that ends leaves its slot, the next enters at the following step.
+"""Continuous batching: K concepts train at once on one frozen model. A finished one frees its slot for the next step.
 
-Everything that touches the model runs on one thread, between two steps of the shared batch; any other thread hands it
-work and waits.
+Everything that touches the model runs on one thread, between two steps of the shared batch. Other threads hand it work and
+wait.
 """
 
 import queue
@@ -38,11 +38,11 @@ class _Entry:
 
 
 class ContinuousBatch:
-    """`keep` is given every concept's checkpoint each `every` seconds, on the model's thread: it must not wait.
+    """`keep` gets every concept's checkpoint each `every` seconds, on the model's thread, so it must not block.
 
-    A step that does not fit into the device's memory halves the slots for good. The concepts that have none then wait as
-    they are until one is free. Where one slot does not fit and `may_recompute`, the model keeps no activations from then on.
-    `tell` is given what ran out of memory and what is done about it.
+    A step that runs out of the device's memory halves the slots for good. Concepts that lose their slot wait until one is
+    free and go on from where they were. If a single slot does not fit and `may_recompute` is set, the model switches to
+    gradient checkpointing. `tell` gets what ran out of memory and what is done about it.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ContinuousBatch:
 
     @property
     def beats(self) -> int:
-        """Rises for as long as the model gets something done, in training or in sampling."""
+        """A counter that rises with every training step and every sampled batch."""
         return self._backbone.evaluations
 
     @property
@@ -81,7 +81,9 @@ class ContinuousBatch:
 
         def admit() -> None:
             entry = _Entry(enter(), fingerprint, word)
-            if not entry.slot.settings.steps:  # it is a word as it starts, and its loss is told as any other's
+            if (
+                not entry.slot.settings.steps
+            ):  # no steps: the word is its start, but its loss is measured like any other's
                 validate(self._backbone, [entry.slot])
             if (end := end_of(entry.slot)) is not None:  # it was interrupted after its last step
                 entry.finish(end)
@@ -93,7 +95,7 @@ class ContinuousBatch:
             return word.result()
 
     def run(self, call: Callable[[], Result]) -> Result:
-        """Runs `call` on the model's thread, between two steps, and gives back what it returns or raises."""
+        """Runs `call` on the model's thread, between two steps, and returns or raises what it does."""
         done: Future[Result] = Future()
 
         def run() -> None:
@@ -128,7 +130,7 @@ class ContinuousBatch:
         try:
             ended = dict(train_step(self._backbone, [entry.slot for entry in entries]))
         except torch.OutOfMemoryError:
-            pass  # gone on with below: this handler's error holds the step's tensors
+            pass  # handled below: while this handler runs, the error keeps the step's tensors alive
         except Exception as error:  # noqa: BLE001 - a step that fails fails every concept in it; none may wait for ever
             self._fail(entries, error)
             return
@@ -162,7 +164,7 @@ class ContinuousBatch:
 
 
 def _with_room(call: Callable[[], Result]) -> Result:
-    """What `call` returns, at the second attempt if memory ran out at the first: a step leaves much of it to the allocator."""
+    """What `call` returns. Tried twice if memory runs out: the allocator still holds much of a step's memory at first."""
     try:
         return call()
     except torch.OutOfMemoryError:

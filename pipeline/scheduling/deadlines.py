@@ -1,4 +1,4 @@
-"""When a worker counts as lost although it says nothing."""
+"""How long a worker may be silent before it counts as lost."""
 
 import time
 from collections.abc import Hashable, Iterable
@@ -12,7 +12,7 @@ Phase = Literal["placing", "loading", "ready", "concept"]
 
 
 class Overdue(Exception):  # noqa: N818 - it is handled beside Ray's errors, and means that time is up
-    """A worker that had to be given up: its message says what did not happen, and for how long."""
+    """A worker missed its deadline. The message says which one."""
 
 
 @dataclass(slots=True)
@@ -24,12 +24,12 @@ class _Clock:
 
 @dataclass(slots=True)
 class Deadlines:
-    """Seconds a worker may take for its next sign of progress, by what it is at.
+    """Seconds without progress after which a worker counts as lost, for each phase.
 
-    placing: from the demand to a process, while machines are bought and booted. loading: the model.
-    stall: without an optimiser step, a picture or another stage of the concept. So a concept may take the longer the more
-    work was asked for, and one that hangs is found as soon as in a short run.
-    concept: for a concept from first to last, None for no limit.
+    placing: from the request for an actor to a running process; new machines boot meanwhile. loading: to load the model.
+    stall: without an optimiser step, a picture or a new stage of a concept. It does not depend on how long a concept takes
+    in all, so a hanging worker is found equally soon in long and short runs.
+    concept: for one whole concept; None for no limit.
     """
 
     placing: float = 3600.0
@@ -48,7 +48,7 @@ class Deadlines:
         self._begun.pop(who, None)
 
     def hear(self, worker: Hashable, pulse: "Pulse") -> None:
-        """The worker's own clock starts anew with every pulse, a concept's when it, or the model it waits for, went on."""
+        """Restarts the worker's clock, and that of each concept that made progress or waits for a model that did."""
         self._see(worker, (time.monotonic(),))
         for name, (doing, step) in pulse.calls.items():
             on_the_model = doing in ("waiting", "training", "sampling")

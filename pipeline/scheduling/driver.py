@@ -1,7 +1,7 @@
-"""The loop that keeps a run's workers busy: Ray actors, some calls in flight to each, one call a concept.
+"""The loop that keeps the workers (Ray actors) busy: one call per concept, several calls in flight to each worker.
 
-Pending actors are the demand that a cluster's autoscaler sees; there are never more of them than concepts left. When a worker
-counts as lost is in deadlines.py, what that costs its concepts in lost_workers.py.
+The autoscaler sees pending actors as demand, so there are never more actors than concepts left. deadlines.py says when a
+worker counts as lost, lost_workers.py what happens to its concepts then.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ SPARE_THREADS = 4  # of an actor, beside those of its calls: for pulses and chec
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """workers: at most so many actors. cpus, gpus: of each actor."""
+    """workers: the largest number of actors. cpus, gpus: per actor."""
 
     workers: int
     cpus: float
@@ -46,10 +46,10 @@ class Resources:
 class Progress:
     """Where a run stands.
 
-    total, done, failed: concepts. doing: what is being done -> how many concepts ("images", "waiting", "training", ...).
-    workers: "placing" (no node has room yet), "loading", "ready" -> how many.
-    steps: optimiser steps taken by this driver's workers. slots, occupied: of the ready workers.
-    restarts: calls that broke off. checkpoint_age: the oldest, in seconds.
+    total, done, failed: numbers of concepts. doing: stage ("images", "waiting", "training", ...) -> number of concepts.
+    workers: phase ("placing": no node has room yet, "loading", "ready") -> number of workers.
+    steps: optimiser steps by this driver's workers. slots, occupied: sums over the ready workers.
+    restarts: calls that broke off and were tried again. checkpoint_age: of the oldest checkpoint, in seconds.
     """
 
     total: int
@@ -69,13 +69,13 @@ class Progress:
 
 
 class WorkersNeverStartedError(RuntimeError):
-    """No worker could load the model; the message is the worker's own."""
+    """No worker could load the model. The message is that of the last worker."""
 
 
 def calls_ahead(slots: int) -> int:
-    """Calls to a worker beyond its slots: their images are read while the slots are busy.
+    """How many calls a worker gets beyond its slots, so that images are read while the slots are busy.
 
-    As many more may be at words that have left their slots and are being drawn or committed.
+    As many more may be in flight for words that are already being drawn or committed.
     """
     return 1 + slots // 4
 
@@ -86,7 +86,7 @@ def calls_at_most(slots: int) -> int:
 
 @dataclass(slots=True)
 class _Seat:
-    """One actor and the calls in flight to it; `next` is what has to return before the following phase."""
+    """One actor and the calls in flight to it. `next` is the call that ends its current phase."""
 
     actor: Any  # an ActorHandle; Ray types its methods as those of the class, which lack .remote
     next: ray.ObjectRef | None
@@ -99,7 +99,7 @@ class _Seat:
 
     @property
     def name(self) -> str:
-        """Short, for people to tell workers apart."""
+        """A short name, for logs and events."""
         return str(self.actor._actor_id.hex())[:8]
 
     @property
@@ -108,7 +108,7 @@ class _Seat:
 
     @property
     def is_open(self) -> bool:
-        """Whether another call would find its slot sooner for being made now, as far as the last pulse knows."""
+        """Whether the worker should get another call now, by its last pulse."""
         past = {name for name, (doing, _) in self.last.calls.items() if doing in PAST_TRAINING} if self.last else set()
         ahead = sum(concept.name not in past for concept in self.calls.values())
         return ahead < self.slots + calls_ahead(self.slots) and len(self.calls) < calls_at_most(self.slots)
@@ -121,8 +121,8 @@ class _Seat:
 class Driver:
     """Runs every concept to a Done or a Failure, handing each to `record` as it comes.
 
-    worker: the class of the actors; tests and the benchmark have some that crash, hang, or train nothing.
-    tell: is told each thing that goes wrong, and each phase of a worker's start, as it is known.
+    worker: the class of the actors. Tests and the benchmark pass classes that crash, hang or train nothing.
+    tell: called with an Event for everything that goes wrong and for each phase of a worker's start.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class Driver:
         self._total = self._done = self._failed = self._steps_of_the_lost = 0
 
     def run(self, concepts: Iterator[Concept], total: int) -> tuple[str, str] | None:
-        """`total` is the number of concepts. Returns the digests of the weights before the first concept and after the
-        last one, from a worker that lived to tell.
+        """`total` is the number of concepts. Returns the weights' digests before the first and after the last concept, from
+        a worker that is still alive at the end.
 
-        Raises WorkersNeverStartedError when workers die, or never get a place, before any has loaded its model. Whatever
-        ends the loop early, KeyboardInterrupt too, the concepts in training are checkpointed first.
+        Raises WorkersNeverStartedError if workers die, or find no node, before any has loaded its model. If anything ends
+        the loop early, KeyboardInterrupt included, the concepts in training are checkpointed first.
         """
         self._total = total
         try:
@@ -197,7 +197,7 @@ class Driver:
                     self._retries.take(suspect)
                     self._call(seat, suspect)
                     continue
-                seats.remove(seat)  # it is kept free of others, so that it empties
+                seats.remove(seat)  # no new calls: it has to run empty first
             open_seats = [seat for seat in seats if seat.is_open and not self._retries.any_suspect(seat.calls.values())]
             if not open_seats:
                 return
@@ -219,7 +219,7 @@ class Driver:
         flying = {ref: seat for seat in self._seats for ref in seat.refs}
         landed, rest = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
         landed += ray.wait(rest, num_returns=len(rest), timeout=0)[0] if landed and rest else []
-        # Pulses first: each hands its events out once, and a loss closes the seat.
+        # Pulses first: a pulse delivers its events once only, and the loss of the worker closes its seat.
         for ref in sorted(landed, key=lambda ref: ref != flying[ref].pulse):
             self._land(ref, flying[ref])
 
@@ -236,14 +236,14 @@ class Driver:
             elif ref == seat.pulse:
                 seat.pulse = None
             elif isinstance(error.cause, StorageError) and not isinstance(error.cause, MAY_PASS):
-                # What is wrong with a concept's images comes back as a Failure: this is the run folder, for all of them.
+                # Faults of a concept's images come back as a Failure. This one is of the run folder, so it concerns all concepts.
                 raise StorageError(last_line(error)) from None
             else:
-                # The actor lives on; only this call broke, perhaps because the store was out of reach for too long.
+                # The actor is alive and only this call failed, perhaps because the store could not be reached.
                 self._break_off(seat, seat.calls.pop(ref), error)
             return
         except RayError as error:
-            # Whatever the kind of error, the actor is not trusted any more: it may even still be running.
+            # After any other error the actor is not used again. It may still be running.
             self._lose(seat, error)
             return
         if ref == seat.next:
@@ -274,7 +274,7 @@ class Driver:
     def _expire(self) -> None:
         for seat in tuple(self._seats):
             if seat.phase == "placing" and self._retries.ever_started:
-                continue  # the cluster can hold workers: machines will come again
+                continue  # workers did find room before, so machines will come back
             late = self._deadlines.overdue(id(seat), [concept.name for concept in seat.calls.values()])
             if late is not None:
                 self._lose(seat, late)
@@ -302,9 +302,9 @@ class Driver:
             self._finish(concept, failure)
 
     def _shrink(self) -> None:
-        """Lets the node of a worker for which nothing is left go, while the last concepts finish elsewhere.
+        """Ends workers that have nothing left to do, so that their nodes can be released while the last concepts finish.
 
-        Those first that hold no model yet: one that does has to tell of the weights when all is done.
+        Workers without a model go first: one with a model is needed at the end for the weights' digest.
         """
         spare = len(self._seats) - max(self._left, 1)
         idle = sorted((seat for seat in self._seats if not seat.calls), key=lambda seat: seat.phase == "ready")
@@ -317,7 +317,7 @@ class Driver:
             self._tell(replace(event, worker=seat.name, node=pulse.node))
 
     def _hear_last(self, *seats: _Seat) -> None:
-        """What ready workers, all of them unless some are named, have to tell before they go."""
+        """Collects the last pulse of ready workers (all by default) before they end."""
         for seat in seats or tuple(self._ready()):
             if seat.phase == "ready":
                 asked = [ref for ref in (seat.pulse, seat.actor.pulse.remote()) if ref is not None]

@@ -1,7 +1,7 @@
-"""Where a worker runs, and the last lines that it wrote: what a person wants to read when it is lost.
+"""A worker's node and its last lines of output, for the event of its loss.
 
-Ray leads a worker's standard error into a file of its node. A pulse carries the file's end, so that it is known wherever the
-driver runs; a driver on the same machine reads the file once more when the worker is lost, and misses nothing.
+Ray writes a worker's standard error to a file on its node. Each pulse carries the end of that file, so the driver has it even
+when the node is gone. On the same machine the driver reads the file again after the loss and gets the very last lines.
 """
 
 import os
@@ -17,7 +17,7 @@ BYTES, LINES = 4_000, 20
 
 
 def whereabouts(pulse: Pulse) -> Pulse:
-    """The pulse with this process's node and output. To be called in the worker."""
+    """The pulse with this process's node and output filled in. Runs in the worker."""
     file = _file_of_stderr()
     node = str(ray.get_runtime_context().get_node_id())[:8]
     return replace(pulse, node=node, output_file=file, output=end_of(file))
@@ -35,10 +35,10 @@ def end_of(file: str) -> str:
 
 
 def last_output(pulse: Pulse | None) -> str:
-    """Of a worker that was lost, from its last pulse."""
+    """The last lines of a lost worker, from its file if it is on this machine, else from its last pulse."""
     if pulse is None:
         return ""
-    # The file's name holds the worker's id, so that no other machine has one of that name.
+    # The file's name holds the worker's id, so a file of that name is of this worker.
     return (end_of(pulse.output_file) if pulse.output_file else "") or pulse.output
 
 

@@ -1,8 +1,8 @@
 """What happens to the concepts of a worker that was lost.
 
-Three budgets: what is wrong with a concept itself comes back as a Failure at once; a crash, a lack of memory or a missed
-deadline costs a concept one of LIVES, unless its step checkpoint had moved on meanwhile; a machine that was taken away
-(preemption) costs nothing.
+Three rules. A fault of the concept itself comes back as a Failure at once. A crash, an out-of-memory kill or a missed deadline
+costs each concept of the worker one of its LIVES, unless its checkpoint has advanced since its last loss. A preempted machine
+costs nothing.
 """
 
 from collections import Counter, deque
@@ -22,8 +22,8 @@ LIVES = 3
 class Retries:
     """Which concepts are tried again, which of them alone, and which have failed.
 
-    A worker takes all of its concepts with it when it breaks, and only one of them may be the cause. So each that gets
-    nowhere is tried again alone: the cause is found, and its neighbours are unharmed.
+    A lost worker interrupts all of its concepts, and one of them may be the cause. So each concept without progress is
+    tried again alone on a worker. That finds the cause and spares the others.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -37,7 +37,7 @@ class Retries:
         self.restarts = 0
 
     def charge(self, concept: Concept, error: RayError | Overdue) -> Failure | None:
-        """Lines the concept up again, or says that its lives are spent."""
+        """Queues the concept again, or returns its Failure when no lives are left."""
         name = concept.name
         self.restarts += 1
         if getattr(error, "preempted", False) or self._moved_on(name):
@@ -70,7 +70,7 @@ class Retries:
         self._boots_lost, self.ever_started = 0, True
 
     def worker_never_started(self, error: RayError | Overdue, workers: int) -> str | None:
-        """The reason to give up, after as many lost boots in a row as cannot be chance."""
+        """The reason to give up, once so many workers in a row were lost at start-up that it cannot be chance."""
         self._boots_lost += not getattr(error, "preempted", False)
         enough = max(LIVES, 2 * workers) if self.ever_started else LIVES
         return last_line(error) if self._boots_lost >= enough else None
@@ -83,7 +83,7 @@ class Retries:
         return moved
 
     def _fingerprint(self, name: str) -> str:
-        """Of its last checkpoint; without one there is no telling, and the next run tries the concept again."""
+        """The fingerprint in its last checkpoint. Without one it is unknown, and the next run tries the concept again."""
         checkpoint = self._checkpoint(name)
         return checkpoint.fingerprint if checkpoint else ""
 
@@ -91,7 +91,7 @@ class Retries:
         try:
             return self._run.checkpoint(name)
         except StorageError:
-            return None  # a store that cannot be asked tells of no progress
+            return None  # the store cannot be reached: count it as no progress
 
 
 def last_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """What is left to do, from the manifest, the run folder's markers and its tables, before anything is scheduled.
 
-A concept without a marker or a recorded failure is to be done, whatever its images are: nobody reads them here. The others
-are done if their fingerprint is that of a marker. An image whose identity in its store is still the one noted beside the
-word has the digest noted there; only what changed, or comes from a store that tells no identities, is read again.
+A concept without a marker or a recorded failure is to be done; its images are not read here. Any other is done if its
+fingerprint equals its marker's. An image whose identity in its store (its ETag) is the one noted beside the word keeps the
+digest noted there. Only changed images, and those of stores without identities, are read again.
 """
 
 from collections import defaultdict
@@ -29,8 +29,8 @@ Known = Mapping[str, Source]  # URL without credentials -> the file as it was wh
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """left: to be done now. done: concept -> fingerprint of those that have their word.
-    failed: those that failed before with the same inputs, or whose images cannot be listed any more.
+    """left: concepts to do now. done: concept -> fingerprint of its word.
+    failed: concepts that failed before with the same inputs, or whose images cannot be listed any more.
     """
 
     left: tuple[Concept, ...]
@@ -48,7 +48,7 @@ def plan(
     *,
     retry_failed: bool = False,
 ) -> Plan:
-    """precision: how the model's dtype is told apart in fingerprints."""
+    """precision: the model's dtype as it enters fingerprints."""
     committed, failed_before = run.committed(), run.failed()
     touched = {name for name, _ in committed | failed_before}
     left: set[str] = {concept.name for concept in concepts} - touched
@@ -84,7 +84,7 @@ def plan(
 
 
 def _failure(run: RunFolder, concept: str, fingerprint: str) -> Failure | None:
-    """None for a record that is damaged, or gone: the concept is tried again."""
+    """None if the record is damaged or gone; then the concept is tried again."""
     try:
         return run.failure(concept, fingerprint)
     except DamagedFileError as error:
@@ -102,7 +102,7 @@ def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> st
 
 
 def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list[Concept], dict[str, Known]]]:
-    """The concepts in groups, one a part of the embeddings, each with what that part tells of their images."""
+    """The concepts, grouped by part of `embeddings/`, each with the sources which that part lists."""
     if not concepts:
         return
     parts = read_layout(run)["embeddings"]
@@ -114,7 +114,7 @@ def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list
 
 
 def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, str]:
-    """Concept -> where its row lies, of words committed by a driver that died before it published."""
+    """Concept -> path of its row, for words that were committed but not published before the driver died."""
     found = {}
     for file in run.storage.names(ATTEMPTS):
         name, *rest = file.split("@")
@@ -138,7 +138,7 @@ def _known(table: Any) -> dict[str, Known]:
 
 
 def _by_url(sources: Sequence[Mapping[str, Any]]) -> Known:
-    """By what of the URL is stored, which tells nothing of files that differ in a credential alone: those are read again."""
+    """Keyed by the stored URL, without credentials. Files whose URLs differ in a credential alone are read again."""
     found: dict[str, Source] = {}
     for source in sources:
         url = without_credentials(source["url"])

@@ -1,4 +1,4 @@
-"""A run's figures at Ray's Prometheus port, where they appear as `ray_wordmint_...`. None is tagged by concept."""
+"""A run's metrics on Ray's Prometheus port, named `ray_wordmint_...`. None is tagged by concept."""
 
 import time
 
@@ -33,11 +33,11 @@ class RunMetrics:
         self._gauges = {name: Gauge(name, said, tag_keys=tags.get(name, ())) for name, said in GAUGES.items()}
         self._counters = {name: Counter(name, said) for name, said in COUNTERS.items()}
         self._counted = dict.fromkeys(COUNTERS, 0)
-        self._events = Counter(EVENTS, "what went wrong, and what a start took, by kind of event", tag_keys=("kind",))
+        self._events = Counter(EVENTS, "events of the run, by kind", tag_keys=("kind",))
         self._set = float("-inf")
 
     def count(self, event: Event) -> None:
-        """By its kind, and never by its concept: a metric has few series, and a run many concepts."""
+        """Counts it by kind. Not by concept: that would be thousands of series."""
         self._events.inc(1, {"kind": event.kind})
 
     def __call__(self, progress: Progress) -> None:
@@ -58,7 +58,7 @@ class RunMetrics:
         for phase in ("placing", "loading", "ready"):
             self._gauges["wordmint_workers"].set(progress.workers.get(phase, 0), {"phase": phase})
         for name, value in {"wordmint_steps": progress.steps, "wordmint_restarts": progress.restarts}.items():
-            # A worker that was lost takes the steps since its last pulse with it: the sum may fall a little.
+            # The steps of a lost worker since its last pulse are missing, so the sum may fall a little.
             if (more := value - self._counted[name]) > 0:
                 self._counters[name].inc(more)
                 self._counted[name] = value

@@ -1,7 +1,7 @@
-"""Local paths that every machine at work on a run has to see.
+"""Checks that every machine of a run sees the same local paths.
 
-A path that is right where the job was started may name nothing on another machine, or another folder. Whoever does not see
-the paths says so before the first concept.
+A path of the machine where the job was started may not exist on another machine, or be another folder there. Each node checks
+before the first concept.
 """
 
 import os
@@ -15,20 +15,20 @@ PROBES = "_probes"
 
 
 class UnseenPathError(RuntimeError):
-    """A machine that should work does not see a path."""
+    """A node of the cluster does not see a path that it needs."""
 
 
 @contextmanager
 def seen_everywhere(folder: Storage, paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """What every worker has to see: `paths`, and a file in `folder` if that is local, there while the context lasts.
+    """Yields the paths that every worker must see: `paths`, and a probe file in `folder` if that is local.
 
-    A worker of each node of the cluster has looked for them before it yields. Raises UnseenPathError.
+    A task on each node checks them first. The probe file is removed at the end. Raises UnseenPathError.
     """
     if not folder.is_local:
         refuse_blind_nodes(paths)
         yield tuple(paths)
         return
-    probe = f"{PROBES}/{uuid.uuid4().hex}"  # whose name nobody else has: who sees it sees this very folder
+    probe = f"{PROBES}/{uuid.uuid4().hex}"  # a unique name: a machine that sees it sees this very folder
     folder.write_bytes(probe, b"")
     try:
         wanted = (*paths, folder.join(probe))
@@ -48,10 +48,10 @@ def refuse_unseen(paths: Sequence[str]) -> None:
 
 
 def refuse_blind_nodes(paths: Sequence[str]) -> None:
-    """Has a worker of each node of the cluster look for the paths. Raises UnseenPathError."""
+    """Runs refuse_unseen on each node of the cluster. Raises UnseenPathError."""
     if not paths:
         return
-    import ray  # here, as a job that has nothing to do does without
+    import ray  # imported here: a job with nothing to do starts no Ray
     from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -13,9 +13,9 @@ from pipeline.settings import MOST_SLOTS, CheckpointGradients, InversionSettings
 from pipeline.training.inversion import new_slot, train_step
 
 CANDIDATES = tuple(2**power for power in range(MOST_SLOTS.bit_length()) if 2**power <= MOST_SLOTS)
-GAIN = 1.15  # more slots are worth their memory, and a later first result, if they make so much of the rate
+GAIN = 1.15  # more slots cost memory and delay the first result; they must raise the rate by this factor
 MEMORY_SHARE = 0.8  # of a GPU: sampling and the neighbours' first stage need room as well
-# A step's first calls find kernels and memory. The median of those that follow does not see a machine that looks away once.
+# The first steps choose kernels and allocate memory. The median of the next ones is robust to a single slow step.
 WARM_UP, FEWEST, MOST, SECONDS = 2, 3, 15, 0.5
 
 
@@ -24,8 +24,7 @@ def measure_slots(
 ) -> int:
     """The fewest of 1, 2, 4, ... slots whose rate is within GAIN of the best that fits into memory.
 
-    Where memory is what ends the search, "auto" looks whether computing activations twice buys slots that are worth it, and
-    leaves the model as the better of the two has it.
+    If memory ends the search, "auto" measures again with gradient checkpointing and keeps it on if that is faster.
     """
     backbone.checkpoint_gradients(checkpoint_gradients == "on")
     rates, full = _rates(backbone, settings)
@@ -54,7 +53,7 @@ def fewest_worth_it(rates: dict[int, float]) -> int:
 
 
 def _rates(backbone: Backbone, settings: InversionSettings) -> tuple[dict[int, float], bool]:
-    """Slots -> concept-steps a second, up to where two doublings brought nothing, and whether memory ended it before."""
+    """(slots -> concept-steps a second, whether memory ended the search). Stops after two doublings without a gain."""
     rates: dict[int, float] = {}
     for count in CANDIDATES:
         try:
@@ -76,7 +75,7 @@ def _rates(backbone: Backbone, settings: InversionSettings) -> tuple[dict[int, f
 
 
 def _rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
-    """Concept-steps a second with that many concepts in the batch."""
+    """Concept-steps a second with `slots` concepts in the batch."""
     side = settings.resolution or backbone.resolution
     pixels = np.full((1, side, side, 3), 127, np.uint8)
     endless = replace(settings, steps=1_000_000, early_stop="off")
@@ -107,7 +106,7 @@ def _fits(device: torch.device) -> bool:
 
 
 def give_memory_back() -> None:
-    """After an out-of-memory error: what its frames held and the allocator keeps is free again."""
+    """After an out-of-memory error: frees what its frames held and what the allocator keeps."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

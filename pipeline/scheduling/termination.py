@@ -1,4 +1,4 @@
-"""What a process does before it goes when it is asked to end (SIGTERM), whatever its main thread is busy with."""
+"""Runs an action at SIGTERM, whatever the main thread is busy with."""
 
 import os
 import signal
@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 
 def before_termination(action: Callable[[], None]) -> bool:
-    """Has `action` run at SIGTERM, on a thread of its own, after which the process exits. False if that cannot be set up.
+    """Runs `action` at SIGTERM on a thread of its own, then exits the process. Returns False if it cannot be set up.
 
-    A handler in Python runs on the main thread only, which in a Ray worker waits inside C++. The byte that the
-    interpreter writes to the wake-up descriptor comes at once, and another thread can read it. Signals can be set up
-    from the main thread alone.
+    A Python signal handler runs on the main thread, which in a Ray worker is blocked in C++. But the interpreter writes a
+    byte to the wake-up descriptor at once, and another thread can wait for it. Only the main thread may set up signals.
     """
     if threading.current_thread() is not threading.main_thread():
         return False

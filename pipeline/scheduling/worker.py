@@ -1,7 +1,7 @@
-"""The worker holds one frozen model and serves several concepts at once, one call each.
+"""The worker: one frozen model, several concepts at once, one call for each concept.
 
-A call finds and reads its images on its own thread, waits for a slot of the shared batch, and commits what was learned;
-only training and sampling need the model's thread. Nothing here knows of Ray: worker_process.py is the actor.
+A call lists and reads its images on its own thread, waits for a slot of the shared batch, and commits the word. Only training
+and sampling run on the model's thread. Nothing here depends on Ray; the actor is in worker_process.py.
 """
 
 import functools
@@ -42,14 +42,14 @@ from pipeline.training.inversion import DivergedError, InversionError, SideInfor
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
-SLOWER = 4.0  # by so much the learning rate falls for a word that diverged
+SLOWER = 4.0  # the learning rate is multiplied by this for a word that diverged
 
 
 class Worker:
     """slots: how many concepts it trains at once."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Loads the frozen model, which takes its time. Raises ModelError."""
+        """Loads the frozen model, which can take minutes. Raises ModelError."""
         self.settings = settings
         self._doing: dict[str, Doing] = {}
         self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
@@ -102,11 +102,11 @@ class Worker:
         self._events.put(Event(now(), "phase", name, seconds=time.monotonic() - began))
 
     def checkpoint(self) -> None:
-        """Returns once every concept in training could go on elsewhere from the step it is at."""
+        """Writes a checkpoint of every concept in training at its present step; returns when all are stored."""
         self._save(self.batch.snapshots())
 
     def _keep(self, checkpoints: list[Checkpoint]) -> None:
-        if self._checkpoints.empty():  # a slow store gets the latest, not a queue of old ones
+        if self._checkpoints.empty():  # with a slow store, skip to the latest instead of queueing old ones
             self._checkpoints.put(checkpoints)
 
     def _write_checkpoints(self) -> None:
@@ -122,7 +122,7 @@ class Worker:
         self._kept = time.monotonic()
 
     def invert(self, concept: Concept) -> Done | Failure:
-        """Learns, samples and commits one concept. Whatever is wrong with the concept comes back as a Failure."""
+        """Learns, samples and commits one concept. A fault of the concept is returned as a Failure, not raised."""
         name, settings, run = concept.name, self.settings, self.settings.run
         stage: Stage = "images"
         fingerprint = ""
@@ -172,7 +172,7 @@ class Worker:
         return self.batch.run(lambda: imported_word(concept, data, images, self.backbone, settings.inversion))
 
     def _train(self, concept: Concept, fingerprint: str, images: ImageSet) -> Word:
-        """A word that diverges is learned once more at a lower rate. Raises InversionError."""
+        """Trains the word; if it diverges, once more at a lower rate. Raises InversionError."""
         self._doing[concept.name] = "waiting"
         before, settings = self.settings.run.checkpoint(concept.name), self.settings.inversion
         slower = replace(settings, learning_rate=settings.learning_rate / SLOWER)
@@ -234,7 +234,7 @@ class Worker:
         return self.backbone.vocabulary_words()
 
     def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
-        """Drawn on the model's thread, encoded on that of the call."""
+        """Draws on the model's thread and encodes the PNGs on the thread of the call."""
         told = self.settings
         requests = requests_for(concept, told.protocol, told.inversion.seed)
 
@@ -252,7 +252,7 @@ class Worker:
     def _commit(
         self, concept: Concept, fingerprint: str, images: ImageSet, word: Word, samples: Sequence[Sample]
     ) -> Done:
-        """Everything under the attempt's own id first, the marker last; then, if this attempt counts, the public files."""
+        """Writes everything under the attempt's own id, then the marker. If this attempt won, the public files follow."""
         run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
         public = {
             run.word_path(name): encode_word(word.placeholder, word.vectors, self.backbone.word_keys),
@@ -270,7 +270,7 @@ class Worker:
         if counts:
             for path, data in public.items():
                 run.storage.write_bytes(path, data)
-        # What is still under the attempt's id after this waits for the tables; see publish.py.
+        # The rows that stay under the attempt's id are moved to the tables by publish.py.
         for file in ATTEMPT_FILES.values() if counts else files:
             run.storage.delete(paths[file])
         run.forget_checkpoint(name)

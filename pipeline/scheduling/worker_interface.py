@@ -1,4 +1,4 @@
-"""What driver and worker tell each other: how the worker is to work, and how it is doing."""
+"""What driver and worker exchange: the worker's settings, and its pulse."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What every worker of a run has in common.
+    """Settings that all workers of a run share.
 
-    slots: concepts in training at once; None has the worker measure it. checkpoint_gradients: whether the denoiser computes its
-    activations twice instead of keeping them, which takes time and leaves memory; "auto": where that buys slots.
+    slots: concepts in training at once; None: the worker measures it. checkpoint_gradients: recompute the denoiser's
+    activations instead of keeping them, which is slower and saves memory; "auto": if that buys enough slots.
     checkpoint_seconds: between two step checkpoints.
-    shared_paths: local ones that every worker has to see.
-    look: the words of a vocabulary that look most like pictures, where words start from these (settings.start "nearest").
-    start_encoder: what reads first vectors off pictures, where words start from these (settings.start "pictures").
+    shared_paths: local paths that every worker must see.
+    look: finds the vocabulary's words that look most like the pictures (for settings.start "nearest").
+    start_encoder: computes first vectors from the pictures (for settings.start "pictures").
     """
 
     model: str
@@ -53,13 +53,13 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """How a worker is doing.
+    """A worker's answer to "how are you?".
 
-    beats: rises whenever the model has got something done. steps: optimiser steps so far, of all concepts together.
-    calls: concept -> what is being done for it, and the step it is at.
-    checkpoint_age: seconds since the last checkpoint, None while nothing is in training.
-    events: what happened since the last pulse. node: of the worker's machine. output: the last lines that it wrote,
-    and output_file: where, on its machine.
+    beats: rises with every step and every sampled batch. steps: optimiser steps so far, over all concepts.
+    calls: concept -> its stage and its step.
+    checkpoint_age: seconds since the last checkpoint; None while nothing is in training.
+    events: since the last pulse. node: the worker's machine. output: its last lines, read from output_file on that
+    machine.
     """
 
     beats: int

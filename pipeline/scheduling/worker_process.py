@@ -1,7 +1,6 @@
-"""The actor that the driver makes: a process that holds one worker.
+"""The Ray actor: a process that holds one worker.
 
-Where it is made, scheduling needs no torch, which takes seconds and much memory to import. Where it runs, it imports
-worker.py.
+worker.py is imported inside the actor only, so that the driver needs no torch, which takes seconds and memory to import.
 """
 
 from typing import TYPE_CHECKING
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class WorkerProcess:
-    """What an actor answers. Calls may come at the same time, each on a thread of its own."""
+    """The actor's methods. Calls may run at the same time, each on its own thread."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Imports what it needs, and no more: its return tells the driver that a machine was found."""
+        """Only imports: its return tells the driver that the actor has a machine."""
         import pipeline.scheduling.worker  # noqa: F401
 
         self.settings = settings
@@ -28,7 +27,7 @@ class WorkerProcess:
         before_termination(self.checkpoint)
 
     def load(self) -> int:
-        """Loads the frozen model; returns the number of slots. No concept comes before that."""
+        """Loads the frozen model and returns the number of slots. The driver calls it before any concept."""
         from pipeline.scheduling.worker import Worker
 
         refuse_unseen(self.settings.shared_paths)
@@ -36,15 +35,15 @@ class WorkerProcess:
         return self._loaded.slots
 
     def invert(self, concept: Concept) -> Done | Failure:
-        """Learns, samples and commits one concept. Whatever is wrong with the concept comes back as a Failure."""
+        """Learns, samples and commits one concept. A fault of the concept is returned as a Failure, not raised."""
         return self._worker.invert(concept)
 
     def pulse(self) -> Pulse:
-        """How the worker is doing, answered at once."""
+        """Answers at once, whatever the worker is doing."""
         return whereabouts(self._worker.pulse())
 
     def checkpoint(self) -> None:
-        """Returns once every concept in training could go on elsewhere from the step it is at."""
+        """Writes a checkpoint of every concept in training at its present step; returns when all are stored."""
         if self._loaded is not None:
             self._loaded.checkpoint()
 
