@@ -1,6 +1,6 @@
-"""A concept in mid-training as a file of a few kilobytes: all that the next step depends on.
+"""Step checkpoints: a file of a few kilobytes with all that a concept's next training step depends on.
 
-There is no state of a random generator in it: every draw comes from (seed, concept, purpose, step).
+It holds no generator state, because every draw is a function of (seed, concept, purpose, step).
 """
 
 import json
@@ -12,7 +12,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints of a word: what a lost machine costs of it
+CHECKPOINT_SECONDS = (
+    60.0  # between two checkpoints of a word, so a lost machine costs at most this much of its training
+)
 TABLES = ("vectors", "first_moments", "second_moments")
 SAID = ("concept", "fingerprint", "step", "learning_rate", "seconds", "losses")
 HEADER = "header"
@@ -23,9 +25,9 @@ class Checkpoint:
     """Where the training of one word stands.
 
     vectors, first_moments, second_moments: text encoder -> float32 (V, D): the word, and Adam's running means of its
-    gradient and of the gradient's square.
-    losses: of the fixed validation batch, oldest first: what early stopping looks at.
-    seconds: spent in training so far, by whoever did it.
+    gradient and squared gradient.
+    losses: validation losses, oldest first, for early stopping.
+    seconds: of training so far, over all attempts.
     """
 
     concept: str
@@ -51,7 +53,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
 
 
 def decode_checkpoint(data: bytes) -> Checkpoint | None:
-    """None for bytes that are no checkpoint of this version: training then starts from the beginning, as without one."""
+    """None for bytes that are not a checkpoint of this version. Training then starts from the beginning."""
     try:
         tensors = load(data)
         said: dict[str, Any] = json.loads(tensors.pop(HEADER).tobytes())

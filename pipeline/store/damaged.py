@@ -1,7 +1,7 @@
-"""Files that are empty, cut, or not what they should be: told by name and for what they are, and never the end of a run.
+"""Damaged files: empty, truncated, or of another kind than expected. They are named in the log and never end a run.
 
-A file that can be made again counts as absent. Our own writes are whole or not there; what tears a file is a full disk, a
-power cut, a copy that was broken off, or a stranger.
+A damaged file that can be made again counts as absent. Our own writes are atomic; files are damaged by a full disk, a power
+cut, an interrupted copy or another program.
 """
 
 import json
@@ -47,7 +47,7 @@ LOOKED_AT = 1024  # bytes
 
 
 class DamagedFileError(StorageError):
-    """The file is there, and is not what it should be."""
+    """The file exists but is damaged or of another kind."""
 
 
 def object_of(data: bytes, path: str) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def object_of(data: bytes, path: str) -> dict[str, Any]:
 
 
 def say_damaged(path: str, said: str) -> None:
-    """Tells whoever runs this that a damaged file counts as absent."""
+    """Logs that a damaged file counts as absent."""
     _log.warning("%s is damaged (%s), and counts as absent", path, said[:200])
 
 
 def kind_of(data: bytes) -> tuple[str, str]:
-    """(what the file is, what to do or ""); ("", "") for one of a kind that is not known here.
+    """(what the file is, what to do or ""); ("", "") if its kind is not recognised.
 
     >>> kind_of(b"version https://git-lfs.github.com/spec/v1")
     ('a Git LFS pointer', 'run `git lfs pull`')

@@ -1,7 +1,7 @@
 """What happened during a run, as it happens: a line in the log at once, and rows of `events/` in the run folder.
 
-Each driver writes a file of its own, anew whenever rows have come, so that two drivers neither double nor lose a row and a
-killed one loses a few seconds of them.
+Each driver rewrites its own file every few seconds. Two drivers cannot lose or double each other's rows, and a killed driver
+loses a few seconds of them.
 """
 
 import logging
@@ -71,7 +71,7 @@ class EventLog:
             self._rows.append(event)
 
     def flush(self, *, at_once: bool = True) -> None:
-        """Writes what is not written yet; at_once: also when the last flush was less than some seconds ago."""
+        """Writes new rows; without `at_once` only if the last flush was FLUSH_SECONDS ago."""
         if not at_once and time.monotonic() - self._flushed < FLUSH_SECONDS:
             return
         with self._lock:
@@ -91,7 +91,7 @@ class EventLog:
 
 
 def read_events(run: RunFolder) -> list[Event]:
-    """All that is known of, of every driver, by time. A damaged file is told by name and left out."""
+    """The events of all drivers, by time. A damaged file is named in the log and left out."""
     found: list[Event] = []
     for name in run.storage.names(FOLDER):
         path = f"{FOLDER}/{name}"

@@ -1,4 +1,4 @@
-"""What makes two runs of a concept the same run: the bytes of its images, the model's weights and every setting of the result."""
+"""A concept's fingerprint: a digest of its images' bytes, the model's weights and every setting that changes the word."""
 
 import functools
 import hashlib
@@ -10,14 +10,14 @@ from typing import Any
 from pipeline.records import Concept, Source
 from pipeline.settings import InversionSettings
 
-# Raised whenever the same inputs would give another word: markers of older versions then no longer count.
+# Increased whenever the same inputs would give another word; markers of older versions then no longer count.
 ALGORITHM = 2
 
 
 def fingerprint(
     concept: Concept, image_digests: Sequence[str], model_digest: str, dtype: str, settings: InversionSettings
 ) -> str:
-    """Hex sha256. Carried columns, the class and URLs do not enter: they are written beside a word but do not change it."""
+    """Hex sha256. Carried columns, the class and URLs are not part of it, because they do not change the word."""
     content = {
         "algorithm": ALGORITHM, "concept": concept.name, "placeholder": concept.placeholder, "vectors": concept.vectors,
         "initializer": concept.initializer, "kind": concept.kind, "images": list(image_digests), "model": model_digest,
@@ -30,10 +30,10 @@ def fingerprint(
 
 @functools.cache
 def _fingerprinted(settings: InversionSettings) -> dict[str, Any]:
-    """The same for every concept of a run, of which there may be 100,000."""
+    """The part that is the same for all concepts of a run, computed once."""
     return settings.fingerprinted()
 
 
 def content_of(source: Source) -> str:
-    """What a file brings into a fingerprint: a picture its digest, every other file also its ending."""
+    """A file's part of a fingerprint: of a picture its digest, of any other file its suffix and digest."""
     return f"{PurePosixPath(source.url).suffix} {source.digest}" if source.role != "picture" else source.digest

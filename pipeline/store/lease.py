@@ -1,7 +1,7 @@
-"""One at a time, among processes that share nothing but a store: for work that reads a file and writes it anew.
+"""A lock among processes that share only a store, for read-modify-write of files.
 
-A lease is a numbered file. The highest number holds; whoever finds it released or run out makes the next number, which
-only one can, because it is created exclusively. Clocks that differ by much less than SECONDS do no harm.
+A lease is a numbered file, and the highest number is the present holder. Once it is released or has expired, the next holder
+creates the next number exclusively, so only one process succeeds. Clocks may differ by much less than SECONDS.
 """
 
 import json
@@ -17,18 +17,21 @@ from pipeline.store.storage import Storage, StorageNotFoundError, StorageTooLarg
 FOLDER = "_leases"
 SECONDS = 120.0
 POLL_SECONDS = 1.0
-LONGEST_SECONDS, MOST_BYTES = 3600.0, 10_000  # of what is a lease of ours, with room for clocks that differ
+LONGEST_SECONDS, MOST_BYTES = (
+    3600.0,
+    10_000,
+)  # a lease that ends later than this is not ours; leaves room for clocks that differ
 
 
 class LeaseLostError(RuntimeError):
-    """Another process took the lease over, because this one had not renewed it in time."""
+    """This process did not renew the lease in time, and another one took it over."""
 
 
 @contextmanager
 def lease(storage: Storage, name: str, seconds: float = SECONDS) -> Iterator[Callable[[], None]]:
-    """Waits until nobody else holds `name`, and holds it. The body calls what it is given before each of its writes.
+    """Waits for the lease `name` and holds it. Yields `renew`, which the body calls before each of its writes.
 
-    That call renews the lease, and raises LeaseLostError if this process had stood still for longer than `seconds`.
+    `renew` raises LeaseLostError if this process was suspended for longer than `seconds`.
     """
     mine = uuid.uuid4().hex
     number = _take(storage, name, mine, seconds)
@@ -56,7 +59,7 @@ def _take(storage: Storage, name: str, mine: str, seconds: float) -> int:
             if not storage.create_exclusive(_path(name, number), _content(mine, time.time() + seconds)):
                 continue
             if max(_numbers(storage, name)) > number:
-                # While this process looked, others took and tidied away this very number, and have gone on from there.
+                # Meanwhile others took this number, removed it and went on to higher ones.
                 storage.delete(_path(name, number))
                 continue
             for old in numbers:
@@ -66,14 +69,14 @@ def _take(storage: Storage, name: str, mine: str, seconds: float) -> int:
 
 
 def _is_over(storage: Storage, path: str) -> bool:
-    """Also of a lease that says nothing, or that runs longer than any of ours: a damaged one, or a stranger's."""
+    """True also for a damaged lease, and for one that runs longer than ours do and so is not ours."""
     try:
         until = _until(storage, path)
         if until is None:
-            time.sleep(POLL_SECONDS)  # where a file can be seen unfinished, its holder finishes it meanwhile
+            time.sleep(POLL_SECONDS)  # some file systems show unfinished files: wait for the holder to finish it
             until = _until(storage, path)
     except StorageNotFoundError:
-        return False  # tidied away by the next holder: look again
+        return False  # removed by the next holder: look again
     return until is None or not time.time() <= until
 
 

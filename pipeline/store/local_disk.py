@@ -1,4 +1,4 @@
-"""What a Storage does with files on local disk: names and versions of a folder's files, and names claimed exclusively."""
+"""Storage on local disk: listing files with their versions, and creating files exclusively."""
 
 import contextlib
 import errno
@@ -21,8 +21,8 @@ def opened_regular(path: str) -> BinaryIO:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in the folder outlast a power cut."""
-    # Some network file systems do not know how to sync a folder, and keep its names safe in their own way.
+    """Syncs the folder, so that the names in it survive a power cut."""
+    # Some network file systems cannot sync a folder; they have their own ways to keep names safe.
     with contextlib.suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -42,7 +42,7 @@ def versions_in(folder: str) -> dict[str, str | None]:
     versions: dict[str, str | None] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            # A file deleted since the folder was read is gone; the error would say that the whole folder is.
+            # A file that was deleted since the folder was read. Raised, the error would look as if the folder were gone.
             with contextlib.suppress(FileNotFoundError):
                 if _is_file(entry):
                     versions[entry.name] = version_of(entry.stat())
@@ -59,9 +59,9 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
 
 
 def versions_matching(root: str, pattern: str) -> dict[str, str | None]:
-    """Path below root -> size and time of change, of the files that the pattern matches; None of a link to nothing.
+    """Path below root -> size and time of change of the files that match the pattern; None for a dangling link.
 
-    A folder that several links lead to is read by the shortest of them, so that a circle of links ends.
+    A folder that several links lead to is read through the shortest path only, so circular links are harmless.
     """
     found = glob.glob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
     versions: dict[str, str | None] = {}
@@ -94,7 +94,7 @@ def links_to_nothing(folder: str) -> list[str]:
 
 
 def link(partial: Path, target: Path) -> bool:
-    """Gives the finished file its name, unless that is taken: True if this call did."""
+    """Renames the finished file to its name unless that is taken. True if this call did."""
     try:
         target.hardlink_to(partial)
     except FileExistsError:
@@ -102,8 +102,8 @@ def link(partial: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        data = partial.read_bytes()  # before the name is claimed: it may have been swept away
-        # Without hard links the name can still be claimed by one only, though a reader may see it unfinished.
+        data = partial.read_bytes()  # check before the name is claimed: a sweep may have removed the file
+        # Without hard links only one caller can still claim the name, but a reader may see an unfinished file.
         try:
             with target.open("xb") as file:
                 file.write(data)

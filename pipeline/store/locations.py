@@ -1,4 +1,4 @@
-"""URLs, paths and the options that go with them, as a person writes them and as they may be shown."""
+"""URLs, paths and storage options: parsing what a person writes, and hiding credentials before it is shown."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from pipeline.text_files import lines_of
 _SECRET = (
     r"key|secret|token|passw|passphrase|pwd|credential|signature|auth|bearer|cookie|session|jwt|connection.?string"
 )
-# Of a storage option: its value is never shown. Alone, "sig", "sas" and "username" are names too.
+# Storage options with such a name are secret. "sig", "sas" and "username" count as whole names only.
 SECRET_NAME = re.compile(rf"{_SECRET}|^sig$|^sas|username|accessid", re.IGNORECASE)
 SECRET_QUERY = re.compile(
     rf"([?&#;](?:amp;)?[^=&#;\s]*(?:{_SECRET}|sig|sas|accessid)[^=&#;\s]*=)[^&#;\s'\"<>]+", re.IGNORECASE
 )
-# In connection strings and headers, wherever they turn up in a message.
+# in connection strings and headers, anywhere in a message
 SECRET_PAIR = re.compile(r"((?:AccountKey|SharedAccessSignature|Password|Pwd)\s*=\s*)[^;\s'\"]+", re.IGNORECASE)
 SECRET_HEADER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}")
-SHORTEST_SECRET = 4  # characters: shorter ones would strike out half of any text
+SHORTEST_SECRET = 4  # characters; a shorter secret would match half of any text
 
 
 def parse_storage_options(pairs: Iterable[str]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _typed(text: str) -> Any:
 
 
 def without_credentials(text: str, options: Mapping[str, Any] | None = None) -> str:
-    """The text with user names and passwords in URLs, secret query values and secret option values struck out.
+    """The text with "***" in place of user names and passwords in URLs, secret query values and secret option values.
 
     >>> without_credentials("https://me:pw@host/cat.png?X-Amz-Signature=abc&size=1")
     'https://***@host/cat.png?X-Amz-Signature=***&size=1'
@@ -88,7 +88,7 @@ def without_credentials(text: str, options: Mapping[str, Any] | None = None) -> 
 
 
 def all_without_credentials(value: Any, options: Mapping[str, Any] | None = None) -> Any:
-    """The same for all texts of what may be stored: records as dicts, lists, and so on."""
+    """The same for all texts inside dicts and lists."""
     if isinstance(value, str):
         return without_credentials(value, options)
     if isinstance(value, Mapping):
@@ -142,10 +142,10 @@ def resolve_url(reference: str, folder: str) -> str:
 
 def local_path(url: str) -> str:
     """The absolute path of a plain path or file:// URL."""
-    # Not Path.resolve: a link stays the name that the person gave.
+    # Not Path.resolve, which would replace links by their targets.
     return os.path.normpath(Path(_at_home(re.sub(r"^(file|local)://", "", url))).absolute())
 
 
 def _at_home(path: str) -> str:
-    """With a "~" at the very beginning as the home it stands for; "./~x" is a file of that name, which Path does not see."""
+    """Expands a "~" at the very beginning. "./~x" is a file named "~x"; Path drops the "./" and would expand it too."""
     return os.path.expanduser(path)  # noqa: PTH111

@@ -1,4 +1,4 @@
-"""The run folder's tables as Parquet parts: how many there are, where each lies, and how they are read and written.
+"""The run folder's tables are split into Parquet parts: how many, where each one is, and how to read and write them.
 
 <table>/part-<number>-of-<parts>.parquet
 """
@@ -15,7 +15,7 @@ from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError, StorageNotFoundError
 
-# Concepts a part: samples are megabytes each, embeddings and scores kilobytes, and no part should outgrow memory.
+# Concepts in a part. Samples take megabytes a concept, embeddings and scores kilobytes; a part must fit into memory.
 FEW, MANY = 16, 512
 LAYOUT = "_layout.json"
 MAGIC, READERS = b"PAR1", 32  # threads: a store is waited for, mostly
@@ -24,9 +24,9 @@ PART = re.compile(r"part-[0-9]{5}-of-([0-9]{5})\.parquet")
 
 
 def create_layout(run: RunFolder, concepts: int) -> dict[str, int]:
-    """Table -> number of parts. The first driver of a run fixes it; from then on it is kept, however the manifest grows.
+    """Table -> number of parts. The first driver of a run chooses it, and it stays, however the manifest grows.
 
-    The number of samples' parts is a multiple of the others', so that a part of scores comes from whole parts of samples.
+    `samples` has a multiple of the other tables' parts, so that each part of `scores` depends on whole parts of `samples`.
     """
     if not run.storage.exists(LAYOUT):
         large = max(1, math.ceil(concepts / MANY))
@@ -35,14 +35,16 @@ def create_layout(run: RunFolder, concepts: int) -> dict[str, int]:
     try:
         return read_layout(run)
     except DamagedFileError:
-        # Nothing was published yet, so any layout will do.
+        # Nothing has been published, so any layout will do.
         run.storage.delete(LAYOUT)
         return create_layout(run, concepts)
 
 
 def read_layout(run: RunFolder) -> dict[str, int]:
-    """Table -> number of parts. Raises StorageNotFoundError for a folder in which no run was begun, and DamagedFileError
-    for a damaged layout of a folder that has no parts, by whose names it could be told again.
+    """Table -> number of parts. A damaged layout is recovered from the parts' names.
+
+    Raises StorageNotFoundError for a folder without a run, and DamagedFileError if the layout is damaged and there are no
+    parts.
     """
     try:
         found = run.read_json(LAYOUT)
@@ -58,7 +60,7 @@ def read_layout(run: RunFolder) -> dict[str, int]:
 
 
 def _layout_of_names(run: RunFolder) -> dict[str, int]:
-    """Each part's name says how many there are. Scores have as many as embeddings."""
+    """The layout that the parts' names tell. Scores have as many parts as embeddings."""
     found = {}
     for table in ("embeddings", "samples"):
         named = (PART.fullmatch(name) for name in run.storage.names(table))
@@ -72,7 +74,7 @@ def part_path(table: str, number: int, parts: int) -> str:
 
 
 def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> pa.Table | None:
-    """One part, or None if it has not been written, or is damaged: what was in it is then made again."""
+    """One part; None if it is not written yet or is damaged, and then its rows are made again."""
     try:
         return pq.read_table(pa.BufferReader(run.storage.read_bytes(path)), columns=columns)
     except StorageNotFoundError:
@@ -85,7 +87,7 @@ def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> p
 
 
 def is_whole(run: RunFolder, path: str) -> bool:
-    """Whether a part that is there ends as Parquet files do: one that was cut does not."""
+    """Whether the file ends with Parquet's magic bytes; a truncated one does not."""
     return run.storage.read_end(path, len(MAGIC)) == MAGIC
 
 
@@ -98,7 +100,7 @@ def all_whole(run: RunFolder) -> bool:
 
 def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
-    # One row group a concept or so: a reader of one concept's pictures then reads no other's.
+    # About one row group a concept, so that one concept's pictures can be read without the others'.
     pq.write_table(table, sink, compression="zstd", row_group_size=256)
     run.storage.write_bytes(path, bytes(sink.getvalue()))
 
@@ -110,7 +112,7 @@ def read_parts(run: RunFolder, table: str, parts: int, schema: pa.Schema) -> pa.
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table that an older version wrote, with the columns that are new since as nulls."""
+    """A table of an older version, with nulls in the columns that are new since."""
     for position, column in enumerate(schema):
         if column.name not in table.schema.names:
             table = table.add_column(min(position, table.num_columns), column, pa.nulls(len(table), column.type))

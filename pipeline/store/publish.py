@@ -1,8 +1,8 @@
-"""Makes the run folder's tables from its commit markers; parts.py says how a table lies in the folder.
+"""Makes the run folder's tables from its commit markers. parts.py says how a table is split into files.
 
-A table's part is a function of the markers of the concepts that its number stands for, and is written under one name.
-Whoever writes it, and however often, the rows are the same: two drivers cannot double a row, and a driver that died
-between two parts leaves nothing to clean up.
+A part's rows are a function of the commit markers of its concepts, and its file name is fixed. So whoever writes it, and
+however often, the rows are the same: two drivers cannot double a row, and a driver that dies between two parts leaves nothing
+to clean up.
 """
 
 from collections import defaultdict
@@ -26,9 +26,8 @@ WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samp
 def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> tuple[str, ...]:
     """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
 
-    Returns the committed concepts whose rows are to be found nowhere any more: they are not done from now on, and the
-    same run once more learns them again. Drivers of one run publish one after the other: each reads a part, adds to it
-    and replaces it, and would undo what another added in between.
+    Returns the committed concepts whose rows are lost. Their markers are withdrawn, and the next run learns them again.
+    Drivers of one run publish one after the other, under a lease, because each one reads a part, adds to it and replaces it.
     """
     with lease(run.storage, "publish") as renew:
         return _publish(run, expected, parts, renew)
@@ -57,7 +56,7 @@ def _publish(
         path, source = part_path(table, number, parts[table]), SOURCES[table][0]
         untouched = path in there and not any((name, source) in waiting for name in members)
         if table == "samples" and untouched and is_whole(run, path):
-            return set()  # a night that adds a hundred words shall not read ten thousand words' pictures
+            return set()  # adding a hundred words must not read the pictures of ten thousand
         return _publish_part(run, table, path, members, renew)
 
     with ThreadPoolExecutor(WRITERS) as writers:
@@ -67,7 +66,7 @@ def _publish(
     for name in lost:
         run.withdraw(name, done.pop(name))
     for name in set(run.checkpointed()).intersection(done):
-        run.forget_checkpoint(name)  # of a worker that died between its commit and this line
+        run.forget_checkpoint(name)  # from a worker that died right after its commit
     run.storage.sweep()
     return tuple(sorted(lost))
 
@@ -75,7 +74,7 @@ def _publish(
 def _publish_part(
     run: RunFolder, table: str, path: str, members: Mapping[str, str], renew: Callable[[], None]
 ) -> set[str]:
-    """members: concept -> fingerprint of those that belong into this part. Returns those without rows."""
+    """members: concept -> fingerprint, of this part. Returns the concepts without rows."""
     gone: set[str] = set()
     while True:
         old = read_table(run, path)
@@ -93,7 +92,7 @@ def _publish_part(
             if name not in lost
         }
         if gone_now := {name for name, found in fresh.items() if found is None}:
-            # Another driver may have published them since we read the part, and tidied their attempts away: look again.
+            # Another driver may have published them and removed their attempts since we read the part: look again.
             gone |= gone_now
             continue
         if fresh:
@@ -106,7 +105,7 @@ def _publish_part(
 
 
 def _attempt_rows(run: RunFolder, table: str, name: str, fingerprint: str) -> pa.Table | None:
-    """None when the attempt, or the marker that names it, is not there any more."""
+    """None if the attempt or its marker no longer exists."""
     source, schema = SOURCES[table]
     try:
         attempt = run.marker(name, fingerprint).attempt
@@ -126,10 +125,10 @@ def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
 
 
 def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> set[str]:
-    """Removes the attempts of what is now published, after putting in place what a worker that died right after its
-    commit left there. Attempts of other concepts may still be under way, perhaps under another driver.
+    """Removes the attempts of published concepts. First it moves public files that a worker left behind when it died right
+    after its commit. Attempts of other concepts stay: they may be running under another driver.
 
-    Returns the concepts of which nobody can say any more which attempt counts.
+    Returns the concepts whose winning attempt can no longer be told.
     """
     torn: set[str] = set()
     done_files = {(name, short(fingerprint)) for name, fingerprint in done.items()}

@@ -1,7 +1,6 @@
-"""What goes wrong with a store: what may pass is tried again, everything else is explained at once.
+"""Faults of a store: passing ones are retried, all others are explained at once.
 
-Any call that may be made twice goes through `keep_trying`; it raises nothing but StorageErrors, which name the URL and
-never a credential.
+Every repeatable call goes through `keep_trying`. It raises only StorageErrors, which name the URL and hold no credentials.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ CONNECTION_FAULTS = frozenset(
 LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 T = TypeVar("T")
-# Waits must differ between processes and touch no result, so this generator is seeded by the system.
+# Jitter must differ between processes and affects no result, so this generator is seeded by the system.
 _jitter = np.random.default_rng()
 
 
@@ -48,14 +47,14 @@ class StorageTooLargeError(StorageError):
 
 
 class StorageUnavailableError(StorageError):
-    """The store did not answer in all attempts: nothing is known about the file."""
+    """The store answered in none of the attempts, so nothing is known about the file."""
 
 
 def keep_trying(action: str, url: str, options: Mapping[str, Any], call: Callable[[], T]) -> T:
-    """The call's result, after as many as ATTEMPTS tries with growing, jittered waits.
+    """The call's result. Passing faults are retried up to ATTEMPTS times with growing, jittered waits.
 
-    action: a verb for the message ("cannot read ..."). Raises StorageUnavailableError when no try got through, and
-    another StorageError at the first fault that would not pass.
+    action: a verb for the message ("cannot read ..."). Raises StorageUnavailableError when all attempts failed, and
+    another StorageError at the first fault that retrying cannot help.
     """
     failed = f"cannot {action} {without_credentials(url, options)}"
     said = ""
@@ -65,11 +64,11 @@ def keep_trying(action: str, url: str, options: Mapping[str, Any], call: Callabl
             time.sleep(wait * _jitter.uniform(0.5, 1.0))
         try:
             return call()
-        # Every store has exceptions of its own; what is not known to pass is reported at once.
+        # Every store has its own exceptions. One that is not known to be passing is reported at once.
         except Exception as error:  # noqa: BLE001
             said = without_credentials(f"{type(error).__name__}: {error}", options)
             if not _is_transient(error):
-                # "from None": the original's text may hold what was struck out of ours.
+                # "from None", because the original's text may hold credentials.
                 raise _explained(error, failed, said) from None
     raise StorageUnavailableError(
         f"{failed}: no answer in {ATTEMPTS} attempts ({said}). "
@@ -98,7 +97,7 @@ def _is_transient(error: Exception) -> bool:
         return status in TRANSIENT_STATUSES
     if isinstance(error, ConnectionError | TimeoutError | asyncio.TimeoutError):
         return True
-    # botocore and aiohttp keep their connection faults apart from Python's; naming them here imports neither.
+    # botocore and aiohttp have their own connection errors. They are compared by name, so neither needs importing.
     if {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__} & CONNECTION_FAULTS:
         return True
     return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS

@@ -1,7 +1,7 @@
-"""The run folder: where each output lies, and what counts as done.
+"""The run folder: the path of each output, and what counts as done.
 
-An attempt writes everything under its own id; its commit marker, written last and created exclusively, is what makes a
-concept done. Whoever reads internals trusts only what a marker names. The tables are made from the markers by publish.py.
+An attempt writes everything under its own id. Its commit marker, created exclusively and last, makes the concept done. Only
+files that a marker names are trusted. publish.py makes the tables from the markers.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ class RunFolder:
         self.storage.write_bytes(_checkpoint(checkpoint.concept), encode_checkpoint(checkpoint))
 
     def checkpoint(self, concept: str) -> Checkpoint | None:
-        """Of whichever fingerprint was last in training; None where there is none."""
+        """The latest checkpoint, of whichever fingerprint; None if there is none."""
         try:
             found = decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
         except StorageNotFoundError:
@@ -93,8 +93,8 @@ class RunFolder:
         self.storage.delete(_checkpoint(concept))
 
     def record_failure(self, failure: Failure) -> None:
-        """A concept whose images could not even be listed is remembered without a fingerprint: the next run looks for them
-        when it plans. Without one, what went wrong elsewhere is not: the next run tries it again.
+        """Records a failure. One at listing the images is recorded without a fingerprint, and the next plan lists them
+        again. Any other failure without a fingerprint is not recorded, and the next run tries the concept again.
         """
         if failure.fingerprint or failure.stage == "images":
             path = f"{FAILED}/{_file(failure.concept, failure.fingerprint)}"
@@ -133,12 +133,12 @@ def _checkpoint(concept: str) -> str:
 
 
 def short(fingerprint: str) -> str:
-    """Enough of a fingerprint to tell a concept's versions apart in a file name."""
+    """A prefix of the fingerprint, long enough for file names."""
     return fingerprint[:16]
 
 
 def shard_of(concept: str, shards: int) -> int:
-    """Which part of a table holds the concept: by its name alone, so that any two writers agree."""
+    """Which part of a table holds the concept. It depends on the name alone, so all writers agree."""
     return int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8], "big") % shards
 
 

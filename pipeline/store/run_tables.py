@@ -1,4 +1,4 @@
-"""The columns of the run folder's tables, and the way from records to rows. pandas, duckdb and datasets read them as they are."""
+"""Schemas of the run folder's tables, and conversion between records and rows. pandas, duckdb and datasets can read them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from pipeline.store.locations import all_without_credentials
 # Hugging Face's `Image` feature is this struct; the schema's metadata tells `datasets` so.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-# Every file that was looked at, and the version of it: a file of the same identity need not be read again for its digest.
+# Every file of the concept with its version: a file with the same identity need not be read again for its digest.
 SOURCE = pa.struct([("url", pa.string()), ("identity", pa.string()), ("digest", pa.string())])
 
 KEY = [("concept", pa.string()), ("fingerprint", pa.string())]
@@ -73,7 +73,7 @@ def sample_rows(fingerprint: str, samples: Sequence[Sample]) -> pa.Table:
 
 
 def samples_of(table: pa.Table) -> list[Sample]:
-    """The way back: `sample_rows`' table as records."""
+    """The inverse of `sample_rows`."""
     return [
         Sample(
             row["concept"], row["kind"], row["prompt"], row["stated"], row["index"], row["seed"], row["image"]["bytes"]

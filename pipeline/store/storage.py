@@ -1,8 +1,8 @@
-"""Files on local disk or in any object store that fsspec reaches, behind the few operations a run needs.
+"""The few file operations that a run needs, on local disk or any object store that fsspec supports.
 
     Storage("s3://bucket/run-7", parse_storage_options(["endpoint_url=http://minio:9000"])).write_bytes("run.json", ...)
 
-A Storage is a URL and options, no open connection, so it travels to other processes.
+A Storage holds a URL and options but no connection, so it can be sent to other processes.
 """
 
 import copy
@@ -52,14 +52,14 @@ __all__ = [
     "without_credentials",
 ]
 
-# A listing of many pages must not start again for one lost page, so each request has a few tries of its own as well.
+# One lost page must not restart a listing of many pages, so each request has a few retries of its own too.
 S3_CONFIG = {"retries": {"mode": "standard", "max_attempts": 3}, "connect_timeout": 10, "read_timeout": 60}
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
-# Options are an object store's (endpoint, keys): they mean nothing to these, and must not be sent to a web server.
+# Options are for object stores (endpoint, keys). They must not be sent to a web server.
 WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
 CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
-UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # what _through_partial writes, and nobody else
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # written by _through_partial only
 
 T = TypeVar("T")
 
@@ -68,8 +68,8 @@ T = TypeVar("T")
 class Storage:
     """A folder (or one file) at `url`; every path below is relative to it, "" being the URL itself.
 
-    url: a local one is made an absolute path at once, since other processes stand in other folders.
-    options: fsspec's keyword arguments, used where the URL is an object store's.
+    url: a local path is made absolute at once, because other processes have other working directories.
+    options: fsspec's keyword arguments, for object stores only.
     """
 
     url: str
@@ -104,7 +104,7 @@ class Storage:
 
     @property
     def is_web(self) -> bool:
-        """A web server: its files can be read by name, and nothing can be listed or written."""
+        """A web server. Its files can be read by name; nothing can be listed or written."""
         return scheme_of(self.url) in ("http", "https")
 
     def join(self, path: str) -> str:
