@@ -24,6 +24,7 @@ from tests.job_process import PATIENCE, ROOT, few_pictures, write_manifest
 from tests.test_documents import blocks
 
 
+@pytest.mark.long
 def test_the_documented_example_runs_as_it_stands(tmp_path: Path) -> None:
     """Catches an example that the API has outgrown."""
     demo = tmp_path / "jobs" / "demo"

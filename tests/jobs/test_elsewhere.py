@@ -44,6 +44,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         yield found
 
 
+@pytest.mark.long
 def test_relative_paths_mean_those_of_the_folder_that_the_job_was_typed_in(
     here: Path, address: str, tmp_path: Path
 ) -> None:

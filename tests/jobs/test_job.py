@@ -134,6 +134,7 @@ def test_the_same_command_again_does_nothing_and_says_so(finished_run: FinishedR
     assert {path: path.stat().st_mtime_ns for path in (finished_run.folder / "_committed").iterdir()} == before
 
 
+@pytest.mark.long
 def test_a_word_brought_in_scores_as_it_did_where_it_was_learned(
     run: Path, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_word_brought_in_scores_as_it_did_where_it_was_learned(
     assert (theirs - ours.loc[theirs.index]).abs().max() == 0
 
 
+@pytest.mark.long
 def test_scores_that_went_missing_are_made_again_by_evaluate(run: Path, finished_run: FinishedRun) -> None:
     arguments = (run, "--protocol", finished_run.protocol)
     before = table(run, "scores").sort_values(["concept", "prompt"], ignore_index=True)
@@ -164,6 +166,7 @@ def test_scores_that_went_missing_are_made_again_by_evaluate(run: Path, finished
     pd.testing.assert_frame_equal(table(run, "scores").sort_values(["concept", "prompt"], ignore_index=True), before)
 
 
+@pytest.mark.long
 def test_another_protocol_is_drawn_from_the_words_and_kept_apart(run: Path, tmp_path: Path) -> None:
     """Would catch the pictures of training scored under the name of a protocol they were not drawn for."""
     before = {path: path.read_bytes() for path in (run / "samples").glob("*.parquet")}
@@ -227,6 +230,7 @@ def workers_of(driver: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.long
 def test_a_killed_worker_and_then_a_killed_driver_cost_what_was_in_training_and_no_more(tmp_path: Path) -> None:
     """Would catch a run that hangs on, or loses, the calls that were in flight to a dead actor; and finished words lost
     with the driver, or learned twice by its successor.

@@ -68,6 +68,7 @@ def test_a_loss_in_one_metric_alone_is_caught_and_the_other_is_not_blamed(metric
     assert blamed / 200 <= 0.02
 
 
+@pytest.mark.long
 def test_twenty_nights_of_pure_seed_noise_raise_no_alarm_beyond_the_stated_rate() -> None:
     """Two thousand nights, a hundred times twenty: at a rate of 0.01, fewer than 30 of them in all but one of 10^4 tries."""
     alarms = [
@@ -80,6 +81,7 @@ def test_twenty_nights_of_pure_seed_noise_raise_no_alarm_beyond_the_stated_rate(
     assert np.mean(twenties) <= 1 - 0.99**20 + 0.1
 
 
+@pytest.mark.long
 def test_groups_are_corrected_for_too() -> None:
     """Catches twenty groups tested at full rate each, one of which would cry wolf every fifth night."""
     alarms = 0
@@ -198,7 +200,10 @@ def test_what_would_have_been_noticed_is_noticed_four_times_in_five() -> None:
     assert 0.7 <= np.mean(caught) <= 0.88
 
 
-@pytest.mark.parametrize(("concepts", "simulated"), [(2, 300), (8, 300), (50, 200), (500, 100), (5000, 20)])
+@pytest.mark.parametrize(
+    ("concepts", "simulated"),
+    [(2, 300), (8, 300), pytest.param(50, 200, marks=pytest.mark.long), (500, 100), (5000, 20)],
+)
 def test_the_gate_alarms_at_the_loss_that_it_says_and_seldom_without_one(concepts: int, simulated: int) -> None:
     """Catches a gate that prints a loss as detectable at which no night ever alarms."""
     found = rates(concepts, simulated, baseline=False)

@@ -337,6 +337,7 @@ def test_a_run_of_thousands_shows_a_sample_with_its_extremes_and_counts_all(monk
     assert len(page) < 4_000_000
 
 
+@pytest.mark.long
 def test_at_a_hundred_thousand_concepts_with_all_that_a_manifest_can_carry_the_page_stays_below_25_megabytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

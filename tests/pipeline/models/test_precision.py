@@ -32,7 +32,7 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-@pytest.mark.parametrize("resolution", [64, 512])
+@pytest.mark.parametrize("resolution", [64, pytest.param(512, marks=pytest.mark.long)])
 def test_in_float16_a_gradient_is_float32s_however_large_the_picture(
     resolution: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
