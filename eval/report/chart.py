@@ -1,4 +1,4 @@
-"""One metric over the nights, as the coordinates of a drawing; the page's template draws it."""
+"""One metric over the nights, as coordinates that the page's template draws."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Mark:
 class Line:
     """A metric over the nights that have it.
 
-    path: "x,y x,y ..." for a polyline. limit: where the mean would have to fall for tonight's gate, as y; None without one.
+    path: "x,y x,y ..." for a polyline. limit: y of the mean below which tonight's gate can alarm; None without a gate.
     ticks: (y, label). first, last: names of the outermost nights.
     """
 
@@ -44,8 +44,8 @@ class Line:
 def line_over_nights(nights: Sequence[Verdict], metric: str) -> Line | None:
     """None where fewer than two nights have the metric.
 
-    The limit is the mean of the night that tonight was compared with, less the gate's drop in a fifth of the concepts. It
-    is half of the gate: the loss has to be beyond chance as well.
+    The limit is the mean of the night that tonight was compared with, less the gate's drop in a fifth of the concepts. An
+    alarm also needs the loss to be statistically significant.
     """
     known = [night for night in nights if not math.isnan(night.estimates[metric].value)]
     if len(known) < 2:

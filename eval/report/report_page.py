@@ -1,4 +1,4 @@
-"""The report: one self-contained page that works from a file:// URL and asks nothing of any network.
+"""The report: one self-contained page that works from a file:// URL and loads nothing from a network.
 
     summary, grids, failures, configuration -> HTML
 
@@ -31,7 +31,7 @@ from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.summary import ConceptSummary, Estimate, Summary
 from pipeline.records import Event, Failure
 
-# A page of this size still opens at once on a phone; what does not fit is sampled, and linked.
+# A page of this size still opens at once on a phone. Beyond it, concepts are sampled and grids are linked.
 PICTURE_BYTES = 18_000_000
 ROW_BYTES = 4_000_000
 MOST_CONCEPTS = 5_000
@@ -81,7 +81,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """Where the figures stand on a bar of length 100."""
+    """Positions of the figures on a bar of length 100."""
 
     value: float
     floor: float
@@ -114,8 +114,8 @@ def render_report(
 ) -> str:
     """The page as text, to be written as UTF-8 to `report/index.html`.
 
-    grids: concept -> PNG; read one at a time, so a mapping that loads lazily never holds more than one.
-    configuration: whatever the run was made by, shown as it is; JSON-like, free of secrets.
+    grids: concept -> PNG. They are read one at a time, so a lazy mapping holds one in memory.
+    configuration: the run's settings, shown as they are; JSON-like and without secrets.
 
     Of more than 5,000 concepts, or 4 MB of them, the extremes and an even spread are shown, and pictures are embedded
     until they fill 18 MB; the rest are linked as `../grids/<concept>.png`. The headline always counts all.
@@ -138,7 +138,7 @@ def render_report(
     })  # fmt: skip
     settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
     reasons = _grouped(failures)
-    # The policy runs only what carries this word. Untrusted text cannot: it is part of what the word is a digest of.
+    # The policy runs only scripts with this nonce. Untrusted text cannot hold it: the nonce is a digest of that text too.
     troubles = troubles_of(background.events)
     everything = (data, settings, reasons, column, groups, background.nights, troubles)
     nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
@@ -174,9 +174,8 @@ def thumbnail(png: bytes) -> bytes | None:
 
 
 def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], list[dict[str, Any]]]:
-    """At most MOST_CONCEPTS, with their rows: the worst and the best, alternating, then the others at even distances.
-
-    The order is that in which rows and pictures are embedded as long as there is room.
+    """At most MOST_CONCEPTS with their rows, in the order in which they are embedded while there is room: the worst and the
+    best in turn, then the others at even distances.
     """
     ranked = sorted(concepts, key=lambda concept: (math.isnan(concept.covered), concept.covered, concept.concept))
     rated = [concept for concept in ranked if not math.isnan(concept.covered)]
@@ -185,7 +184,7 @@ def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], li
     chosen = {concept.concept for concept in first}
     others = [concept for concept in concepts if concept.concept not in chosen]
     room = min(MOST_CONCEPTS - len(first), len(others))
-    # Rows may be long. As many as there is room for, still spread evenly: cut off by name, the last would never be seen.
+    # Rows may be long. If not all fit, take an even spread; a cut by name would never show the last ones.
     rows = {concept.concept: _row(concept) for concept in (*first, *_spread(others, room))}
     used = sum(len(json.dumps(row)) for row in rows.values())
     if used > ROW_BYTES:
@@ -224,7 +223,7 @@ def _headline(metric: Metric, summary: Summary) -> Headline:
 
 
 def _fact(metric: Metric) -> dict[str, Any]:
-    """Which columns tell of the metric in the page's view of one concept, and what they are called there."""
+    """The metric's columns in the page's view of one concept, with their labels."""
     parts = {column.of: column.name for column in metric.columns}
     labels = {"floor": metric.floor_label, "ceiling": metric.ceiling_label}
     bounds = [[labels[part], parts[part]] for part in ("floor", "ceiling") if part in parts]
@@ -284,12 +283,12 @@ def _clipped(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def _number(value: float) -> float | None:
-    """Rounded to what a page shows; JSON knows no nan."""
+    """Rounded for the page. nan becomes null, because JSON has no nan."""
     return None if math.isnan(value) else round(value, 4)
 
 
 def _script_data(value: Any) -> str:
-    """JSON that may stand inside <script>: no text can close the element or open a comment."""
+    """JSON that is safe inside <script>: no text in it can close the element or open a comment."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,4 +1,4 @@
-"""What went wrong during a run, by kind, for the report: how often, whom it touched, what was done about it."""
+"""What went wrong during a run, for the report, by kind of event: how often, which concepts, what was done about it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ TITLES = {
 class Trouble:
     """The events of one kind.
 
-    concepts: how many it touched. actions: what was done about it -> how often, the most frequent first.
-    examples: the latest ones. more: how many others there are.
+    concepts: how many were affected. actions: what was done about it -> how often, the most frequent first.
+    examples: the latest events. more: the number of others.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Trouble:
 
 
 def troubles_of(events: Sequence[Event]) -> list[Trouble]:
-    """By kind, the most frequent first; phases of a worker's start are none.
+    """By kind, the most frequent first. Phases of a worker's start are left out.
 
     events: by time.
     """

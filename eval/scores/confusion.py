@@ -1,7 +1,7 @@
-"""Whose training images do a word's pictures look like? The confusion matrix over concepts, and what it amounts to.
+"""Confusion between concepts: are a word's pictures nearest to its own training images?
 
-A word that learned its concept draws pictures nearer to its own training images than to any other concept's. That
-catches what a mean cosine does not show: words that all drew the same pleasant thing.
+A word that learned its concept draws pictures nearer to its own training images than to any other concept's. A mean cosine
+does not show words that all draw the same thing; this does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import pyarrow as pa
 from eval.scores.metrics import Floats
 from pipeline.store.run_tables import KEY
 
-# Enough others to be mistaken for; every picture is compared with all of them.
+# Every picture is compared with all of these concepts.
 MOST_COMPARED = 512
 LISTED = 10
 
@@ -26,9 +26,9 @@ FEATURES = pa.schema([
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What is kept of a scored concept to compare it with others.
+    """The features of a scored concept, kept to compare it with others.
 
-    training (D,): the mean feature of its training images; a picture's product with it is its mean cosine with them all.
+    training (D,): the mean feature of its training images. Its dot product with a picture is their mean cosine.
     samples (N, D): the features of its pictures of the plain prompt, rows of length one.
     """
 
@@ -38,7 +38,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Mistaken:
-    """Pictures of `concept` that are nearest to `taken_for`: their share of its pictures."""
+    """share: of the pictures of `concept`, those that are nearest to `taken_for`."""
 
     concept: str
     taken_for: str
@@ -49,8 +49,8 @@ class Mistaken:
 class Confusion:
     """concepts: how many were compared. chance: the share that a blind guess gets right, 1 / concepts.
 
-    nearest_own: the share of pictures nearest to their own concept's training images, a mean over concepts; by_concept:
-    the same for each. own, other: the mean image similarity to one's own training images, and to others'.
+    nearest_own: the share of pictures nearest to their own concept's training images, a mean over concepts. by_concept:
+    the share of each. own, other: mean image similarity to the own training images, and to other concepts'.
     mistaken: the most frequent mistakes.
     """
 
@@ -64,7 +64,7 @@ class Confusion:
 
 
 def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
-    """None below two concepts, where there is nobody to be mistaken for. Of more than 512 an even spread is compared."""
+    """None for fewer than two concepts. Of more than 512, an even spread is compared."""
     candidates = sorted(name for name, found in features.items() if len(found.samples))
     count = min(len(candidates), MOST_COMPARED)
     names = [candidates[position * len(candidates) // count] for position in range(count)]

@@ -1,7 +1,7 @@
-"""Fresh scores on their way into `scores/` and `features/`.
+"""Fragments: new scores on their way into `scores/` and `features/`.
 
-A worker that has scored a part of the pictures leaves a fragment, scores last; a part of the tables takes all its fragments
-in at once. An evaluation that was broken off in between leaves fragments behind, which the next one begins with.
+A worker writes a fragment for each part of the pictures that it has scored, the scores' file last. Then the driver moves all
+fragments into the parts of the tables. Fragments of an interrupted evaluation are used by the next one.
 
     _scoring/features@<part>@<part of samples>@<digest>.parquet, and scores@... likewise
 """
@@ -21,7 +21,7 @@ TABLES = {"features": FEATURES, "scores": SCORES}
 
 
 def leave_fragment(run: RunFolder, part: int, name: str, scores: pa.Table, features: pa.Table) -> None:
-    """part: of the scores. name: tells the fragment from all others, and is the same for the same work."""
+    """part: number of the part of `scores/`. name: unique, and the same for the same work."""
     write_table(run, _path("features", part, name), features)
     write_table(run, _path("scores", part, name), scores)
 
@@ -46,8 +46,8 @@ def take_in(
 ) -> None:
     """Brings one part of `scores/` and `features/` up to date, then removes its fragments.
 
-    renew: raises if another evaluation may be at these tables meanwhile; then the fragments stay, for whoever comes next.
-    words: concept -> fingerprint of its present word; rows of another are dropped, and a stranger's kept.
+    renew: raises if another evaluation may be writing these tables. Then the fragments stay for the next one.
+    words: concept -> fingerprint of its present word. Rows of its other words are dropped, rows of other concepts kept.
     """
     for table, schema in TABLES.items():
         path = part_path(table, part, parts["scores"])
@@ -57,14 +57,14 @@ def take_in(
         if merged is not None:
             renew()
             write_table(run, path, merged)
-    renew()  # a write that outlasted the lease may have undone another's
+    renew()  # a write that took longer than the lease may have overwritten another's
     for table in reversed(TABLES):
         for name in names:
             run.storage.delete(_path(table, part, name))
 
 
 def _merged(tables: Sequence[pa.Table], words: Mapping[str, str]) -> pa.Table | None:
-    """Of rows of one concept made under the same conditions, those of the last table."""
+    """All rows; where tables have rows of the same concept and conditions, those of the last table."""
     kept: list[pa.Table] = []
     replaced: set[tuple[object, ...]] = set()
     for table in reversed(tables):

@@ -1,4 +1,4 @@
-"""Concepts by a column of their manifest: which kind of thing the words are good at, and which not."""
+"""Concepts grouped by a column of the manifest: which kinds of concepts the words are good at."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 
 from eval.scores.summary import ConceptSummary, Estimate, mean_of
 
-# A column that says the same of all concepts, or something else of each, tells nothing when nobody asked for it.
+# A column with one value, or with another value for each concept, is not chosen by default.
 FEWEST, MOST = 2, 30
 OWN = ("class", "kind")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """name: what the column says. concepts: how many. covered: the median; the others are means over concepts."""
+    """name: the column's value. concepts: how many. covered: the median; all other figures are means over concepts."""
 
     name: str
     concepts: int
@@ -26,7 +26,7 @@ class Group:
 
 
 def groups_by(concepts: Sequence[ConceptSummary], column: str) -> dict[str, str]:
-    """Concept -> what the column says of it, "" where it says nothing. Raises ValueError for a column that is not there."""
+    """Concept -> the column's value, "" if it is empty. Raises ValueError if there is no such column."""
     known = sorted({*OWN, *(name for concept in concepts for name in concept.carried)})
     if column not in known:
         raise ValueError(f"there is no column {column!r} to group by; there are {', '.join(known)}")
@@ -34,7 +34,7 @@ def groups_by(concepts: Sequence[ConceptSummary], column: str) -> dict[str, str]
 
 
 def telling_column(concepts: Sequence[ConceptSummary]) -> str | None:
-    """The column to group by when nobody named one: the first of the manifest's own that tells a few groups apart."""
+    """The default column to group by: the manifest's first carried column with a few different values."""
     for column in (*sorted({name for concept in concepts for name in concept.carried}), *OWN):
         found = {_said(concept, column) for concept in concepts}
         if FEWEST <= len(found) <= min(MOST, len(concepts) // 2):

@@ -1,9 +1,9 @@
-"""Scores every word of a run folder that is not yet scored under this protocol, model, CLIP and sampler.
+"""Scores the words of a run folder that are not yet scored under this protocol, model, CLIP and sampler.
 
     embeddings/ + samples/ -> (evaluations/) -> scores/ and features/
 
-The pictures stream through Ray Data, a part of `samples/` at a time, into actors that hold the CLIP; what goes back to the
-driver is how many there were. A part in which every word is scored costs no more than reading its small tables.
+The pictures stream through Ray Data, one part of `samples/` at a time, to actors that hold the CLIP. Only counts return to
+the driver. A part in which every word is scored costs no more than reading its small tables.
 """
 
 import functools
@@ -38,19 +38,19 @@ from pipeline.store.lease import lease
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 
-# Unpacking PNGs keeps a core busy and a CLIP hardly a fraction of a GPU.
+# Decoding PNGs keeps a core busy while the CLIP uses a small part of a GPU.
 GPU_SHARE = 0.25
 DAY = 24 * 60 * 60
-TRIES = 3  # of a part whose actor dies: Ray Data's own default is for ever
+TRIES = 3  # tries of a part whose actor dies; Ray Data's default is without end
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """How words are to be scored.
 
-    model, clip: as they were asked for; the clip may be DINO ("timm:..."), which scores pictures only.
+    model, clip: names as the user gave them. The clip may be DINO ("timm:..."), which scores pictures only.
     device: where the CLIP runs.
-    drawing: how to draw what the protocol asks for and there is not; None takes `samples/` for the protocol's.
+    drawing: how to draw pictures that the protocol needs and that are missing; None: the protocol's are in `samples/`.
     """
 
     protocol: Protocol
@@ -67,9 +67,9 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """fresh: concepts scored by this call; what was scored before is left alone. under: what all were scored by.
+    """fresh: number of concepts scored by this call; earlier scores stay. under: the conditions of all scores.
 
-    failures: words without a score, because what the protocol asks for cannot be drawn or scored.
+    failures: words without a score, because the protocol's pictures cannot be drawn or scored.
     """
 
     fresh: int
@@ -96,14 +96,14 @@ def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
 
 
 def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
-    """Brings the tables up to date with what has been scored, by this evaluation or by one that was broken off.
+    """Moves all fragments into the tables: those of this evaluation, and those of one that was interrupted.
 
-    By the driver itself, one part after the other: a part is some megabytes of numbers, and seconds of a new process's start.
+    The driver does it, one part after the other: a part is a few megabytes, less work than starting a process.
     """
     if not fragments(run):
         return
     with lease(run.storage, "scores") as renew:
-        # Listed anew: an evaluation that held the lease before may have taken in some, and its rows are in the parts now.
+        # List again: the previous holder of the lease may have moved some of them into the parts.
         for part, names in fragments(run).items():
             take_in_part(run, part, names, parts, renew)
 
@@ -127,9 +127,9 @@ def stream(
     if not by_part:
         return 0, []
     with warnings.catch_warnings():
-        # Ray Data warns of settings of its own that nobody here has made, and of any limit to tries.
+        # Ray Data warns about its own defaults, and about any limit to tries.
         warnings.simplefilter("ignore", DeprecationWarning)
-        import ray.data  # a second, and a night with nothing to score does without
+        import ray.data  # imported here: it takes a second, and a night with nothing to score does not need it
         from ray.data import ActorPoolStrategy, DataContext
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its progress, and that it shows none
@@ -144,7 +144,7 @@ def stream(
             compute=ActorPoolStrategy(min_size=1, max_size=len(items)),
             num_cpus=1,
             num_gpus=GPU_SHARE if judgement.device == "cuda" else None,
-            max_restarts=-1,  # what is tried again for ever is a new process, and a part only so often
+            max_restarts=-1,  # new processes may be started without end, but a part is tried only so often
             max_task_retries=TRIES,
         )
         rows = list(scored.iter_rows())
@@ -153,7 +153,7 @@ def stream(
 
 
 class Scorer:
-    """The CLIP in an actor of Ray Data's, for as many parts of the pictures as come to it."""
+    """The CLIP in a Ray Data actor, which scores one part of the pictures after the other."""
 
     def __init__(self, run: RunFolder, parts: Mapping[str, int], judgement: Judgement) -> None:
         self._run, self._parts, self._judgement = run, parts, judgement
@@ -181,8 +181,8 @@ def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnde
 def check_tokenizer(run: RunFolder, scorer: ImageScorer) -> None:
     """Raises ValueError if the run has scores of this CLIP that were made with another tokenizer.
 
-    What scores are compared by, the CLIP's fingerprint, covers its weights and preprocessing; the tokenizer is pinned beside
-    the scores by the first evaluation.
+    Scores are compared by the CLIP's fingerprint, which covers weights and preprocessing. The tokenizer is pinned beside the
+    scores by the first evaluation.
     """
     if not isinstance(scorer, OpenClipScorer) or not run.storage.exists(_tokenizer_path(scorer)):
         return
@@ -206,7 +206,7 @@ def _tokenizer_path(scorer: OpenClipScorer) -> str:
 def unscored(
     run: RunFolder, number: int, parts: Mapping[str, int], under: ScoredUnder, metrics: Collection[str]
 ) -> list[str]:
-    """Concepts of one part of `embeddings/` whose present word lacks a score of one of the metrics, made by just this."""
+    """Concepts of one part of `embeddings/` whose present word lacks one of the metrics under these conditions."""
     words = read_table(run, part_path("embeddings", number, parts["embeddings"]), ["concept", "fingerprint"])
     if words is None:
         return []
@@ -224,9 +224,9 @@ def score_part(
     judgement: Judgement,
     scorer: ImageScorer,
 ) -> tuple[int, list[Failure]]:
-    """Leaves the scores of these concepts, all of one part of `samples/`, as a fragment.
+    """Writes the scores of these concepts, all from one part of `samples/`, as a fragment.
 
-    Returns how many, and what could not be scored.
+    Returns the number scored and the failures.
     """
     part = number % parts["scores"]
     words = learned_words(run, number % parts["embeddings"], parts)
@@ -268,7 +268,7 @@ def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.
 
 
 def _scored(scores: pa.Table | None, under: ScoredUnder, metrics: Collection[str]) -> set[tuple[str, str]]:
-    """(concept, fingerprint) of the words that have all metrics, made by just this; so a new metric reaches old runs."""
+    """(concept, fingerprint) of the words that have all metrics under these conditions. A new metric thus reaches old runs."""
     if scores is None:
         return set()
     mine = made_under(scores, under)

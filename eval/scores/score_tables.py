@@ -1,6 +1,6 @@
-"""Scores as rows of `scores/*.parquet`, and what each was made by.
+"""Scores as rows of `scores/*.parquet`, with the conditions they were made under.
 
-What could not be computed is nan in a record and null in a table.
+A value that could not be computed is nan in a record and null in a table.
 """
 
 import math
@@ -27,9 +27,9 @@ SCORES = pa.schema([
 
 @dataclass(frozen=True, slots=True)
 class ScoredUnder:
-    """What a score was made by; two scores may be compared when all of it is the same.
+    """The conditions of a score. Scores may be compared if all of them are equal.
 
-    protocol: its label, "quick-v1". model, clip: as they were asked for; the digests say what they were.
+    protocol: its label, "quick-v1". model, clip: names as the user gave them; the digests identify them.
     """
 
     protocol: str
@@ -63,7 +63,7 @@ def score_rows(
 ) -> pa.Table:
     """The scores of one word, whose fingerprint it is, as a table of SCORES.
 
-    protocol: tells the difficulty of a prompt, where it tells any apart.
+    protocol: gives each prompt's class of difficulty, if it has such classes.
     """
     return pa.Table.from_pylist(
         [
@@ -76,13 +76,13 @@ def score_rows(
 
 
 def scores_of(table: pa.Table) -> list[Score]:
-    """The way back: `score_rows`' table as records."""
+    """The inverse of `score_rows`."""
     names = [each.name for each in fields(Score)]
     return [Score(**with_nan(row)) for row in table.select(names).to_pylist()]
 
 
 def made_under(scores: pa.Table, under: ScoredUnder) -> pa.Table:
-    """Those of SCORES' rows that were made by just this."""
+    """The rows of SCORES that were made under these conditions."""
     for name, value in asdict(under).items():
         scores = scores.filter(pc.equal(scores[name], value))
     return scores

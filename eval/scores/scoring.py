@@ -1,4 +1,4 @@
-"""Scores of one concept's pictures, each beside its floor and its ceiling: the metrics of metric_table.py, one by one."""
+"""Scores one concept's pictures by all metrics of metric_table.py, each with its floor and ceiling."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from eval.scores.metric_table import METRICS
 from eval.scores.metrics import covered, mean
 from pipeline.records import SampleKind, Score
 
-# What is drawn of the plain prompt without any learned or untrained word in it.
+# kinds of pictures of the plain prompt without the word, neither learned nor untrained
 FLOORS: tuple[SampleKind, ...] = ("noun", "wordless")
 
 
@@ -20,7 +20,7 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
     initializer) in the word's place, and with nothing there.
 
     texts: reads the prompts; None for a model that knows only pictures, which has no text_similarity.
-    rng: resamples the images for the intervals; derived from the concept, so that it is scored alike in any company.
+    rng: resamples the images for the intervals. Derived from the concept, so that other concepts do not change its scores.
 
     Raises ValueError when a prompt says nothing besides the word.
     """

@@ -1,4 +1,4 @@
-"""When enough pictures of a prompt have been drawn: sequential sampling with a bound on the interval's half-width.
+"""Sequential sampling: draw pictures of a prompt until the interval of its score is narrow enough.
 
 Pictures are drawn in rounds of 8, 16, 32, ... in all, each the first ones of the protocol's full sample, until Student's
 95 % interval of the prompt's mean score is narrower than the bound on either side, or the protocol's count is reached. (Chow
@@ -32,7 +32,7 @@ Prompt = tuple[SampleKind, str]  # "reconstruction" or "edit", and the prompt
 
 
 def rounds(most: int) -> Iterator[int]:
-    """How many pictures there are after each round: 8, 16, 32, ... and `most` at last.
+    """The number of pictures after each round: 8, 16, 32, ... and finally `most`.
 
     >>> list(rounds(40)), list(rounds(4))
     ([8, 16, 32, 40], [4])
@@ -104,7 +104,7 @@ def most_of(kind: SampleKind, protocol: Protocol) -> int:
 
 
 class Watch:
-    """Tells a drawing which pictures the rule asks for next, by what has been drawn so far."""
+    """Decides which pictures to draw next, by the scores of those drawn so far."""
 
     def __init__(self, protocol: Protocol, scorer: ImageScorer) -> None:
         self._protocol, self._scorer = protocol, scorer
@@ -115,7 +115,7 @@ class Watch:
             self._seen.setdefault(sample.concept, []).append((sample, feature))
 
     def due(self, wanted: Sequence[Wanted]) -> list[Wanted]:
-        """Those of one concept's undrawn pictures that the next round is to draw; the floors' all at once."""
+        """The concept's pictures of the next round. Pictures for floors are all drawn in the first one."""
         if not wanted:
             return []
         seen = self._seen.get(wanted[0].concept.name, [])
@@ -140,9 +140,9 @@ class Watch:
 
 
 def cut(encoded: Encoded, counts: Mapping[Prompt, int | None]) -> Encoded:
-    """Without the pictures that the rule would not have drawn, though they are there.
+    """Without existing pictures that the rule would not have drawn.
 
-    Raises ValueError where it asks for pictures that are not there.
+    Raises ValueError if pictures are missing that it would have drawn.
     """
     for (_, prompt), count in counts.items():
         if count is None:

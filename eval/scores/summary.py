@@ -1,6 +1,6 @@
-"""What a run amounts to: its headline, and one row a concept.
+"""A run's summary: its headline figures, and one row a concept.
 
-What could not be computed is nan in a record, null in a table and null in JSON.
+A value that could not be computed is nan in a record, and null in tables and JSON.
 """
 
 import math
@@ -24,9 +24,9 @@ BOUNDS = (
     "ceiling",
     "floor_noun",
     "floor_wordless",
-)  # of which a run has the mean over concepts, without an interval
-# One minus the cosine of pictures from the same noise. With the shipped model, words of the demo are at 0.2 and more, a word
-# that was moved by a tenth of its length at 0.005, and one that was not moved at 0.
+)  # figures whose mean over concepts has no interval
+# One minus the cosine between pictures from the same noise. With the shipped model, words of the demo have 0.2 and more, a
+# word moved by a tenth of its length 0.005, an unmoved one 0.
 NO_EFFECT = 0.01
 
 CONCEPTS = pa.schema([
@@ -83,13 +83,13 @@ class ConceptSummary:
     more: Mapping[str, float] = field(default_factory=dict)
 
     def figure(self, name: str) -> float:
-        """One of metric_table.COLUMNS by its name, or another figure that has a field here."""
+        """The figure of that name: one of metric_table.COLUMNS, or a field."""
         found: float = self.more[name] if name in self.more else getattr(self, name, math.nan)
         return found
 
     @property
     def no_effect(self) -> bool:
-        """Whether the word draws what its initializer draws."""
+        """True if the word draws the same as its initializer."""
         return self.effect < NO_EFFECT
 
 
@@ -161,12 +161,12 @@ def summarise(
 ) -> Summary:
     """What a run amounts to.
 
-    scores: SCORES; rows of a word that is no longer the concept's (another fingerprint) are passed over, so that a
-    concept which was learned again since counts as unscored.
+    scores: SCORES. Rows of an older word (another fingerprint) are ignored, so that a concept which has been learned again
+    since counts as unscored.
     embeddings: pipeline.store.run_tables.EMBEDDINGS, a row per concept and text encoder.
     rng: resamples the concepts for the intervals.
-    under: of scores made under several conditions, the ones to summarise.
-    confusion: of the same words, where their features were kept.
+    under: which scores to summarise, if there are some of several conditions.
+    confusion: of the same words, if their features were kept.
 
     Raises ValueError when the scores are of several protocols, models, CLIPs or samplers and `under` does not choose,
     when a score is there twice, or when a concept has two words.
@@ -198,7 +198,7 @@ def summarise(
     headline = [
         (name, np.median if name in metric.medians else np.mean) for metric in METRICS for name in metric.headline
     ]
-    # What is new draws last, so that the intervals of old runs stay as they were reported.
+    # New figures draw from rng last, so that the intervals of old runs stay as reported.
     estimates = {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name in own}
     difficulties = _difficulties(current, rng)
     estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
@@ -275,7 +275,7 @@ def mean_of(concepts: Sequence[ConceptSummary], figure: str, rng: np.random.Gene
 
 
 def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Concepts are what is resampled: of each, the mean over its prompts of that class."""
+    """Concepts are resampled; each contributes its mean over the prompts of that class."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in scores.select(["concept", "difficulty", "value"]).to_pylist():
         if row["difficulty"] and row["value"] is not None:
