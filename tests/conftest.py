@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from tests.gcs_server import GoogleStore
     from tests.job_process import FinishedRun
 
 SECRET = "test-secret-that-nobody-may-see"
@@ -65,6 +66,15 @@ def bucket(moto_endpoint: str) -> Bucket:
     made = Bucket(f"s3://test-{uuid.uuid4().hex[:12]}", moto_endpoint, {"endpoint_url": moto_endpoint})
     fsspec.filesystem("s3", **made.options).mkdir(made.url)
     return made
+
+
+@pytest.fixture
+def google() -> "Iterator[GoogleStore]":
+    """An empty Google Cloud Storage, as far as gcsfs goes."""
+    from tests.gcs_server import google_store
+
+    with google_store() as store:
+        yield store
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,7 @@ from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.store.events import EventLog
 from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
-from pipeline.store.run_folder import RunFolder, short
+from pipeline.store.run_folder import RunFolder, doubt_of_exactly_once, short
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from jobs.application.progress import ProgressDisplay
     from pipeline.scheduling.driver import Progress
     from pipeline.scheduling.worker_process import WorkerProcess
+
+_log = logging.getLogger(__name__)
 
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
 
@@ -87,8 +90,8 @@ class Run:
             self.start_encoder = load_start_encoder(self.model)
             self.request = replace(request, settings=replace(request.settings, start_encoder=self.start_encoder.digest))
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
-        self.folder.storage.write_bytes("_writable", b"")
-        self.folder.storage.delete("_writable")
+        if said := doubt_of_exactly_once(self.folder.storage):
+            _log.warning("%s", said)
         self.began = time.monotonic()
         self.log = EventLog(self.folder)
         self.done: dict[str, str] = {}

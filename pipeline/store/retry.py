@@ -25,6 +25,9 @@ CONNECTION_FAULTS = frozenset(
         "botocore.ResponseParserError",
         "aiohttp.ClientConnectionError",
         "aiohttp.ClientPayloadError",
+        "requests.ConnectionError",  # gcsfs raises these two for answers that it did not get
+        "requests.Timeout",
+        "google.TransportError",
     }
 )
 LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -106,7 +109,11 @@ def _is_transient(error: Exception) -> bool:
 def _explained(error: Exception, failed: str, said: str) -> StorageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return StorageNotFoundError(f"{failed}: there is no such file, folder or bucket. Check the spelling.")
-    if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+    if (
+        isinstance(error, PermissionError)
+        or type(error).__name__ == "NoCredentialsError"
+        or http_status(error) in (401, 403)
+    ):
         return StorageError(f"{failed}: access denied ({said}). Check the credentials and what they may do there.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return StorageError(f"{failed}: no space is left there. Free some and run the same command again.")

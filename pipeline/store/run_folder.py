@@ -6,6 +6,7 @@ files that a marker names are trusted. publish.py makes the tables from the mark
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -14,7 +15,8 @@ from pipeline.records import Failure
 from pipeline.store.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
 from pipeline.store.damaged import DamagedFileError, object_of, say_damaged
 from pipeline.store.locations import all_without_credentials
-from pipeline.store.storage import Storage, StorageNotFoundError, without_credentials
+from pipeline.store.remote.object_stores import EXACTLY_ONCE
+from pipeline.store.storage import Storage, StorageNotFoundError, scheme_of, without_credentials
 
 Record = TypeVar("Record")
 
@@ -116,6 +118,26 @@ class RunFolder:
         """Raises DamagedFileError, StorageError."""
         shown = without_credentials(self.storage.join(path), self.storage.options)
         return object_of(self.storage.read_bytes(path), shown)
+
+
+def doubt_of_exactly_once(storage: Storage) -> str:
+    """Why two workers that finish one word at the same time may both take theirs for the one that counts; "" if they cannot.
+
+    Raises StorageError for a folder that cannot be written.
+    """
+    probe = f"_writable-{uuid.uuid4().hex}"
+    try:
+        storage.create_exclusive(probe, b"")
+        twice = storage.create_exclusive(probe, b"")
+    finally:
+        storage.delete(probe)
+    shown, then = without_credentials(storage.url), "run one driver at a time, or a training may be lost"
+    if twice:
+        return f"{shown} has no conditional writes (it created one file twice): {then}"
+    if scheme_of(storage.url) not in EXACTLY_ONCE:
+        tested = ", ".join(f"{scheme}://" for scheme in sorted(EXACTLY_ONCE - {"local"}))
+        return f"{shown} was not tested for writers that race; {tested} were: {then}"
+    return ""
 
 
 def _record(kind: type[Record], found: Mapping[str, Any], path: str) -> Record:

@@ -5,7 +5,6 @@
 A Storage holds a URL and options but no connection, so it can be sent to other processes.
 """
 
-import copy
 import errno
 import glob
 import os
@@ -31,6 +30,7 @@ from pipeline.store.local_disk import (
     versions_matching,
 )
 from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
+from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system
 from pipeline.store.retry import (
     StorageError,
     StorageNotFoundError,
@@ -52,11 +52,6 @@ __all__ = [
     "without_credentials",
 ]
 
-# One lost page must not restart a listing of many pages, so each request has a few retries of its own too.
-S3_CONFIG = {"retries": {"mode": "standard", "max_attempts": 3}, "connect_timeout": 10, "read_timeout": 60}
-S3_PROTOCOLS = frozenset({"s3", "s3a"})
-# Options are for object stores (endpoint, keys). They must not be sent to a web server.
-WITHOUT_OPTIONS = frozenset({"file", "local", "memory", "http", "https"})
 CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # written by _through_partial only
@@ -69,7 +64,7 @@ class Storage:
     """A folder (or one file) at `url`; every path below is relative to it, "" being the URL itself.
 
     url: a local path is made absolute at once, because other processes have other working directories.
-    options: fsspec's keyword arguments, for object stores only.
+    options: fsspec's keyword arguments for S3; those of other stores under their names, such as {"gs": {"token": ...}}.
     """
 
     url: str
@@ -83,13 +78,13 @@ class Storage:
             object.__setattr__(self, "url", f"{scheme.lower()}://{rest}")
         if CHAINED.search(self.url):
             raise ValueError(f"chained URLs ('::') are not supported: {without_credentials(self.url)}")
+        if scheme_of(self.url) not in ALLOWED:
+            raise ValueError(
+                f"{without_credentials(self.url)}: {scheme_of(self.url)}:// is not read here; "
+                "use s3://, gs://, az://, hdfs://, https:// or a path"
+            )
         try:
             fsspec.get_filesystem_class(scheme_of(self.url))
-        except ValueError:
-            raise ValueError(
-                f"{without_credentials(self.url)}: nothing is known of {scheme_of(self.url)}://; "
-                "use s3://, gs://, https://, memory:// or a path"
-            ) from None
         except ImportError as error:
             raise ValueError(f"{without_credentials(self.url)}: {error}") from None
         if self.is_local:
@@ -100,12 +95,12 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        return scheme_of(self.url) in ("file", "local")
+        return scheme_of(self.url) in LOCAL
 
     @property
     def is_web(self) -> bool:
         """A web server. Its files can be read by name; nothing can be listed or written."""
-        return scheme_of(self.url) in ("http", "https")
+        return scheme_of(self.url) in WEB
 
     def join(self, path: str) -> str:
         """The URL of `path`. Raises ValueError for one that leads outside this folder."""
@@ -128,14 +123,14 @@ class Storage:
                     return file.read() if end is None else file.read(end)
             try:
                 if self.is_web:
-                    from pipeline.store.web import read_web  # its client takes a while to import
+                    from pipeline.store.remote.web import read_web  # its client takes a while to import
 
                     return read_web(self._key(path), end)
                 # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
-                whole = {"max_concurrency": 1} if scheme_of(self.url) in S3_PROTOCOLS else {}
+                whole = {"max_concurrency": 1} if KINDS.get(scheme_of(self.url)) == "s3" else {}
                 part = whole if end is None else {"start": 0, "end": end}
                 return bytes(self._fs().cat_file(self._key(path), **part))
-            except OSError as error:
+            except Exception as error:  # gcsfs has exceptions that are no OSError
                 if end is not None and http_status(error) == 416:  # no range of an empty object can be satisfied
                     return b""
                 raise
@@ -151,7 +146,7 @@ class Storage:
 
         def read() -> bytes:
             if self.is_local:
-                with Path(self.join(path)).open("rb") as file:
+                with opened_regular(self.join(path)) as file:
                     file.seek(max(0, file.seek(0, os.SEEK_END) - count))
                     return file.read()
             return bytes(self._fs().tail(self._key(path), count))
@@ -172,20 +167,11 @@ class Storage:
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Writes the file unless there is one: True if this call made it. Of several callers exactly one gets True.
 
-        On memory:// and stores without conditional writes that holds only for callers that do not race.
+        On the stores that are not in EXACTLY_ONCE that holds only for callers that do not race.
         """
         if self.is_local:
             return self._try("create", path, lambda: self._through_partial(path, data, link))
-        if scheme_of(self.url) not in S3_PROTOCOLS:
-            return self._try("create", path, lambda: _made(self._fs().pipe_file, self._key(path), data, mode="create"))
-        # An answer may be lost after the store has done its work; the mark tells our own file from another's.
-        mark = uuid.uuid4().hex
-
-        def create() -> bool:
-            made = _made(self._fs().pipe_file, self._key(path), data, mode="create", Metadata={"creator": mark})
-            return made or self._fs().metadata(self._key(path), refresh=True).get("creator") == mark
-
-        return self._try("create", path, create)
+        return self._try("create", path, creation(self._fs(), scheme_of(self.url), self._key(path), data))
 
     def names(self, folder: str = "") -> list[str]:
         """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist."""
@@ -264,10 +250,6 @@ class Storage:
         except StorageNotFoundError:
             return []
 
-    def islink(self) -> bool:
-        """Whether this is a local link, to something or to nothing."""
-        return self.is_local and Path(self.join("")).is_symlink()
-
     def is_link(self) -> bool:
         """Whether this is a local link, to something or to nothing."""
         return self.is_local and Path(self.join("")).is_symlink()
@@ -308,19 +290,7 @@ class Storage:
                     self.delete(path)
 
     def _fs(self) -> Any:
-        # fsspec keeps one file system for the same arguments, so asking again costs microseconds.
-        protocol = scheme_of(self.url)
-        if protocol in ("http", "https"):
-            return fsspec.filesystem(protocol, encoded=True)  # a signature is of the bytes as they were written
-        if protocol in WITHOUT_OPTIONS:
-            return fsspec.filesystem(protocol)
-        options = copy.deepcopy(dict(self.options))  # botocore rewrites the settings that it is given
-        if protocol in S3_PROTOCOLS:
-            options["config_kwargs"] = copy.deepcopy(S3_CONFIG) | options.get("config_kwargs", {})
-        system = fsspec.filesystem(protocol, use_listings_cache=False, **options)
-        if protocol in S3_PROTOCOLS:
-            system.retries = 1  # the tries are counted in _keep_trying and, for a request, in S3_CONFIG
-        return system
+        return file_system(scheme_of(self.url), self.options)
 
     def _key(self, path: str) -> str:
         key = str(self._fs()._strip_protocol(self.join(path)))
@@ -362,11 +332,3 @@ def _version_in_store(info: Mapping[str, Any]) -> str | None:
     names = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
     version = next((info[name] for name in names if info.get(name)), None)
     return None if version is None else f"{info.get('size')}-{str(version).strip(chr(34))}"
-
-
-def _made(write: Callable[..., object], *arguments: Any, **keywords: Any) -> bool:
-    try:
-        write(*arguments, **keywords)
-    except FileExistsError:
-        return False
-    return True

@@ -14,12 +14,14 @@ from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, 
 from tests.conftest import Bucket
 
 
-@pytest.fixture(params=["disk", "memory", "s3"])
+@pytest.fixture(params=["disk", "memory", "s3", "gs"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "disk":
         return Storage(str(tmp_path / "run"))
     if request.param == "memory":
         return Storage(f"memory://{tmp_path.name}/run")
+    if request.param == "gs":
+        return Storage("gs://bucket/run", request.getfixturevalue("google").options)
     bucket: Bucket = request.getfixturevalue("bucket")
     return Storage(f"{bucket.url}/run", bucket.options)
 
@@ -203,7 +205,10 @@ def test_writing_to_a_bucket_that_does_not_exist_says_so_and_makes_none(bucket: 
     ("make", "said"),
     [
         (lambda: Storage(""), "must not be empty"),
-        (lambda: Storage("foo://x"), "nothing is known of foo://"),
+        (lambda: Storage("foo://x"), "foo:// is not read here"),
+        (lambda: Storage("ftp://host/x"), "ftp:// is not read here"),
+        (lambda: Storage("github://owner:repo@main/x"), "github:// is not read here"),
+        (lambda: Storage("reference://x"), "reference:// is not read here"),
         (lambda: Storage("simplecache::s3://x"), "chained URLs"),
         (lambda: Storage("a\0b"), "NUL"),
     ],
