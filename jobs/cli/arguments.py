@@ -12,8 +12,9 @@ def add_storage(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=os.environ.get(STORAGE_OPTIONS, "").split(),
         metavar="KEY=VALUE|@FILE",
-        help="for S3, such as endpoint_url=http://minio:9000; gs.NAME=VALUE for Google's store, az. and hdfs. likewise; @FILE: one "
-        f"a line, where other accounts of the machine cannot see it (may be repeated; default: what the environment's {STORAGE_OPTIONS} lists)",
+        help="for S3, such as endpoint_url=http://minio:9000; gs.NAME=VALUE for Google's store, az. and hdfs. likewise; @FILE: "
+        "one a line, where other accounts of the machine cannot see it (may be repeated; default: what the environment's "
+        f"{STORAGE_OPTIONS} lists)",
     )
 
 
