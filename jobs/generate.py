@@ -17,8 +17,8 @@ from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from pipeline.settings import Sampler
-from pipeline.store.storage import parse_storage_options
-from pipeline.text_files import lines_of
+from pipeline.store.storage import Storage, parse_storage_options
+from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
 
 DRAWN, NOT_STARTED = 0, 2
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return lines_of(path.read_bytes())
+        return sentences_of_file(Storage(str(path)).read_bytes(at_most=MOST_TEXT_BYTES))
     except ValueError as error:
         raise ValueError(f"--prompts {path}: {error}") from None
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from pipeline.text_files import is_one_line
+from pipeline.text_files import MOST_SENTENCE, is_one_line
 
 CropMode = Literal["centre", "pad", "squash"]
 EarlyStop = Literal["settled", "dvar", "off"]
@@ -156,10 +156,10 @@ class InversionSettings:
         )
         for template in self.templates:
             _require(
-                template.count("{}") == 1 and is_one_line(template),
+                template.count("{}") == 1 and is_one_line(template) and len(template) <= MOST_SENTENCE,
                 "template",
                 template,
-                "one line with one {} where the word stands",
+                f"one line of at most {MOST_SENTENCE:,} characters with one {{}} where the word stands",
             )
         _require(0 <= self.background < 1, "background", self.background, "from 0 up to, not including, 1")
         _require(self.background == 0 or self.masks != "off", "background", self.background, "0 without masks")

@@ -10,6 +10,10 @@ MARKS = (  # how a file says its encoding; UTF-32 first, for its mark begins lik
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MOST_TEXT_BYTES, MOST_SENTENCE = (
+    1_000_000,
+    2_048,
+)  # of a list of sentences, and characters of one: models read some hundred
 REFUSED = ("Cc", "Zl", "Zp", "Cs")  # control characters, line and paragraph separators, unpaired surrogates
 
 
@@ -51,6 +55,24 @@ def lines_of(data: bytes) -> list[str]:
         if not is_one_line(line.replace("\t", " ")):
             raise ValueError(f"line {number}: {line[:60]!a} holds a control character or a line separator; remove it")
     return [line for line in lines if line]
+
+
+def sentences_of_file(data: bytes) -> list[str]:
+    """The lines of a text file as sentences. Raises ValueError as `lines_of` does, and for a long file or line."""
+    if len(data) > MOST_TEXT_BYTES:
+        raise ValueError(f"has more than {MOST_TEXT_BYTES:,} bytes; at most so many are read")
+    lines = lines_of(data)
+    for line in lines:
+        refuse_long(line)
+    return lines
+
+
+def refuse_long(sentence: str) -> None:
+    """Raises ValueError for a sentence that no model reads: a tokenizer would work on all of it."""
+    if len(sentence) > MOST_SENTENCE:
+        raise ValueError(
+            f"{sentence[:60]!a}... has {len(sentence):,} characters; at most {MOST_SENTENCE:,} are taken for a sentence"
+        )
 
 
 def is_one_line(text: str) -> bool:

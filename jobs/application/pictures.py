@@ -19,6 +19,7 @@ from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.text_files import refuse_long
 
 Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
 
@@ -35,6 +36,8 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         family_of(configuration.get("model_family", "")).refuse_unsuited(request.sampler)
         words = _words(run)
         words |= _words_of_files(request.word_files, options, words, configuration)
+        for prompt in request.prompts:
+            refuse_long(prompt)
         _refuse_unknown_words(request.prompts, list(words))
         if request.count < 1 or request.steps < 1:
             raise ValueError("--count and --steps must be at least 1")

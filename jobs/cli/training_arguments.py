@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start
+from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
-from pipeline.text_files import lines_of
+from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
 
 # Option -> field of InversionSettings, type and what is shown for its value, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
@@ -93,9 +94,9 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:
     if url is None:
         return ()
-    data = Storage(url, options).read_bytes()
+    data = Storage(url, with_private(options)).read_bytes(at_most=MOST_TEXT_BYTES)
     try:
-        templates = tuple(lines_of(data))
+        templates = tuple(sentences_of_file(data))
     except ValueError as error:
         raise ValueError(f"--templates {url}: {error}") from None
     if not templates:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.inputs.images import SQUARE_MODES, decode, decode_alpha, decode_mask
 from pipeline.inputs.listing import list_files
-from pipeline.inputs.sidecars import MASKS, Extras, caption_of, sidecar_of, with_sidecars
+from pipeline.inputs.sidecars import MASKS, MOST_CAPTION_BYTES, Extras, caption_of, sidecar_of, with_sidecars
 from pipeline.records import Concept, ImageSet, RejectedImage, Source
 from pipeline.settings import CropMode
 from pipeline.store.storage import (
@@ -177,8 +177,8 @@ class _Reader:
     extras: Extras
     sources: Sequence[Source]
 
-    def read(self, source: Source, seen: dict[str, Source]) -> bytes:
-        data = _read(source, self.options)
+    def read(self, source: Source, seen: dict[str, Source], at_most: int = MAX_BYTES) -> bytes:
+        data = Storage(source.url, self.options).read_bytes(at_most=at_most)
         seen[source.url] = replace(source, digest=hashlib.sha256(data).hexdigest())
         return data
 
@@ -207,7 +207,9 @@ class _Reader:
         if source is None:
             return None
         try:
-            return caption_of(self.read(source, seen))
+            return caption_of(self.read(source, seen, MOST_CAPTION_BYTES))
+        except StorageTooLargeError as error:
+            raise ValueError(f"its caption: {error}") from None
         except ValueError as error:
             raise ValueError(f"its caption, {without_credentials(source.url, self.options)}: {error}") from None
 

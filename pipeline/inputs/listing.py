@@ -27,6 +27,7 @@ UNREAD = {
     **dict.fromkeys((".eps", ".ai"), "a PostScript drawing: convert it to PNG"),
     **dict.fromkeys(RAW, "a camera's raw picture: export it as JPEG"),
 }
+MOST_FILES = 100_000  # in a folder that is one concept's
 SIGNS = re.compile(r"[*?[]")
 ESCAPED = re.compile(r"\[([*?[])\]")  # a sign of patterns that stands for itself, as glob.escape writes it
 
@@ -69,7 +70,7 @@ def list_files(entry: str, options: Mapping[str, Any]) -> Listing:
 
 
 def _inside(place: Storage, shown: str) -> Listing:
-    files = place.identities() | dict.fromkeys(place.links_to_nothing())
+    files = place.identities(at_most=MOST_FILES) | dict.fromkeys(place.links_to_nothing())
     if not files:
         return Listing(note=f"{shown}: no such file, nor a folder with files")
     others = ", ".join(_printable(name) for name in list(files)[:3]) + (", ..." if len(files) > 3 else "")

@@ -2,7 +2,7 @@
 
     read_manifest("s3://bucket/manifest.csv") -> Manifest(concepts=...)  or  ManifestError
 
-manifest_rows.py turns CSV, JSONL and Parquet into rows; what a row must say stands here.
+manifest_rows.py turns CSV, JSONL and Parquet into rows; what a row must say stands here. manifest_problems.py has the limits.
 """
 
 import hashlib
@@ -14,16 +14,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.inputs.listing import plain
-from pipeline.inputs.manifest_rows import MAX_CELL, MOST_BYTES, ManifestError, Problem, Row, read_rows, shortened
+from pipeline.inputs.manifest_problems import (
+    MOST_BYTES,
+    MOST_PROBLEMS,
+    ManifestError,
+    Problem,
+    TooManyProblemsError,
+    shortened,
+)
+from pipeline.inputs.manifest_rows import MAX_CELL, Row, read_rows
 from pipeline.records import Concept, Failure, Kind
+from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
-from pipeline.text_files import is_one_line
+from pipeline.text_files import MOST_SENTENCE, is_one_line
 
 __all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_RULE = "letters a-z and A-Z, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
-MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS = 128, 140, 200, 2048, 64
+MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS, MAX_LIST = 128, 140, 200, 2048, 64, 1_000
 COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
 REQUIRED = COLUMNS[:2]
 READ_ELSEWHERE = ("subject",)  # carried along here, and read by protocols
@@ -93,7 +102,7 @@ def read_manifest(
         right = f"means nothing; the columns are {', '.join((*COLUMNS, *READ_ELSEWHERE))}"
         raise ManifestError(shown, (Problem(0, f"--column {min(unknown)}", "", right),))
     try:
-        file = Storage(url, options)
+        file = Storage(url, with_private(options))
         data = file.read_bytes(at_most=MOST_BYTES)
         folder = resolve_url("..", file.join(""))
     except (StorageError, ValueError) as error:
@@ -107,6 +116,8 @@ def read_manifest(
             wrong = _clashes(concept, taken)
         if concept is None or wrong:
             problems += wrong
+            if len(problems) > MOST_PROBLEMS:
+                raise TooManyProblemsError(shown, sorted(problems, key=lambda problem: problem.line))
             continue
         taken[f"concept {concept.name.lower()}"] = concept
         taken |= {f"word {word}": concept for word in _words(concept)}
@@ -225,6 +236,10 @@ def _images(column: str, value: object, folder: str) -> tuple[str, ...]:
                 ) from None
     if not isinstance(listed, list):
         raise _WrongError(column, value, "must be a folder, a glob, or a list of files")
+    if len(listed) > MAX_LIST:
+        raise _WrongError(
+            column, value, f"lists {len(listed):,} files, at most {MAX_LIST:,} are taken: a word needs 3 to 5"
+        )
     references = [_path(column, reference) for reference in listed]
     if not references or not all(references):
         raise _WrongError(column, value, "is missing or holds an empty name; give a folder, a glob, or a list of files")
@@ -256,7 +271,9 @@ def _captions(column: str, value: object) -> dict[str, str]:
         found = {str(name): said for name, said in found}  # a map, as pandas writes it into JSON
     if not isinstance(found, dict):
         raise _WrongError(column, value, 'is no JSON object such as {"1.jpg": "my {} asleep"}, file names to sentences')
-    return {name: _printable(column, said, MAX_URL) for name, said in found.items() if said is not None}
+    if len(found) > MAX_LIST:
+        raise _WrongError(column, value, f"has {len(found):,} sentences, at most {MAX_LIST:,} are taken")
+    return {name: _printable(column, said, MOST_SENTENCE) for name, said in found.items() if said is not None}
 
 
 def _file(column: str, value: object, folder: str) -> str | None:

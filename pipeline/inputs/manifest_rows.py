@@ -11,52 +11,26 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
-from pipeline.store.locations import without_credentials
+from pipeline.inputs.manifest_parquet import opened_parquet, parquet_rows
+from pipeline.inputs.manifest_problems import (
+    MOST_CELLS,
+    MOST_COLUMNS,
+    MOST_PROBLEMS,
+    MOST_ROWS,
+    SHOWN,
+    BrokenFileError,
+    ManifestError,
+    Problem,
+    TooManyProblemsError,
+    shortened,
+)
 from pipeline.text_files import decode_text, is_one_line
 
 MAX_CELL = 1_000_000
 GAPS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}  # pandas writes NaN where a value is missing
-SHOWN = 60
+NAMED = 50  # columns in a message
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 SUFFIXES = {".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet"}
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: line 0 is the file as a whole, column "" the row as a whole."""
-
-    line: int
-    column: str
-    value: str
-    right: str
-
-    def __str__(self) -> str:
-        place = ", ".join([f"line {self.line}"] * (self.line > 0) + [self.column] * bool(self.column))
-        said = f"{self.value} {self.right}" if self.value else self.right
-        return f"{place}: {said}" if place else said
-
-
-# A manifest of a million concepts takes some 100 MB; its problems are listed as far as anybody reads them.
-MOST_BYTES, MOST_ROWS, LISTED = 500_000_000, 1_000_000, 1_000
-
-
-class ManifestError(Exception):
-    """A manifest that cannot be used; its text names every problem."""
-
-    def __init__(self, url: str, problems: Sequence[Problem], good: int = 0) -> None:
-        super().__init__(url, problems, good)
-        self.url, self.problems, self.good = url, tuple(problems), good
-
-    def __str__(self) -> str:
-        if len(self.problems) == 1 and not self.problems[0].line:
-            return f"{self.url}: {self.problems[0]}"
-        bad = len({problem.line for problem in self.problems})
-        head = f"{self.url}: {bad} bad row{'s' * (bad != 1)}, {self.good} good"
-        more = [f"  and {len(self.problems) - LISTED:,} more"] if len(self.problems) > LISTED else []
-        return "\n".join([head, *(f"  {problem}" for problem in self.problems[:LISTED]), *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +39,6 @@ class Row:
 
     line: int
     cells: dict[str, Any]
-
-
-class _BrokenFileError(Exception):
-    """The file as a whole cannot be read."""
-
-
-def shortened(value: object) -> str:
-    """A value as it may stand in a message: quoted, in printable ASCII or letters, at most about 60 characters."""
-    text = without_credentials(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
-    visible = "".join(sign if sign.isprintable() else _escaped(sign) for sign in text[:SHOWN])
-    return f'"{visible}"' + (f"... ({len(text):,} characters)" if len(text) > SHOWN else "")
-
-
-def _escaped(sign: str) -> str:
-    if "\udc80" <= sign <= "\udcff":  # a byte that was not UTF-8
-        return f"\\x{ord(sign) - 0xDC00:02x}"
-    return sign.encode("unicode_escape", "surrogatepass").decode()
 
 
 def read_rows(
@@ -95,8 +52,7 @@ def read_rows(
     """The rows that can be told apart, and what is wrong with the others.
 
     columns, required: the names that mean something, and those that must be there. called: what some of them are called in
-    this file. Raises ManifestError for a file of
-    which nothing can be used.
+    this file. Raises ManifestError for a file of which nothing can be used, and TooManyProblemsError.
     """
     try:
         form = _format(url, data)
@@ -110,30 +66,38 @@ def read_rows(
         }[form]
         rows: list[Row] = []
         problems: list[Problem] = []
+        cells = 0
         for item in read():
             if isinstance(item, Row):
                 rows.append(item)
+                cells += len(item.cells)
             else:
                 problems.append(item)
+            if len(rows) > MOST_ROWS or cells > MOST_CELLS:
+                raise BrokenFileError(
+                    f"has over {MOST_ROWS:,} rows or {MOST_CELLS:,} cells; at most so many are read: divide it"
+                )
+            if len(problems) > MOST_PROBLEMS:
+                raise TooManyProblemsError(shown, problems)
         if not rows and not problems:
-            raise _BrokenFileError("has no rows: only a header, or nothing" if form == "CSV" else "has no rows")
+            raise BrokenFileError("has no rows: only a header, or nothing" if form == "CSV" else "has no rows")
         if rows:
             _check_called(names, called)
             _check_names(_renamed(dict(names), called), columns, required)
             rows = [Row(row.line, _renamed(row.cells, called)) for row in rows] if called else rows
-    except _BrokenFileError as error:
+    except BrokenFileError as error:
         raise ManifestError(shown, (Problem(0, "", "", str(error)),)) from None
     return rows, problems
 
 
 def _format(url: str, data: bytes) -> str:
     if not data.strip():
-        raise _BrokenFileError("is empty")
+        raise BrokenFileError("is empty")
     suffix = PurePosixPath(url.split("?")[0]).suffix.lower()
     if suffix not in SUFFIXES:
-        raise _BrokenFileError(f"the ending {suffix!r} is not one of {', '.join(SUFFIXES)}")
+        raise BrokenFileError(f"the ending {suffix!r} is not one of {', '.join(SUFFIXES)}")
     if data.startswith(b"PAR1") != (SUFFIXES[suffix] == "Parquet"):
-        raise _BrokenFileError(f"is not what its ending {suffix} says: Parquet files, and no others, begin with PAR1")
+        raise BrokenFileError(f"is not what its ending {suffix} says: Parquet files, and no others, begin with PAR1")
     return SUFFIXES[suffix]
 
 
@@ -142,7 +106,7 @@ def _decoded(data: bytes) -> str:
     try:
         return decode_text(data, errors="surrogateescape")
     except ValueError as error:
-        raise _BrokenFileError(str(error)) from None
+        raise BrokenFileError(str(error)) from None
 
 
 def _csv_rows(data: bytes, names: dict[str, None], expected: Collection[str]) -> Iterator[Row | Problem]:
@@ -161,7 +125,7 @@ def _csv_rows(data: bytes, names: dict[str, None], expected: Collection[str]) ->
                 return
             except csv.Error as error:
                 if header is None:
-                    raise _BrokenFileError(f"line {line}: the header cannot be read ({error})") from None
+                    raise BrokenFileError(f"line {line}: the header cannot be read ({error})") from None
                 # An open quotation mark swallows the rest of the file, so its beginning is what has to be named.
                 yield Problem(
                     line, "", "", f"quotation marks do not match ({error}); inside a quoted cell, double them"
@@ -191,7 +155,7 @@ def _csv_row(cells: list[str], header: list[str], header_line: int, line: int, s
         return Problem(line, "", shortened(separator.join(cells)), right)
     for position, (name, cell) in enumerate(zip(header, cells, strict=True), 1):
         if not name and cell.strip():
-            raise _BrokenFileError(
+            raise BrokenFileError(
                 f"line {header_line}: column {position} has no name (pandas: to_csv(..., index=False)), but line {line} has "
                 f"{shortened(cell)} there"
             )
@@ -206,7 +170,7 @@ def _without_sep_line(text: str) -> tuple[str, str, int]:
     # The line may have been saved again as a row: in quotation marks, with empty cells behind it.
     sign = re.fullmatch(r"""\s*(\\t|\t|[^\w\s"'\\])"?\s*[,;\t]*\s*""", first["sign"])
     if sign is None:
-        raise _BrokenFileError(
+        raise BrokenFileError(
             f"line 1: {shortened(first[0].strip())} must name one sign, as sep=; does; or remove the line"
         )
     return text[first.end() :], "\t" if sign[1] == "\\t" else sign[1], 1
@@ -234,12 +198,15 @@ def _header(cells: list[str], line: int) -> list[str]:
     while not header[-1]:
         header.pop()
     if fault := _fault_of_names(name for name in header if name):
-        raise _BrokenFileError(f"line {line}: {fault}")
+        raise BrokenFileError(f"line {line}: {fault}")
     return header
 
 
 def _fault_of_names(header: Iterable[str]) -> str:
     seen: set[str] = set()
+    header = list(header)
+    if len(header) > MOST_COLUMNS:
+        return f"{len(header):,} columns; at most {MOST_COLUMNS:,} are read"
     for position, name in enumerate(header, 1):
         if not name:
             return f"column {position} has no name (pandas: to_csv(..., index=False))"
@@ -271,6 +238,8 @@ def _jsonl_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
             yield Problem(line, "", "", fault)
             continue
         names.update(dict.fromkeys(cells))
+        if len(names) > MOST_COLUMNS:
+            raise BrokenFileError(f"line {line}: over {MOST_COLUMNS:,} columns; at most so many are read")
         yield Row(line, cells)
 
 
@@ -282,23 +251,12 @@ def _no_pair_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet_rows(data: bytes, names: dict[str, None]) -> Iterator[Row | Problem]:
-    try:
-        said = pyarrow.parquet.read_metadata(io.BytesIO(data))
-        unpacked = sum(said.row_group(each).total_byte_size for each in range(said.num_row_groups))
-        if said.num_rows > MOST_ROWS or unpacked > MOST_BYTES:
-            raise _BrokenFileError(
-                f"has {said.num_rows:,} rows of {unpacked:,} bytes unpacked; at most {MOST_ROWS:,} and {MOST_BYTES:,} are read: "
-                "divide it"
-            )
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
-        if fault := _fault_of_names(table.column_names):
-            raise _BrokenFileError(fault)
-        names.update(dict.fromkeys(table.column_names))
-        rows = table.to_pylist(maps_as_pydicts="strict")
-    except (pyarrow.ArrowException, OSError, KeyError) as error:  # KeyError: a name twice in a map
-        raise _BrokenFileError(f"is not a readable Parquet file ({str(error)[:200]})") from None
-    for line, cells in enumerate(rows, 1):
-        yield Row(line, {name: None if value != value else value for name, value in cells.items()})  # NaN is a gap
+    file = opened_parquet(data)
+    if fault := _fault_of_names(file.schema_arrow.names):
+        raise BrokenFileError(fault)
+    names.update(dict.fromkeys(file.schema_arrow.names))
+    for line, cells in enumerate(parquet_rows(file), 1):
+        yield Row(line, cells)
 
 
 def _renamed(cells: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
@@ -307,14 +265,19 @@ def _renamed(cells: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, A
     return renamed | {name: value for name, value in cells.items() if name not in {*called, *called.values()}}
 
 
+def _listed(names: Collection[str]) -> str:
+    more = f", and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(sorted(names)[:NAMED]) + more
+
+
 def _check_called(names: Collection[str], called: Mapping[str, str]) -> None:
     """Refuses a column that is not there, and one that would hide another."""
-    here = ", ".join(sorted(names))
+    here = _listed(names)
     for column, name in called.items():
         if name not in names:
-            raise _BrokenFileError(f"{column}={name}: there is no column {name!r}. Columns here: {here}")
+            raise BrokenFileError(f"{column}={name}: there is no column {name!r}. Columns here: {here}")
         if column in names and column not in called.values():
-            raise _BrokenFileError(f"{column}={name}: there is a column {column!r} as well; rename it in the file")
+            raise BrokenFileError(f"{column}={name}: there is a column {column!r} as well; rename it in the file")
 
 
 def _check_names(names: Iterable[str], columns: Sequence[str], required: Sequence[str]) -> None:
@@ -336,4 +299,4 @@ def _check_names(names: Iterable[str], columns: Sequence[str], required: Sequenc
             )
     if complaints:
         other = f"; --column {columns[0]}=NAME reads one of another name" if present.isdisjoint(required) else ""
-        raise _BrokenFileError(f"{'. '.join(complaints)}. Columns here: {', '.join(sorted(present))}{other}")
+        raise BrokenFileError(f"{'. '.join(complaints)}. Columns here: {_listed(present)}{other}")

@@ -11,9 +11,10 @@ from typing import Any
 from pipeline.records import Concept, ImageSet, Role, Source
 from pipeline.settings import InversionSettings, Masks
 from pipeline.store.storage import Storage
-from pipeline.text_files import decode_text, is_one_line
+from pipeline.text_files import MOST_SENTENCE, decode_text, is_one_line, refuse_long
 
 CAPTION = ".txt"
+MOST_CAPTION_BYTES = 4 * MOST_SENTENCE + 1_000  # as UTF-8 or UTF-16, with some line ends
 MASKS = (".mask.png", "-masklabel.png")
 
 
@@ -93,8 +94,11 @@ def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
 
 
 def caption_of(data: bytes) -> str:
-    """Raises ValueError for one that says nothing or is no text."""
+    """Raises ValueError for one that says nothing, is no text, or is longer than a sentence."""
+    if len(data) > MOST_CAPTION_BYTES:
+        raise ValueError(f"has {len(data):,} bytes; at most {MOST_CAPTION_BYTES:,} are read")
     text = " ".join(decode_text(data).split())
     if not text or not is_one_line(text):
         raise ValueError("is empty or holds control characters")
+    refuse_long(text)
     return text

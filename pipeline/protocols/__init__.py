@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.protocols.protocol import Protocol, ProtocolError
 from pipeline.protocols.reading import read_protocol
+from pipeline.text_files import MOST_TEXT_BYTES
 
 __all__ = ["PROTOCOLS", "QUICK", "Protocol", "ProtocolError", "find_protocol"]
 
@@ -27,4 +28,5 @@ def find_protocol(name: str) -> Protocol:
         raise ProtocolError(
             f"protocol {name!r}: there is no such file, and it is none of {', '.join(sorted(PROTOCOLS))}"
         )
-    return read_protocol(path.read_bytes(), str(path))
+    with path.open("rb") as file:
+        return read_protocol(file.read(MOST_TEXT_BYTES + 1), str(path))

@@ -23,7 +23,7 @@ from typing import Any, get_args
 
 from pipeline.protocols.protocol import Protocol, ProtocolError
 from pipeline.settings import Sampler
-from pipeline.text_files import decode_text, is_one_line
+from pipeline.text_files import MOST_SENTENCE, MOST_TEXT_BYTES, decode_text, is_one_line
 
 DIFFICULTIES = ("background", "style", "composition")
 PLAIN = {"object": "a photo of {}", "style": "a painting in the style of {}"}
@@ -38,6 +38,8 @@ def read_protocol(data: bytes, place: str, *, shipped: bool = False) -> Protocol
 
     Raises ProtocolError with one line for each thing that is wrong.
     """
+    if len(data) > MOST_TEXT_BYTES:
+        raise ProtocolError(f"{place}: has {len(data):,} bytes; at most {MOST_TEXT_BYTES:,} are read")
     try:
         content = tomllib.loads(decode_text(data))
     except ValueError as error:
@@ -113,6 +115,9 @@ def _check_template(place: str, template: object, wrong: list[str]) -> bool:
         return False
     if not is_one_line(template):
         wrong.append(f"{place} is {template!r}; it takes one line without control characters")
+        return False
+    if len(template) > MOST_SENTENCE:
+        wrong.append(f"{place} has {len(template):,} characters; at most {MOST_SENTENCE:,} are taken")
         return False
     rest = template.replace("{}", "").replace("{class}", "")
     if "{" in rest or "}" in rest:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -37,8 +38,8 @@ def files_below(folder: str) -> list[str]:
     return [os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names]
 
 
-def versions_in(folder: str) -> dict[str, str | None]:
-    """Name -> size and time of change, of the files right inside the folder."""
+def versions_in(folder: str, at_most: int | None = None) -> dict[str, str | None]:
+    """Name -> size and time of change, of the files right inside the folder; of some more than `at_most`, where there are more."""
     versions: dict[str, str | None] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -46,6 +47,8 @@ def versions_in(folder: str) -> dict[str, str | None]:
             with contextlib.suppress(FileNotFoundError):
                 if _is_file(entry):
                     versions[entry.name] = version_of(entry.stat())
+            if at_most is not None and len(versions) > at_most:
+                break
     return versions
 
 
@@ -58,12 +61,16 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return False  # a link to itself
 
 
-def versions_matching(root: str, pattern: str) -> dict[str, str | None]:
+def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | None]:
     """Path below root -> size and time of change of the files that match the pattern; None for a dangling link.
 
     A folder that several links lead to is read through the shortest path only, so circular links are harmless.
+    Raises ValueError for more than `at_most`.
     """
-    found = glob.glob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
+    walked = glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
+    found = list(itertools.islice(walked, at_most + 1))
+    if len(found) > at_most:
+        raise ValueError(f"more than {at_most:,} names match")
     versions: dict[str, str | None] = {}
     seen: set[tuple[str, str]] = set()
     for path in sorted(found, key=lambda path: (path.count("/"), path)):

@@ -30,7 +30,7 @@ from pipeline.store.local_disk import (
     versions_matching,
 )
 from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
-from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system
+from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system, options_for
 from pipeline.store.retry import (
     StorageError,
     StorageNotFoundError,
@@ -54,6 +54,7 @@ __all__ = [
 
 CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
+MOST_MATCHES = 100_000  # of a pattern; links that lead in circles make more
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # written by _through_partial only
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Storage:
             raise ValueError(f"chained URLs ('::') are not supported: {without_credentials(self.url)}")
         if scheme_of(self.url) not in ALLOWED:
             raise ValueError(
-                f"{without_credentials(self.url)}: {scheme_of(self.url)}:// is not read here; "
+                f"{without_credentials(self.url)}: nothing is known of {scheme_of(self.url)}:// here; "
                 "use s3://, gs://, az://, hdfs://, https:// or a path"
             )
         try:
@@ -125,7 +126,8 @@ class Storage:
                 if self.is_web:
                     from pipeline.store.remote.web import read_web  # its client takes a while to import
 
-                    return read_web(self._key(path), end)
+                    private = bool(options_for("https", self.options).get("private"))
+                    return read_web(self._key(path), end, private=private)
                 # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
                 whole = {"max_concurrency": 1} if KINDS.get(scheme_of(self.url)) == "s3" else {}
                 part = whole if end is None else {"start": 0, "end": end}
@@ -177,15 +179,16 @@ class Storage:
         """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist."""
         return list(self.identities(folder))
 
-    def identities(self, folder: str = "") -> dict[str, str | None]:
+    def identities(self, folder: str = "", at_most: int | None = None) -> dict[str, str | None]:
         """Name -> identity of the files right inside the folder, by name, from one listing; {} when it does not exist.
 
         An identity is what the store says of a file's version and size; None where it says too little.
+        Raises StorageTooLargeError for more files than `at_most`.
         """
 
         def listed() -> dict[str, str | None]:
             if self.is_local:
-                return versions_in(self.join(folder))
+                return versions_in(self.join(folder), at_most)
             return {
                 posixpath.basename(info["name"].strip("/")): _version_in_store(info) for info in self._files(folder)
             }
@@ -194,6 +197,9 @@ class Storage:
             found = self._try("list", folder, listed)
         except StorageNotFoundError:
             return {}
+        if at_most is not None and len(found) > at_most:
+            shown = without_credentials(self.join(folder), self.options)
+            raise StorageTooLargeError(f"{shown} holds more than {at_most:,} files")
         return {name: found[name] for name in sorted(found) if not name.endswith(PARTIAL)}
 
     def identity(self, path: str = "") -> str | None:
@@ -223,7 +229,7 @@ class Storage:
 
         return self._list(folder, listed)
 
-    def matching(self, pattern: str) -> dict[str, str | None]:
+    def matching(self, pattern: str, at_most: int = MOST_MATCHES) -> dict[str, str | None]:
         """Path below this folder -> identity of all files that the pattern matches, by path. Links are followed.
 
         An identity is None where the store says too little, or a link leads to nothing.
@@ -232,7 +238,7 @@ class Storage:
         def matched() -> dict[str, str | None]:
             root = self.join("")
             if self.is_local:
-                return versions_matching(root, pattern)
+                return versions_matching(root, pattern, at_most)
             start = self._key("").rstrip("/") + "/"
             there = self._fs().glob(glob.escape(start) + pattern, detail=True)
             files = {str(name).removeprefix(start): info for name, info in there.items() if info["type"] == "file"}

@@ -39,6 +39,11 @@ def options_for(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(plain | dict(own))  # botocore rewrites the settings that it is given
 
 
+def with_private(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for what the command itself names, which may lie in a private network."""
+    return {**options, "web": {"private": True}}
+
+
 def file_system(protocol: str, options: Mapping[str, Any]) -> Any:
     """fsspec's file system. It keeps one for the same arguments, so that asking again costs microseconds."""
     if protocol in WEB:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.cli.log import Log
-from pipeline.inputs.manifest_rows import Problem, shortened
+from pipeline.inputs.manifest_problems import Problem, shortened
 from pipeline.records import Concept, Failure, ImageSet, RejectedImage, Source, Word
 from pipeline.scheduling.planning import _by_url, _digest
 from pipeline.store.locations import parse_storage_options, without_credentials

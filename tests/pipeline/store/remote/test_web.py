@@ -1,0 +1,133 @@
+"""web.py: which addresses a picture may come from; what was connected to counts, not what the URL looks like."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.inputs.manifest import read_manifest
+from pipeline.store.remote import web
+from pipeline.store.storage import Storage, StorageError
+
+HERE = {"web": {"private": True}}
+METADATA = (
+    "http://169.254.169.254/latest/meta-data", "http://2852039166/latest/meta-data", "http://0xa9fea9fe/", "http://0.0.0.0/",
+    "http://[::ffff:169.254.169.254]/", "http://[fe80::1]/", "http://[fd00:ec2::254]/latest/meta-data", "http://[64:ff9b::a9fe:a9fe]/",
+    "http://100.100.100.200/", "http://168.63.129.16/", "http://[2002:a9fe:a9fe::]/",
+)  # fmt: skip
+PRIVATE = (
+    "http://10.0.0.1/",
+    "http://192.168.1.1/",
+    "http://172.16.0.1/",
+    "http://[::1]/",
+    "http://[fd12::1]/",
+    "http://100.64.0.1/",
+)
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """Sends where the path says, else a picture's worth of bytes; and counts what it was asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        asked: list[str] = []  # noqa: RUF012
+
+        def do_GET(self) -> None:
+            self.asked.append(self.path)
+            there = self.path.startswith("/to?")
+            self.send_response(302 if there else 200)
+            if there:
+                self.send_header("Location", self.path[4:])
+            body = b"" if there else b"concept,images\nowl,owl.png\n"
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.daemon_threads = True
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    Handler.address = f"http://127.0.0.1:{made.server_address[1]}"  # type: ignore[attr-defined]
+    yield Handler
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.mark.parametrize("url", METADATA)
+def test_a_clouds_metadata_is_refused_also_behind_a_redirect_and_where_private_is_allowed(
+    server: Any, url: str
+) -> None:
+    """Catches a picture's URL that reads the credentials of the machine from its cloud."""
+    for asked in (url, f"{server.address}/to?{url}"):
+        with pytest.raises(StorageError, match=r"from which no picture is fetched|not a canonical"):
+            Storage(asked, HERE).read_bytes(at_most=1_000)
+
+
+@pytest.mark.parametrize("url", [*PRIVATE, "here"])
+def test_private_addresses_are_refused_unless_they_are_allowed(server: Any, url: str) -> None:
+    with pytest.raises(StorageError, match=r"unless --storage-option web.private=true"):
+        Storage(server.address if url == "here" else url).read_bytes(at_most=1_000)
+    assert server.asked == []
+    assert Storage(server.address, HERE).read_bytes(at_most=1_000)
+
+
+def test_a_redirect_to_a_private_address_is_refused(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' server stands for a public one."""
+    real = web.refused
+    monkeypatch.setattr(web, "refused", lambda at, private: "" if at == "127.0.0.1" else real(at, private=private))
+    port = server.address.rsplit(":", 1)[1]
+    assert Storage(f"{server.address}/to?/a").read_bytes(at_most=1_000)
+    with pytest.raises(StorageError, match=r"127.0.0.2, an address of a private network"):
+        Storage(f"{server.address}/to?http://127.0.0.2:{port}/a").read_bytes(at_most=1_000)
+    assert server.asked[-1].startswith("/to?")
+
+
+def test_a_name_that_leads_to_another_address_when_it_is_asked_again_is_refused(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a check of a name's address before its use, between which a name server changes its answer."""
+    asked, real = [], socket.getaddrinfo
+
+    def changing(host: Any, port: Any, *more: Any, **settings: Any) -> Any:
+        if host not in ("pictures.example", b"pictures.example"):
+            return real(host, port, *more, **settings)
+        asked.append(host)
+        address = "93.184.216.34" if len(asked) % 2 == 0 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", changing)
+    port = server.address.rsplit(":", 1)[1]
+    with pytest.raises(StorageError, match=r"127.0.0.1, an address of a private network"):
+        Storage(f"http://pictures.example:{port}/a").read_bytes(at_most=1_000)
+    assert len(asked) == 1
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a"])
+def test_a_redirect_leads_to_the_web_only(server: Any, url: str) -> None:
+    with pytest.raises(StorageError, match="not the web"):
+        Storage(f"{server.address}/to?{url}", HERE).read_bytes(at_most=1_000)
+
+
+def test_redirects_without_end_are_left(server: Any) -> None:
+    with pytest.raises(StorageError, match="more than 10 redirects"):
+        Storage(f"{server.address}/to?{'/to?' * 30}", HERE).read_bytes(at_most=1_000)
+
+
+def test_a_manifest_that_the_command_names_may_lie_in_a_private_network(server: Any) -> None:
+    assert read_manifest(f"{server.address}/m.csv").concepts[0].name == "owl"
+
+
+def test_a_pipe_in_the_place_of_a_part_is_not_read(tmp_path: Path) -> None:
+    """Catches a call that waits for ever for somebody to write."""
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="not a regular file"):
+        Storage(str(tmp_path)).read_end("pipe", 4)
