@@ -29,6 +29,7 @@ from pipeline.store.storage import (
     parse_storage_options,
     without_credentials,
 )
+from pipeline.text_files import visible
 
 TOLD, NOT_STARTED = 0, 2
 SHOWN = 20
@@ -78,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StorageError, ValueError) as error:
         log.complain("not started", f"there is no run to tell of.\n{error}")
         return NOT_STARTED
-    log.say("status", "\n".join(lines(status, without_credentials(run.storage.url), configuration)),
+    log.say("status", "\n".join(
+                visible(line, lines=True).replace("\n", "\n      ")  # a reason of several lines is one of ours, or a stranger's
+                for line in lines(status, without_credentials(run.storage.url), configuration)
+            ),
             total=status.total, done=status.done, failed=status.failed, training=status.training,
             failures={failure.concept: failure.reason for failure in status.failures},
             concepts_per_minute=status.per_minute, eta_seconds=status.eta, state=status.state,

@@ -10,10 +10,10 @@ MARKS = (  # how a file says its encoding; UTF-32 first, for its mark begins lik
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-MOST_TEXT_BYTES, MOST_SENTENCE = (
-    1_000_000,
-    2_048,
-)  # of a list of sentences, and characters of one: models read some hundred
+MOST_TEXT_BYTES = 1_000_000  # of a list of sentences
+MOST_SENTENCE = 2_048  # characters: models read some hundred
+# What a terminal obeys: control characters but line ends, separators of lines, and signs that turn the order of a line.
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 REFUSED = ("Cc", "Zl", "Zp", "Cs")  # control characters, line and paragraph separators, unpaired surrogates
 
 
@@ -73,6 +73,16 @@ def refuse_long(sentence: str) -> None:
         raise ValueError(
             f"{sentence[:60]!a}... has {len(sentence):,} characters; at most {MOST_SENTENCE:,} are taken for a sentence"
         )
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """The text with what a terminal would obey spelled out. lines: line ends stay, for a text that we laid out ourselves.
+
+    >>> visible("owl\\n\\x1b[2J.png")
+    'owl\\\\n\\\\x1b[2J.png'
+    """
+    shown = OBEYED.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+    return shown if lines else shown.replace("\n", "\\n")
 
 
 def is_one_line(text: str) -> bool:

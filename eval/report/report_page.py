@@ -29,6 +29,7 @@ from eval.scores.groups import Group, groups_by, summarise_groups, telling_colum
 from eval.scores.metric import Metric
 from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.summary import ConceptSummary, Estimate, Summary
+from pipeline.inputs.images import decode_drawn
 from pipeline.records import Event, Failure
 
 # A page of this size still opens at once on a phone. Beyond it, concepts are sampled and grids are linked.
@@ -157,9 +158,8 @@ def render_report(
 def thumbnail(png: bytes) -> bytes | None:
     """WebP, at most 900 pixels wide and about 90 kB; None when the picture cannot be read."""
     try:
-        with Image.open(io.BytesIO(png)) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+        picture = decode_drawn(png)
+    except ValueError:
         return None
     webp = b""
     for width, quality in THUMBNAIL_SIZES:

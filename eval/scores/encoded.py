@@ -1,6 +1,5 @@
 """One concept's pictures with their features: what every metric is computed from."""
 
-import io
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from PIL import Image
 
 from eval.judges.clip import Picture
 from eval.scores.metrics import Floats
+from pipeline.inputs.images import decode_drawn
 from pipeline.records import Sample, SampleKind
 
 
@@ -91,5 +91,7 @@ def _only_plain_prompt(samples: Sequence[Sample], concept: str) -> str:
 
 
 def _decoded(sample: Sample) -> Image.Image:
-    with Image.open(io.BytesIO(sample.png)) as picture:
-        return picture.convert("RGB")
+    try:
+        return decode_drawn(sample.png)
+    except ValueError as error:
+        raise ValueError(f"{sample.concept}, {sample.kind} {sample.index}: {error}") from None

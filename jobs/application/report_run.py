@@ -20,10 +20,12 @@ from pipeline.store.locations import all_without_credentials
 from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS, FAILURES
-from pipeline.store.storage import without_credentials
+from pipeline.store.storage import StorageError, StorageUnavailableError, without_credentials
 
 # All that a summary needs of the words; their vectors stay where they are.
 OF_WORDS = ("concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried")
+
+MOST_GRID_BYTES = 100_000_000
 
 
 class Grids(Mapping[str, bytes]):
@@ -36,7 +38,12 @@ class Grids(Mapping[str, bytes]):
     def __getitem__(self, concept: str) -> bytes:
         if concept not in self._names:
             raise KeyError(concept)
-        return self._run.storage.read_bytes(self._run.grid_path(concept))
+        try:
+            return self._run.storage.read_bytes(self._run.grid_path(concept), at_most=MOST_GRID_BYTES)
+        except StorageUnavailableError:
+            raise
+        except StorageError:
+            return b""  # gone since it was listed, too large, or no file: the report does without it
 
     def __contains__(self, concept: object) -> bool:
         return concept in self._names

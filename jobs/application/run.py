@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
+from jobs.application.public_files import restore_public_files
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
@@ -110,6 +111,10 @@ class Run:
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
         self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
+        encoders = family_of(self.model.family).encoders
+        if restored := restore_public_files(self.folder, self.done, parts, encoders):
+            more = f" and {len(restored) - 1} more files that were missing" if restored[1:] else ", which was missing"
+            self.events.say("restored", f"restored  {restored[0]}{more}", count=len(restored))
         if not planned.left and self._is_reported() and all_whole(self.folder):
             return self._end("nothing to do")
         address = self.request.placement.ray_address

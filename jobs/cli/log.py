@@ -9,6 +9,7 @@ from typing import Any, Literal, TextIO
 
 from jobs.application.requests import Listener
 from pipeline.store.locations import all_without_credentials, without_credentials
+from pipeline.text_files import visible
 
 LogFormat = Literal["text", "json"]
 OURS = ("pipeline", "eval", "cluster", "jobs")  # each module logs under its own name, below one of these
@@ -31,8 +32,7 @@ class Log(Listener):
 
     def _write(self, event: str, text: str, fields: dict[str, Any], to: TextIO) -> None:
         text, fields = without_credentials(text), all_without_credentials(fields)
-        if self.format == "json":
-            text = _as_json(event, text.strip(), fields)
+        text = _as_json(event, text.strip(), fields) if self.format == "json" else visible(text, lines=True)
         print(_escaped(text, to), file=to, flush=True)
 
 
@@ -55,7 +55,8 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record))
+        # A line of what is told cannot pass for one of another message.
+        return visible(without_credentials(super().format(record)), lines=True).replace("\n", "\n  ")
 
 
 class _Json(logging.Formatter):

@@ -26,6 +26,7 @@ from pipeline.store.storage import (
     StorageUnavailableError,
     without_credentials,
 )
+from pipeline.text_files import visible
 
 MAX_BYTES = 200_000_000
 MAX_IMAGES = 1_000
@@ -121,7 +122,7 @@ def load_images(
     for source in sources.files:
         if source.role != "picture":
             continue
-        shown = without_credentials(source.url, storage_options)
+        shown = visible(without_credentials(source.url, storage_options))
         try:
             data = reader.read(source, seen)
             digest = seen[source.url].digest

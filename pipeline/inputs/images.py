@@ -63,6 +63,19 @@ def decode_mask(data: bytes, picture: bytes, resolution: int, crop: CropMode) ->
     return _mask(mask.resize((width, height), Image.Resampling.BILINEAR), resolution, crop, "the mask")
 
 
+def decode_drawn(png: bytes) -> Image.Image:
+    """A picture of a run folder, which may be a stranger's, in the one format that we write there: RGB. Raises ValueError."""
+    try:
+        with _unpacking, Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS / 1e6:.0f} megapixels"
+                )
+            return picture.convert("RGB")
+    except Exception as error:  # noqa: BLE001 - broken data can raise anything
+        raise ValueError(f"a picture of the run folder is no PNG that can be read ({error})") from None
+
+
 def _mask(mask: Image.Image, resolution: int, crop: CropMode, name: str) -> np.ndarray:
     values = np.asarray(_squared(mask, resolution, crop, bars=0))
     if not values.any():

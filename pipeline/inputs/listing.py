@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.inputs.images import READABLE
 from pipeline.records import RejectedImage
 from pipeline.store.storage import Storage, StorageError, StorageUnavailableError, without_credentials
+from pipeline.text_files import visible
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw")
@@ -49,7 +50,7 @@ def plain(folder: str) -> str:
 def list_files(entry: str, options: Mapping[str, Any]) -> Listing:
     """What one entry stands for; what is not there, or cannot be asked for, is a note. Raises StorageUnavailableError."""
     name = ESCAPED.sub(r"\1", entry)
-    shown = without_credentials(name, options)
+    shown = visible(without_credentials(name, options))
     try:
         place = Storage(name, options)
         if place.is_web:
@@ -73,7 +74,7 @@ def _inside(place: Storage, shown: str) -> Listing:
     files = place.identities(at_most=MOST_FILES) | dict.fromkeys(place.links_to_nothing())
     if not files:
         return Listing(note=f"{shown}: no such file, nor a folder with files")
-    others = ", ".join(_printable(name) for name in list(files)[:3]) + (", ..." if len(files) > 3 else "")
+    others = ", ".join(visible(_printable(name)) for name in list(files)[:3]) + (", ..." if len(files) > 3 else "")
     note = f"{shown} holds no picture among {len(files)} files ({others}); {READABLE}"
     return _sorted_out(place, {name: files[name] for name in sorted(files)}, note)
 
@@ -103,7 +104,7 @@ def _sorted_out(place: Storage, names: Mapping[str, str | None], note: str) -> L
                 raise ValueError(reason)
             files[url] = identity
         except ValueError as error:
-            whole = _printable(f"{place.join('')}/{name}" if name else place.join(""))
+            whole = visible(_printable(f"{place.join('')}/{name}" if name else place.join("")))
             unusable.append(RejectedImage(without_credentials(whole, place.options), str(error)))
     return Listing(files, tuple(unusable), "" if files else note)
 

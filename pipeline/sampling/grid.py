@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.inputs.images import decode_drawn
 from pipeline.records import Sample
 
 TILE, GAP, LABEL = 128, 6, 20
@@ -29,8 +30,7 @@ def draw_grid(title: str, samples: Sequence[Sample]) -> bytes:
     for label, some in rows.items():
         pen.text((GAP, top), _fit(label, pen, font, width), INK, font)
         for column, sample in enumerate(some[:PER_ROW]):
-            with Image.open(io.BytesIO(sample.png)) as picture:
-                sheet.paste(_tile(picture), (GAP + column * (TILE + GAP), top + LABEL))
+            sheet.paste(_tile(decode_drawn(sample.png)), (GAP + column * (TILE + GAP), top + LABEL))
         top += TILE + LABEL + GAP
     return encode_png(np.asarray(sheet))
 

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from pipeline.store.retry import StorageError
+from pipeline.text_files import visible
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def object_of(data: bytes, path: str) -> dict[str, Any]:
 
 def say_damaged(path: str, said: str) -> None:
     """Logs that a damaged file counts as absent."""
-    _log.warning("%s is damaged (%s), and counts as absent", path, said[:200])
+    _log.warning("%s is damaged (%s), and counts as absent", visible(path), visible(said[:200]))
 
 
 def kind_of(data: bytes) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.store.locations import without_credentials
+from pipeline.text_files import visible
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
@@ -59,7 +60,7 @@ def keep_trying(action: str, url: str, options: Mapping[str, Any], call: Callabl
     action: a verb for the message ("cannot read ..."). Raises StorageUnavailableError when all attempts failed, and
     another StorageError at the first fault that retrying cannot help.
     """
-    failed = f"cannot {action} {without_credentials(url, options)}"
+    failed = f"cannot {action} {visible(without_credentials(url, options))}"
     said = ""
     for attempt in range(ATTEMPTS):
         if attempt:

@@ -50,3 +50,26 @@ def test_a_stream_that_cannot_hold_a_sign_gets_it_escaped(encoding: str, monkeyp
         show_log()
         logging.getLogger("jobs.anything").warning(SAID)
         assert written(logged) == f"wordmint: {expected}\n"
+
+
+ATTACKS = "owl\x1b[2J\x1b]0;title\x07\r\x08\x9b31m\u202egnp.exe\u2066.png"
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_nothing_that_a_terminal_obeys_reaches_it(format: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a picture's name that clears the screen, sets the title or turns the line around."""
+    Log(format).say("output", f"{ATTACKS}\nsecond line", url=ATTACKS)
+    Log(format).complain("output", ATTACKS)
+    show_log(format)
+    logging.getLogger("pipeline.anything").warning("%s", ATTACKS)
+    out, err = capsys.readouterr()
+    for said in (out, err):
+        assert not {sign for sign in said if not sign.isprintable()} - {"\n"}
+        assert "owl" in said
+    assert format == "json" or "\nsecond line\n" in out
+
+
+def test_a_logged_line_end_cannot_begin_a_message_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    show_log()
+    logging.getLogger("pipeline.anything").warning("owl\nwordmint: finished, all done")
+    assert capsys.readouterr().err == "wordmint: owl\n  wordmint: finished, all done\n"

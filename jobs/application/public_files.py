@@ -1,0 +1,65 @@
+"""Words and grids that were deleted from a run folder, written anew from its tables: nothing is learned or drawn for them."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.sampling.grid import draw_grid
+from pipeline.store.parts import part_path, read_table
+from pipeline.store.run_folder import RunFolder, shard_of
+from pipeline.store.run_tables import samples_of
+from pipeline.store.word_files import encode_word
+
+
+def restore_public_files(
+    run: RunFolder, done: Mapping[str, str], parts: Mapping[str, int], keys: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The paths that were missing, or empty, and are there again.
+
+    done: concept -> fingerprint. parts: table -> number of parts. keys: text encoder -> its name in word files. What has no rows
+    in the tables is left to `publish`, which has it learned again.
+    """
+    missing: dict[str, dict[str, str]] = defaultdict(
+        dict
+    )  # part of the embeddings -> path of a word or grid -> concept
+    for folder, path_of in (("words", run.word_path), ("grids", run.grid_path)):
+        there = {name for name, said in run.storage.identities(folder).items() if not (said or "").startswith("0-")}
+        for name in done:
+            if path_of(name).removeprefix(f"{folder}/") not in there:
+                part = part_path("embeddings", shard_of(name, parts["embeddings"]), parts["embeddings"])
+                missing[part][path_of(name)] = name
+    restored = []
+    for part, paths in sorted(missing.items()):
+        table = read_table(run, part)
+        rows = defaultdict(list)
+        for row in [] if table is None else table.to_pylist():
+            if done.get(row["concept"]) == row["fingerprint"]:
+                rows[row["concept"]].append(row)
+        for path, name in sorted(paths.items()):
+            made = _word(rows[name], keys) if path == run.word_path(name) else _grid(run, rows[name], parts["samples"])
+            if made is not None:
+                run.storage.write_bytes(path, made)
+                restored.append(path)
+    return tuple(restored)
+
+
+def _word(rows: list[dict[str, Any]], keys: Mapping[str, str]) -> bytes | None:
+    vectors = {str(row["text_encoder"]): np.array(row["vectors"], np.float32) for row in rows}
+    return encode_word(str(rows[0]["placeholder"]), vectors, keys) if rows else None
+
+
+def _grid(run: RunFolder, rows: list[dict[str, Any]], parts: int) -> bytes | None:
+    if not rows:
+        return None
+    name, fingerprint = str(rows[0]["concept"]), rows[0]["fingerprint"]
+    table = read_table(run, part_path("samples", shard_of(name, parts), parts))
+    if table is None:
+        return None
+    own = table.filter([(one, print_) == (name, fingerprint) for one, print_ in
+                        zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)])  # fmt: skip
+    # As the worker drew them: each picture's path ends in its place.
+    places = [int(row["path"].rpartition("-")[2].removesuffix(".png")) for row in own["image"].to_pylist()]
+    samples = [sample for _, sample in sorted(zip(places, samples_of(own), strict=True), key=lambda each: each[0])]
+    return draw_grid(f"{name}   {rows[0]['placeholder']}   {rows[0]['steps']} steps", samples) if samples else None
