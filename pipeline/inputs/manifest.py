@@ -32,6 +32,7 @@ __all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_RULE = "letters a-z and A-Z, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
+RESERVED = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS, MAX_LIST = 128, 140, 200, 2048, 64, 1_000
 COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
 REQUIRED = COLUMNS[:2]
@@ -216,6 +217,8 @@ def _name(column: str, value: object) -> str:
         raise _WrongError(column, "", f"is missing; every row needs a name: {NAME_RULE}")
     if not _is_name(text):
         raise _WrongError(column, text, f"must be {NAME_RULE}, for it names the outputs")
+    if RESERVED.fullmatch(text.split(".")[0]):
+        raise _WrongError(column, text, "cannot name a file on Windows, whatever its ending; choose another")
     return text
 
 

@@ -83,13 +83,13 @@ def _is_over(storage: Storage, path: str) -> bool:
 def _until(storage: Storage, path: str) -> float | None:
     try:
         until = float(object_of(storage.read_bytes(path, at_most=MOST_BYTES), path)["until"])
-    except (DamagedFileError, StorageTooLargeError, KeyError, TypeError, ValueError):
+    except (DamagedFileError, StorageTooLargeError, KeyError, TypeError, ValueError, OverflowError):
         return None
     return until if until < time.time() + LONGEST_SECONDS else None
 
 
 def _numbers(storage: Storage, name: str) -> list[int]:
-    found = (re.fullmatch(re.escape(name) + r"-([0-9]{8,12})\.json", file) for file in storage.names(FOLDER))
+    found = (re.fullmatch(re.escape(name) + r"-([0-9]{8,30})\.json", file) for file in storage.names(FOLDER))
     return [int(match[1]) for match in found if match]
 
 

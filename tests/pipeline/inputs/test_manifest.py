@@ -335,3 +335,13 @@ def test_no_credential_in_the_url_reaches_the_message() -> None:
     with pytest.raises(ManifestError) as caught:
         read_manifest(f"memory://user:{SECRET}@set/gone.csv")
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "Aux.v2", "com1", "LPT9.x.y", "prn"])
+def test_a_name_that_windows_keeps_for_itself_is_refused(name: str, tmp_path: Path) -> None:
+    """Catches words/nul.safetensors, which a colleague's machine cannot even unpack."""
+    (tmp_path / "m.csv").write_text(f"concept,images\n{name},x\n")
+    with pytest.raises(ManifestError, match="cannot name a file on Windows"):
+        read_manifest(str(tmp_path / "m.csv"))
+    (tmp_path / "m.csv").write_text("concept,images\nconsole,x\ncom,x\nlpt10,x\nmy-con,x\n")
+    assert len(read_manifest(str(tmp_path / "m.csv")).concepts) == 4

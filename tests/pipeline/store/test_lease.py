@@ -55,3 +55,27 @@ def test_one_that_died_with_the_lease_holds_up_the_others_only_until_it_runs_out
 def test_leases_of_other_names_do_not_meet(storage: Storage) -> None:
     with lease(storage, "publish"), lease(storage, "score") as renew:
         renew()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", b"mine"), ("publish.json", b"{}"), ("publish-1.json", b"{}"), (".DS_Store", b"\0"),
+        ("publish-00000007.json", b""), ("publish-00000007.json", b"\xff\xfe"), ("publish-00000007.json", b"[" * 100_000),
+        ("publish-00000007.json", b'{"until": 1e999}'), ("publish-00000007.json", b'{"until": NaN}'),
+        ("publish-00000007.json", b'{"until": ' + b"9" * 4_000 + b"}"), ("publish-00000007.json", b'{"until": []}'),
+        ("publish-00000007.json", b"x" * 100_000), ("publish-999999999999.json", b"{}"), ("publish-99999999999999.json", b"{}"),
+    ],
+)  # fmt: skip
+def test_a_strangers_file_among_the_leases_stops_nothing(
+    name: str, content: bytes, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a lease that nobody can take any more, and one that two hold at once."""
+    monkeypatch.setattr("pipeline.store.lease.POLL_SECONDS", 0.01)
+    storage.write_bytes(f"_leases/{name}", content)
+    with lease(storage, "publish") as renew:
+        renew()
+    with lease(storage, "publish") as renew:
+        renew()
+    if not name.startswith("publish-0") and "9999" not in name:
+        assert storage.read_bytes(f"_leases/{name}") == content

@@ -41,3 +41,24 @@ def test_asking_for_the_layout_of_a_folder_without_a_run_writes_nothing(run: Run
         read_layout(run)
     assert run.storage.names("") == []
     assert create_layout(run, 100_000)["embeddings"] == 196
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ['{"embeddings": 1e999, "scores": 1, "samples": 3}', '{"embeddings": 7, "scores": 7, "samples": 21}', "[1, 2]", '"x"', "null",
+     '{"embeddings": [1], "scores": {}, "samples": null}', '{"embeddings": -1, "scores": 0, "samples": 3}', "1e999", "{" * 100_000],
+)  # fmt: skip
+def test_an_odd_layout_stops_nothing_and_hides_no_part(odd: str, run: RunFolder) -> None:
+    """Catches a layout of numbers that are no run's, by which every word would be learned again."""
+    first = create_layout(run, 40)
+    run.storage.write_bytes("embeddings/part-00000-of-00001.parquet", b"x")
+    run.storage.write_bytes("samples/part-00002-of-00003.parquet", b"x")
+    run.storage.write_bytes("_layout.json", odd.encode())
+    assert read_layout(run) == first == create_layout(run, 40)
+
+
+def test_a_strangers_part_does_not_outvote_the_layout(run: RunFolder) -> None:
+    first = create_layout(run, 40)
+    for name in ("part-00000-of-00001", "part-00000-of-99999"):
+        run.storage.write_bytes(f"embeddings/{name}.parquet", b"x")
+    assert read_layout(run) == first
