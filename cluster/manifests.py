@@ -10,6 +10,8 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 
+from cluster import network_policies
+
 Document = dict[str, Any]
 CORE_VERSION = "1.34"  # the oldest Kubernetes that its makers still care for
 SECRET = re.compile(r"token|secret|password|credential|(access|api|private)_?key", re.IGNORECASE)
@@ -55,6 +57,8 @@ def _rules(document: Document) -> Iterator[str]:
         yield "shutdownAfterJobFinishes: without it the head is paid for after the run"
     if document["kind"].startswith("Ray"):
         yield from _cluster(job.get("rayClusterSpec", job))
+    if document["kind"] == "NetworkPolicy":
+        yield from network_policies.problems(spec)
     for pod in _pods(document):
         yield from _pod(pod)
 
@@ -67,6 +71,9 @@ def _cluster(spec: Document) -> Iterator[str]:
     if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
         yield "headGroupSpec.rayStartParams: the head takes no work: num-cpus: '0'"
     groups = spec.get("workerGroupSpecs", [])
+    head = spec["headGroupSpec"]["template"]["spec"].get("serviceAccountName", "default")
+    if head in {group["template"]["spec"].get("serviceAccountName", "default") for group in groups}:
+        yield f"serviceAccountName {head}: with it a worker may change the cluster as the head may; give each its own"
     most = sum(group["maxReplicas"] * _gpus(group["template"]["spec"]) for group in groups)
     variables = spec["headGroupSpec"]["template"]["spec"]["containers"][0].get("env", [])
     if {"name": "WORDMINT_GPUS", "value": str(most)} not in variables:
@@ -113,6 +120,8 @@ def _pod(pod: Document) -> Iterator[str]:
         name = container["name"]
         if container.get("securityContext", {}).get("allowPrivilegeEscalation") is not False:
             yield f"{name}: securityContext.allowPrivilegeEscalation: false"
+        if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
+            yield f"{name}: securityContext.readOnlyRootFilesystem: true, and an emptyDir for what it writes"
         requests = container.get("resources", {}).get("requests", {})
         limits = container.get("resources", {}).get("limits", {})
         if requests.get("nvidia.com/gpu") != limits.get("nvidia.com/gpu"):

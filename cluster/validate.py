@@ -2,6 +2,7 @@
 
 launcher files   Ray's own validation; each node_config against EC2's or Compute Engine's request schema
 Kubernetes       KubeRay's schemas for its kinds, the core schemas for the others; unknown fields are refused
+rights           the rules of iam_policies.py, and the region, types and subnets of aws.yaml
 Dockerfile       hadolint
 scripts          bash, and the names of sbatch's options
 grafana.json     a PromQL parser
@@ -20,12 +21,13 @@ from typing import Any
 
 import yaml
 
-from cluster import grafana, launcher, manifests, scripts
+from cluster import grafana, iam_policies, launcher, manifests, scripts
 
 HERE = Path(__file__).parent
 FILES = (
     *sorted(HERE.glob("*.yaml")),
     *sorted((HERE / "kuberay").glob("*.yaml")),
+    *sorted((HERE / "iam").iterdir()),
     *(HERE / name for name in ("Dockerfile", "drain.sh", "slurm.sbatch", "grafana.json")),
 )
 
@@ -47,13 +49,16 @@ def problems(path: Path) -> list[str]:
     if path.suffix in {".sh", ".sbatch"}:
         return scripts.problems(path)
     if path.suffix == ".json":
-        return grafana.problems(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return iam_policies.problems(found) if "Statement" in found else grafana.problems(found)
     try:
         documents = list(yaml.load_all(path.read_text(encoding="utf-8"), _OnceLoader))
     except yaml.YAMLError as error:
         return [str(error)]
     if any(isinstance(document, dict) and "provider" in document for document in documents):
         return [problem for document in documents for problem in launcher.problems(document)]
+    if any(isinstance(document, dict) and "includedPermissions" in document for document in documents):
+        return [problem for document in documents for problem in iam_policies.problems(document)]
     return [problem for document in documents for problem in manifests.problems(document)]
 
 
