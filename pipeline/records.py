@@ -156,7 +156,7 @@ class Score:
     """One metric of one concept at one prompt, with what it has to be read against.
 
     metric: its name in eval/scores/metric_table.py, where its unit, floor and ceiling are described.
-    value: the mean over `n` images; low, high: its 95 % bootstrap interval over the images.
+    value: the mean over `n` images; low, high: its 95 % interval over the images.
     floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
     floor_noun, floor_wordless: the same figure of the plain prompt's pictures with the class or initializer in the word's
     place, and with nothing there; nan where those were not drawn.

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from eval.comparison.axes import DOT, MARGIN, WIDTH, Frame, labels, svg
 from eval.comparison.comparison_page import Table
-from eval.scores.metrics import Floats, bootstrap_interval
+from eval.scores.metrics import Floats, interval
 from eval.scores.score_tables import with_nan, without_nan
 
 POINTS = pa.schema([
@@ -78,7 +78,7 @@ def marks_of(points: Sequence[Point], base: str, rng: np.random.Generator) -> li
 def _mark(variant: str, some: Mapping[str, Point], bases: Mapping[str, Point], rng: np.random.Generator) -> Mark:
     def mean(values: list[float]) -> Mean:
         array: Floats = np.array(values)
-        return Mean(float(array.mean()) if values else math.nan, *bootstrap_interval(array, rng))
+        return Mean(float(array.mean()) if values else math.nan, *interval(array, rng))
 
     both = [(some[name], bases[name]) for name in sorted(some.keys() & bases.keys())]
     points = [some[name] for name in sorted(some)]

@@ -23,6 +23,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from eval.nightly.history import GATED, Verdict
+from eval.pairs.pair_summary import Pairs
+from eval.pairs.presence import PairScore
 from eval.report.chart import line_over_nights
 from eval.report.troubles import troubles_of
 from eval.scores.groups import Group, groups_by, summarise_groups, telling_column
@@ -72,12 +74,14 @@ class Background:
 
     column: of the manifest, to group by; None takes one that tells a few groups apart.
     nights: oldest first, tonight last. judges: others than the one that made the summary. events: of the run, by time.
+    pairs: two words in one picture, where the protocol has such prompts.
     """
 
     column: str | None = None
     nights: Sequence[Verdict] = ()
     judges: Sequence[Judge] = ()
     events: Sequence[Event] = ()
+    pairs: Pairs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +144,9 @@ def render_report(
     settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
     reasons = _grouped(failures)
     # The policy runs only scripts with this nonce. Untrusted text cannot hold it: the nonce is a digest of that text too.
-    troubles = troubles_of(background.events)
-    everything = (data, settings, reasons, column, groups, background.nights, troubles)
+    troubles, pairs = troubles_of(background.events), background.pairs
+    sheets = _pair_sheets(pairs) if pairs else []
+    everything = (data, settings, reasons, column, groups, background.nights, troubles, pairs and pairs.lines)
     nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
     page = _environment().get_template("report.html.j2").render(
         title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
@@ -149,7 +154,8 @@ def render_report(
         sorts=[each for metric in METRICS for each in metric.sorts],
         column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
         nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
-        judges=background.judges, troubles=troubles, nonce=nonce, style=_own("report.css"), script=_own("report.js"),
+        judges=background.judges, troubles=troubles, pairs=pairs, sheets=sheets,
+        nonce=nonce, style=_own("report.css"), script=_own("report.js"),
     )  # fmt: skip
     # A lone surrogate, which JSON input can hold, is a string to Python but not to UTF-8.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -211,6 +217,12 @@ def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) ->
             break
         pictures[concept.concept] = url
     return pictures
+
+
+def _pair_sheets(pairs: Pairs) -> list[tuple[PairScore, str]]:
+    """Each pair that is shown, and its pictures as a data URL."""
+    small = [(score, thumbnail(sheet)) for score, sheet in pairs.shown]
+    return [(score, f"data:image/webp;base64,{b64encode(some).decode('ascii')}") for score, some in small if some]
 
 
 def _headline(metric: Metric, summary: Summary) -> Headline:

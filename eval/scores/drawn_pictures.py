@@ -138,7 +138,7 @@ def draw_part(
     while due := [each for some in left.values() for each in (watch.due(some) if watch else some)]:
         for start in range(0, len(due), PICTURES_A_WRITE):
             some = due[start : start + PICTURES_A_WRITE]
-            drawn = draw_pictures(_loaded(model), some, protocol, model.resolution)
+            drawn = draw_pictures(loaded(model), some, protocol, model.resolution)
             rows = [sample_rows(words[each.concept].fingerprint, [each]) for each in drawn]
             table = pa.concat_tables([table, *rows])
             write_table(run, path, table.sort_by([(key, "ascending") for key in KEYS]))
@@ -160,7 +160,7 @@ def _to_draw(
             requests = missing(_keys(there.get(name)), requests_for(word.concept, protocol, model.seed))
             if requests:
                 torch.set_num_threads(1)
-                backbone = _loaded(model)
+                backbone = loaded(model)
                 left[name] = wanted_of(backbone, word.concept, word.vectors, requests)
         except PromptError as error:
             failures.append(Failure(name, "sampling", str(error)))
@@ -249,5 +249,5 @@ def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
     return parts["samples"] * min(FEW, math.ceil(FEW * protocol.pictures / PICTURES_A_PART))
 
 
-def _loaded(model: RunModel) -> Backbone:
+def loaded(model: RunModel) -> Backbone:
     return cached_backbone(model.model, model.device, model.settings, model.options)

@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.judges.clip import ClipScorer
 from eval.scores.encoded import Encoded
-from eval.scores.metrics import Floats, bootstrap_interval
+from eval.scores.metrics import Floats, interval
 from pipeline.protocols import Protocol
 
 Part = Literal["value", "low", "high", "floor", "ceiling", "covered", "floor_noun", "floor_wordless"]
@@ -78,7 +78,7 @@ class Metric:
     ceiling: str
     unit: str
     expected: Callable[[Protocol, bool], bool] = always
-    interval: Callable[[Floats, np.random.Generator], tuple[float, float]] = bootstrap_interval
+    interval: Callable[[Floats, np.random.Generator], tuple[float, float]] = interval
     headline: tuple[str, ...] = ()
     medians: tuple[str, ...] = ()
     title: str = ""

@@ -14,13 +14,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 
 from eval.judges.clip import ClipScorer
 from eval.scores.encoded import Encoded, ImageScorer, encode_samples
-from eval.scores.metrics import Floats, image_similarity, text_similarity
+from eval.scores.metrics import Floats, image_similarity, student, text_similarity
 from pipeline.protocols import Protocol
 from pipeline.records import Sample, SampleKind
 from pipeline.sampling.pictures_of_a_word import Wanted
@@ -50,21 +49,6 @@ def half_width(values: Floats) -> float:
     if count < 2:
         return math.inf
     return student(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-
-
-def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
-
-    Right to two thousandths from seven degrees of freedom on, which is where the rounds begin.
-
-    >>> round(student(7), 2), round(student(63), 3)
-    (2.36, 1.998)
-    """
-    z = NormalDist().inv_cdf(0.975)
-    terms = (
-        z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    )  # fmt: skip
-    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def enough(values: Floats, bound: float, most: int) -> int | None:

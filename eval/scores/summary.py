@@ -14,7 +14,7 @@ import pyarrow as pa
 from eval.scores.confusion import Confusion
 from eval.scores.metric import Metric
 from eval.scores.metric_table import COLUMNS, METRICS
-from eval.scores.metrics import bootstrap_interval, covered
+from eval.scores.metrics import covered, interval
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of, without_nan
 from pipeline.records import Failure, Score
 from pipeline.store.run_tables import KEY
@@ -95,7 +95,7 @@ class ConceptSummary:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic over `n` concepts with its 95 % bootstrap interval over them; nan below two concepts."""
+    """A statistic over `n` concepts with its 95 % interval over them; nan below two concepts."""
 
     value: float
     low: float
@@ -310,7 +310,7 @@ def _figures(metric: Metric, scores: Sequence[Score]) -> dict[str, float]:
 def _estimate(values: np.ndarray, statistic: Callable[..., Any], rng: np.random.Generator) -> Estimate:
     if not len(values):
         return Estimate(math.nan, math.nan, math.nan, 0)
-    return Estimate(float(statistic(values)), *bootstrap_interval(values, rng, statistic=statistic), len(values))
+    return Estimate(float(statistic(values)), *interval(values, rng, statistic), len(values))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -133,12 +133,16 @@ def _evaluate(
 ) -> EvaluationResult:
     from eval.nightly.canary import read_canary
     from eval.nightly.history import History, judge_night
+    from eval.pairs.pair_run import score_pairs
     from eval.scores.groups import groups_by
     from eval.scores.score_run import score_run
     from jobs.application.report_run import summarise_run
 
     judgements = [run.judgement(session, run.clip) for run in runs]
     scored = [score_run(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
+    for run, judgement, each in zip(runs, judgements, scored, strict=True):
+        for failure in score_pairs(run.folder, judgement, each.under):
+            events.say("pair", f"{failure.concept}: {failure.reason}", concept=failure.concept)
     summaries = [summarise_run(run.folder, each.under) for run, each in zip(runs, scored, strict=True)]
     concepts = [concept for summary in summaries for concept in summary.concepts]
     canary = read_canary(runs[0].folder, judgements[0], night)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eval.pairs.pair_summary import pairs_json, read_pairs
 from eval.report.report_page import Background, render_report
 from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_of
 from eval.scores.score_tables import SCORES, ScoredUnder
@@ -71,10 +72,11 @@ def write_report(
     summary = summarise_run(run, under)
     title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
     plain = all_without_credentials(configuration, run.storage.options)  # an older run.json may have some
-    background = replace(background or Background(), events=read_events(run))
+    pairs = read_pairs(run, under)
+    background = replace(background or Background(), events=read_events(run), pairs=pairs)
     page = render_report(summary, Grids(run), read_failures(run), plain, title, background)
     run.storage.write_bytes("report/index.html", page.encode())
-    run.write_json("report/summary.json", summary_json(summary))
+    run.write_json("report/summary.json", summary_json(summary) | ({"pairs": pairs_json(pairs)} if pairs else {}))
     sink = io.BytesIO()
     pq.write_table(concept_rows(summary), sink)
     run.storage.write_bytes("report/concepts.parquet", sink.getvalue())

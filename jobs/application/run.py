@@ -239,6 +239,7 @@ class Run:
             )
 
     def _score(self, session: Session) -> None:
+        from eval.pairs.pair_run import score_pairs
         from eval.scores.drawn_pictures import RunModel
         from eval.scores.score_run import Judgement, score_run
         from jobs.application.report_run import headline, write_report
@@ -257,6 +258,8 @@ class Run:
             self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing
         )
         scored = score_run(self.folder, judgement)
+        for failure in score_pairs(self.folder, judgement, scored.under):
+            self.events.say("pair", f"pair      {failure.concept}: {failure.reason}", concept=failure.concept)
         summary = write_report(self.folder, scored.under, self.folder.read_json("run.json"))
         if summary.concepts:
             self.events.say("scores", headline(summary))

@@ -27,6 +27,8 @@ class Protocol:
     digest: of the file, for a protocol that is not shipped; "" for one that is.
     until_ci: pictures of a prompt are drawn only until its score is known to within this (eval/scores/stopping.py), the counts
     above being the most; 0 draws them all.
+    pairs: kind of the second word -> prompts with two words, "{a}" of an object and "{b}" of that kind; pair_images: pictures
+    of each (eval/pairs/).
     """
 
     name: str
@@ -43,6 +45,8 @@ class Protocol:
     difficulty: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
     until_ci: float = 0.0
+    pairs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pair_images: int = 4
 
     @property
     def label(self) -> str:
@@ -110,7 +114,10 @@ class Protocol:
     @classmethod
     def of_dict(cls, content: Mapping[str, Any]) -> "Protocol":
         """The way back, JSON's lists made tuples again."""
-        return cls(**{**content, "edits": {name: tuple(some) for name, some in content["edits"].items()}})
+        lists = {
+            name: {kind: tuple(some) for kind, some in content.get(name, {}).items()} for name in ("edits", "pairs")
+        }
+        return cls(**{**content, **lists})
 
 
 def fill(template: str, word: str, noun: str | None) -> str:

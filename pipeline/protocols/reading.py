@@ -3,7 +3,8 @@
 # Only [edits] is required; everything else is as in quick unless it is said.
 plain_images = 8            # pictures a prompt: of the plain prompt,
 edit_images = 4             # of each edit prompt,
-untrained_images = 4        # and of each with the word as it was before training: the floors
+untrained_images = 4        # of each with the word as it was before training: the floors,
+pair_images = 4             # and of each prompt with two words
 sampler = "dpm++"           # dpm++, ddim or euler
 steps = 20
 guidance = 5.0
@@ -13,6 +14,10 @@ object = "a photo of {}"    # {} is the word, {class} the manifest's coarse noun
 
 [edits]                     # a list a kind, or a table of lists by difficulty
 object = ["a photo of {} on the moon", "a {class} like {} made of glass"]
+
+[pairs]                     # two words in one picture; {a} is an object, {b} an object or a style
+object = ["a photo of {a} and {b}"]
+style = ["{a} in the style of {b}"]
 """
 
 import hashlib
@@ -27,8 +32,8 @@ from pipeline.text_files import MOST_SENTENCE, MOST_TEXT_BYTES, decode_text, is_
 
 DIFFICULTIES = ("background", "style", "composition")
 PLAIN = {"object": "a photo of {}", "style": "a painting in the style of {}"}
-COUNTS = {"plain_images": 8, "edit_images": 4, "untrained_images": 4, "steps": 20}
-KEYS = {*COUNTS, "name", "version", "about", "sampler", "guidance", "plain", "edits", "subjects"}
+COUNTS = {"plain_images": 8, "edit_images": 4, "untrained_images": 4, "pair_images": 4, "steps": 20}
+KEYS = {*COUNTS, "name", "version", "about", "sampler", "guidance", "plain", "edits", "subjects", "pairs"}
 MOST = 1000  # pictures a prompt, or steps
 NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
@@ -78,7 +83,7 @@ def _protocol(content: Mapping[str, Any], stem: str, wrong: list[str]) -> dict[s
             wrong.append(f"[subjects] {noun} is {wanted!r}; the lists of [edits] are {', '.join(sorted(edits))}")
     return {"name": name, "version": _count("version", content.get("version", 1), wrong), "plain": plain,
             "edits": edits, "sampler": sampler, "guidance": float(guidance), "subjects": subjects,
-            "difficulty": difficulty, **counts}  # fmt: skip
+            "difficulty": difficulty, "pairs": _pairs(content.get("pairs", {}), wrong), **counts}  # fmt: skip
 
 
 def _edits(given: object, wrong: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
@@ -107,6 +112,29 @@ def _edits(given: object, wrong: list[str]) -> tuple[dict[str, tuple[str, ...]],
             wrong.append(f"[edits] {name} holds {again!r} twice")
         edits[name] = tuple(templates)
     return edits, difficulty
+
+
+def _pairs(given: object, wrong: list[str]) -> dict[str, tuple[str, ...]]:
+    """Kind of the second word -> prompts."""
+    pairs: dict[str, tuple[str, ...]] = {}
+    for kind, listed in _table("pairs", given, wrong).items():
+        if kind not in PLAIN:
+            wrong.append(f"[pairs] {kind} means nothing; the kinds of the second word are {', '.join(PLAIN)}")
+        if not isinstance(listed, list) or not listed:
+            wrong.append(f"[pairs] {kind} takes a list of prompts, and at least one")
+            continue
+        for number, template in enumerate(listed, 1):
+            once = isinstance(template, str) and all(template.count(word) == 1 for word in ("{a}", "{b}"))
+            rest = template.replace("{a}", "").replace("{b}", "") if once else ""
+            if not once or "{" in rest or "}" in rest or not is_one_line(template):
+                wrong.append(
+                    f"[pairs] {kind}, prompt {number} is {template!r}; it takes one line with {{a}} and {{b}} in it once each"
+                )
+        # What is no text cannot be told from another twice either.
+        if len({str(template) for template in listed}) < len(listed):
+            wrong.append(f"[pairs] {kind} holds a prompt twice")
+        pairs[kind] = tuple(listed)
+    return pairs
 
 
 def _check_template(place: str, template: object, wrong: list[str]) -> bool:

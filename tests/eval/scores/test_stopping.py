@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from eval.scores.stopping import FIRST, enough, half_width, rounds, student
+from eval.scores.metrics import student
+from eval.scores.stopping import FIRST, enough, half_width, rounds
 
 
 @pytest.mark.parametrize(("freedom", "known"), [(7, 2.3646), (15, 2.1314), (31, 2.0395), (63, 1.9983), (127, 1.9788)])

@@ -1,0 +1,101 @@
+"""Is each of two concepts in a picture, by a judge of pictures: what `pair_run.py` scores.
+
+A word is taken to be present in a picture when its training images are more similar to the picture than halfway from
+pictures of the same sentence and noise without the word to pictures with it alone. Similarity is the highest of five views,
+the whole and its four halves: two things side by side share the whole, and a judge sees less of each.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from eval.pairs.meeting import Meeting
+from eval.pairs.pair_pictures import HELD, Held
+from eval.scores.encoded import ImageScorer
+from eval.scores.metrics import SMALLEST_DISTANCE, Floats, mean
+
+VIEWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """One prompt with two words.
+
+    n: pictures with both. presence_a, presence_b: the mean similarity of these to each word's training images (the highest of
+    five views). alone_...: of pictures with that word alone, the ceiling. floor_...: of pictures with the other word alone.
+    noun_...: of pictures with two class nouns instead.
+    both, only_a, only_b: shares of the pictures in which both words, or just one, are present; nan where a word cannot be
+    seen even alone. both_alone, both_nouns: the same share as `both` of the pictures with one word and with none, which is
+    what the rule grants by mistake. told_apart: the share of pictures with one word that are nearer to its own training
+    images than to the other's: how well the judge tells the two apart at all.
+    """
+
+    concept: str
+    partner: str
+    template: str
+    n: int
+    presence_a: float
+    alone_a: float
+    floor_a: float
+    noun_a: float
+    presence_b: float
+    alone_b: float
+    floor_b: float
+    noun_b: float
+    both: float
+    only_a: float
+    only_b: float
+    both_alone: float
+    both_nouns: float
+    told_apart: float
+
+
+def view_similarities(pictures: Sequence[Image.Image], training: Floats, scorer: ImageScorer) -> Floats:
+    """The highest similarity of a view to each of K sets. training: (K, D), the mean feature of each -> (N, K)."""
+    if not pictures:
+        return np.empty((0, len(training)))
+    features = scorer.encode_images([view for picture in pictures for view in _views(picture)])
+    similar: Floats = features.astype(np.float64) @ training.astype(np.float64).T
+    highest: Floats = similar.reshape(len(pictures), VIEWS, len(training)).max(axis=1)
+    return highest
+
+
+def pair_score(meeting: Meeting, similarities: Mapping[Held, Floats]) -> PairScore:
+    """similarities: what was held -> (N, 2), to the training images of a and of b."""
+    both, a, b, neither = (similarities[held] for held in HELD)
+    halfway, seen = [], True
+    for place, (own, other) in enumerate(((a, b), (b, a))):
+        ceiling, floor = mean(own[:, place]), mean(other[:, place])
+        seen &= ceiling - floor > SMALLEST_DISTANCE
+        halfway.append((ceiling + floor) / 2)
+
+    def present(values: Floats) -> npt.NDArray[np.bool_]:
+        return values > np.array(halfway)
+
+    def share(found: Any) -> float:
+        return float(found.mean()) if seen and len(found) else math.nan
+
+    here, alone = present(both), present(np.concatenate([a, b]))
+    nearer = np.concatenate([a[:, 0] > a[:, 1], b[:, 1] > b[:, 0]])
+    return PairScore(
+        meeting.a, meeting.b, meeting.template, len(both),
+        mean(both[:, 0]), mean(a[:, 0]), mean(b[:, 0]), mean(neither[:, 0]),
+        mean(both[:, 1]), mean(b[:, 1]), mean(a[:, 1]), mean(neither[:, 1]),
+        share(here.all(axis=1)), share(here[:, 0] > here[:, 1]), share(here[:, 1] > here[:, 0]),
+        share(alone.all(axis=1)), share(present(neither).all(axis=1)),
+        float(nearer.mean()) if len(nearer) else math.nan,
+    )  # fmt: skip
+
+
+def _views(picture: Image.Image) -> list[Image.Image]:
+    width, height = picture.size
+    boxes = (
+        (0, 0, width, height), (0, 0, width // 2, height), (width // 2, 0, width, height),
+        (0, 0, width, height // 2), (0, height // 2, width, height),
+    )  # fmt: skip
+    return [picture.crop(box) for box in boxes]
