@@ -204,14 +204,14 @@ def steps_curve(
         rows = measure(concepts, model, arguments.clip, recipes, output)
     courses, reference = courses_of(rows), recipes[0].name
     costs = costs_table(costs_of(courses, reference, np.random.default_rng(0)), reference)
-    everything = courses_table(courses, np.random.default_rng(0))
-    compared = len(courses[0].reconstruction)
+    everything = courses_table(courses)
+    seeds, compared = courses[0].reconstruction.shape[:2]
     diverged = len(concepts) - compared
-    said = f"{compared} concepts" + (f"; {diverged} more diverged under one recipe or another" if diverged else "")
-    table = f"{costs.markdown()}\n{everything.markdown()}\n{said}\n"
-    page = page_of(
-        "wordmint: quality against cost", [courses_svg(courses, np.random.default_rng(0))], [costs, everything], said
+    said = f"{seeds} training seeds, {compared} concepts" + (
+        f"; {diverged} more diverged under one recipe or another" if diverged else ""
     )
+    table = f"{costs.markdown()}\n{everything.markdown()}\n{said}\n"
+    page = page_of("wordmint: quality against cost", [courses_svg(courses)], [costs, everything], said)
     found = pa.Table.from_pylist(
         [without_nan({name: getattr(row, name) for name in MEASURED.names}) for row in rows], MEASURED
     )

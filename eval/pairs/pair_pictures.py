@@ -59,7 +59,8 @@ def draw_pairs(
 ) -> pa.Table:
     """The pictures as PAIR_PICTURES. words: by concept. Raises PromptError where two words do not fit into the model's context."""
     settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
-    vectors, sentences = {}, []
+    vectors: dict[str, Mapping[str, np.ndarray]] = {}
+    sentences = []
     for request in requests:
         a, b = words[request.meeting.a], words[request.meeting.b]
         # Two concepts may spell their words alike: here each has a name of characters that no tokenizer gets to see.

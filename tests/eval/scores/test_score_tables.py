@@ -83,7 +83,9 @@ def test_a_run_amounts_to_medians_of_shares_and_means_of_scores() -> None:
     assert (summary.done, summary.failed, summary.unscored) == (3, 0, 0)
     assert summary.covered.value == pytest.approx(0.75)
     assert summary.reconstruction.value == pytest.approx(1.4 / 3)
-    assert 0.3 <= summary.reconstruction.low <= summary.reconstruction.value <= summary.reconstruction.high <= 0.6
+    half = 4.303 * np.std([0.3, 0.5, 0.6], ddof=1) / 3**0.5  # Student's, of three values
+    assert summary.reconstruction.low < summary.reconstruction.value < summary.reconstruction.high
+    assert summary.reconstruction.high - summary.reconstruction.low == pytest.approx(2 * half, rel=0.15)
     assert summary.editability.value == pytest.approx(0.25)
     assert (summary.editability_floor, summary.editability_ceiling) == pytest.approx((0.05, 0.3))
     assert summary.editability_covered.value == pytest.approx(0.8)

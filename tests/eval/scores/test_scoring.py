@@ -88,7 +88,7 @@ def test_editability_is_read_against_the_plain_pictures_and_the_untrained_word_a
     assert found.floor == pytest.approx(0)  # the plain pictures hold no blue
     assert found.ceiling == pytest.approx(1)
     assert found.covered == pytest.approx(0.5)
-    assert (found.low, found.high) == (0, 1)
+    assert found.low < 0 < 1 < found.high, "two values say little of their mean, and the interval says so"
 
 
 def test_every_edit_prompt_has_its_own_score_and_floor() -> None:
