@@ -31,6 +31,7 @@ from eval.comparison.variants import (
     CAPTION,
     TRAINED,
     Variant,
+    folder_of,
     points_of_captions,
     points_of_run,
     untrained_points,
@@ -49,7 +50,7 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 
 COMPARED, NOT_STARTED = 0, 2
-CONCEPTS = 20
+CONCEPTS, SEEDS = 20, 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,6 +77,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--steps", type=int, default=InversionSettings().steps, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=SEEDS,
+        metavar="N",
+        help="trainings of every word, from --seed 0 on (default: %(default)s)",
     )
     parser.add_argument(
         "--variants",
@@ -109,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants = chosen(arguments.variants)
         model = find_model(arguments.model)
         settings = InversionSettings(steps=arguments.steps)
-        if arguments.concepts < 2 or arguments.curve_steps < 1:
-            raise ValueError("--concepts takes at least 2, --curve-steps at least 1")
+        if arguments.concepts < 2 or arguments.curve_steps < 1 or arguments.seeds < 1:
+            raise ValueError("--concepts takes at least 2, --curve-steps and --seeds at least 1")
         output = Storage(arguments.output, options)
         manifest = arguments.manifest or held_out(arguments)
         if not arguments.manifest:
@@ -157,14 +165,14 @@ def compare(
     output: Storage,
 ) -> int:
     log, codes = Log(), []
-    for variant in variants:
-        log.say("variant", f"variant   {variant.name}: {variant}")
+    for seed, variant in ((seed, variant) for seed in range(arguments.seeds) for variant in variants):
+        log.say("variant", f"variant   {variant.name}: {variant}; training seed {seed}")
         request = RunRequest(
             manifest=manifest,
-            output=output.folder(variant.folder).url,
+            output=output.folder(folder_of(variant, seed)).url,
             model=arguments.model,
             clip=arguments.clip,
-            settings=replace(settings, **variant.settings),
+            settings=replace(settings, seed=seed, **variant.settings),
             row_defaults=RowDefaults(vectors=variant.vectors),
             storage_options=output.options,
             placement=Placement(ray_address=arguments.ray_address),
@@ -172,13 +180,18 @@ def compare(
         codes.append(exit_code(request, log))
         if codes[-1] > SOME_FAILED:
             return codes[-1]
-    runs = {variant.name: RunFolder(output.folder(variant.folder)) for variant in variants}
-    points = [point for variant in variants for point in points_of_run(runs[variant.name], variant.name)]
-    points += untrained_points(runs[BASE])
+    points = [
+        point
+        for seed in range(arguments.seeds)
+        for variant in variants
+        for point in points_of_run(RunFolder(output.folder(folder_of(variant, seed))), variant.name, seed)
+    ]
+    base = RunFolder(output.folder(folder_of(variants[0], 0)))
+    points += untrained_points(base)
     with ray_session(arguments.ray_address) as session:
-        points += captions(arguments, session, runs[BASE])
-    ceiling = float(np.nanmean([each.reconstruction for each in untrained_points(runs[BASE], "ceiling")]))
-    marks = marks_of(points, BASE, np.random.default_rng(0))
+        points += captions(arguments, session, base)
+    ceiling = float(np.nanmean([each.reconstruction for each in untrained_points(base, "ceiling")]))
+    marks = marks_of(points, BASE)
     table = table_of(marks, BASE)
     page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
     write(output, {"index.html": page, "table.md": table.markdown()}, "points.parquet", point_rows(points))
@@ -201,7 +214,7 @@ def steps_curve(
     recipes = recipes_of(settings, arguments.curve_steps)
     concepts = [replace(each, carried={}) for each in read_manifest(manifest, dict(output.options)).concepts]
     with ray_session(arguments.ray_address):
-        rows = measure(concepts, model, arguments.clip, recipes, output)
+        rows = measure(concepts, model, arguments.clip, recipes, output, arguments.seeds)
     courses, reference = courses_of(rows), recipes[0].name
     costs = costs_table(costs_of(courses, reference, np.random.default_rng(0)), reference)
     everything = courses_table(courses)

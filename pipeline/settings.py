@@ -14,6 +14,7 @@ Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
 Sampler = Literal["ddim", "dpm++", "euler"]
 FlowTimes = Literal["logit_normal", "uniform"]
+Timesteps = Literal["spread", "uniform"]
 
 # At these values an option is as if it were not there. They stay out of fingerprints, so that an option which is new
 # does not undo the words of runs that knew nothing of it.
@@ -21,7 +22,8 @@ ABSENT: dict[str, object] = {
     "schedule": "constant", "warmup_steps": 0, "start": "words", "start_clip": "", "start_encoder": "",
     "templates": (), "captions": False,
     "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
-    "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal",
+    "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal", "timesteps": "spread",
+    "cross_initialised": False,
 }  # fmt: skip
 
 
@@ -85,6 +87,9 @@ class InversionSettings:
     regularisation: weight of the squared distance of a vector to its initializer's (section 5.3).
     min_snr: gamma of Hang et al. 2023, 5 in their paper; 0 for none.
     flow_times: how often a rectified flow is trained at which time (Esser et al. 2024, section 3.1); other models ignore it.
+    cross_initialised: a word starts from what the text encoder makes of its initializer instead of the initializer's own
+    vectors (Pang et al. 2023, "Cross Initialization"), and regularisation draws it there.
+    timesteps: of a step's pictures, "spread" over all times, one from each interval, or each drawn by itself, "uniform".
     norm: "vocabulary" keeps every vector as long as the vocabulary's mean. norm_limit: at most so many times that; 0 for
     no limit.
 
@@ -117,6 +122,8 @@ class InversionSettings:
     norm: Norm = "free"
     norm_limit: float = 0.0
     flow_times: FlowTimes = "logit_normal"
+    timesteps: Timesteps = "spread"
+    cross_initialised: bool = False
 
     def __post_init__(self) -> None:
         _require(0 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 0 to 1,000,000")
@@ -131,7 +138,7 @@ class InversionSettings:
         )
         for name, choices in (
             ("crop", CropMode), ("early_stop", EarlyStop), ("schedule", Schedule), ("start", Start), ("masks", Masks),
-            ("norm", Norm), ("flow_times", FlowTimes),
+            ("norm", Norm), ("flow_times", FlowTimes), ("timesteps", Timesteps),
         ):  # fmt: skip
             _require_one_of(name, getattr(self, name), get_args(choices))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
@@ -171,6 +178,12 @@ class InversionSettings:
             ("norm limit", self.norm_limit),
         ):
             _require(0 <= value < math.inf, name, value, "0 or above")
+        _require(
+            not self.cross_initialised or self.start == "words",
+            "start",
+            self.start,
+            "'words' with cross initialisation",
+        )
         _require(self.norm == "free" or not self.norm_limit, "norm limit", self.norm_limit, "0 where the norm is fixed")
 
     def refuse_vectors(self, vectors: int) -> None:

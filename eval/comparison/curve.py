@@ -100,7 +100,8 @@ def costs_of(
 ) -> list[Cost]:
     """rng: resamples seeds and concepts, the same ones for all recipes: they are compared concept by concept."""
     base = next(course for course in courses if course.recipe == reference)
-    draws = resampled(*base.reconstruction.shape[:2], resamples, rng)
+    seeds, concepts = base.reconstruction.shape[:2]
+    draws = resampled(seeds, concepts, resamples, rng)
     found = {course.recipe: np.array([_reach(course, base, *some) for some in draws]) for course in courses}
     return [_cost(recipe, reached, found[reference][:, 0]) for recipe, reached in found.items()]
 

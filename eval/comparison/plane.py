@@ -13,18 +13,18 @@ import pyarrow as pa
 
 from eval.comparison.axes import DOT, MARGIN, WIDTH, Frame, labels, svg
 from eval.comparison.comparison_page import Table
-from eval.scores.metrics import Floats, interval
+from eval.comparison.two_way import two_way_interval
 from eval.scores.score_tables import with_nan, without_nan
 
 POINTS = pa.schema([
     ("variant", pa.string()), ("concept", pa.string()), ("reconstruction", pa.float64()), ("editability", pa.float64()),
-    ("evaluations", pa.int64()), ("seconds", pa.float64()),
+    ("evaluations", pa.int64()), ("seconds", pa.float64()), ("seed", pa.int64()),
 ])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One concept learned in one way. evaluations: pictures that went through the U-Net in training."""
+    """One concept learned in one way. evaluations: pictures that went through the U-Net in training. seed: of the training."""
 
     variant: str
     concept: str
@@ -32,11 +32,12 @@ class Point:
     editability: float
     evaluations: int = 0
     seconds: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over concepts with its 95 % bootstrap interval."""
+    """A mean over training seeds and concepts with its 95 % interval."""
 
     value: float
     low: float
@@ -65,33 +66,46 @@ def points_of(table: pa.Table) -> list[Point]:
     return [Point(**with_nan(row)) for row in table.to_pylist()]
 
 
-def marks_of(points: Sequence[Point], base: str, rng: np.random.Generator) -> list[Mark]:
-    """One a variant, in the order of their first points. rng: resamples the concepts."""
-    variants: dict[str, dict[str, Point]] = {}
+def marks_of(points: Sequence[Point], base: str) -> list[Mark]:
+    """One a variant, in the order of their first points, over the concepts that it has at all of its training seeds."""
+    variants: dict[str, dict[tuple[int, str], Point]] = {}
     for point in points:
         if not math.isnan(point.reconstruction + point.editability):
-            variants.setdefault(point.variant, {})[point.concept] = point
-    bases = variants.get(base, {})
-    return [_mark(variant, some, bases, rng) for variant, some in variants.items()]
+            variants.setdefault(point.variant, {})[point.seed, point.concept] = point
+    return [_mark(variant, some, variants.get(base, {})) for variant, some in variants.items()]
 
 
-def _mark(variant: str, some: Mapping[str, Point], bases: Mapping[str, Point], rng: np.random.Generator) -> Mark:
-    def mean(values: list[float]) -> Mean:
-        array: Floats = np.array(values)
-        return Mean(float(array.mean()) if values else math.nan, *interval(array, rng))
-
-    both = [(some[name], bases[name]) for name in sorted(some.keys() & bases.keys())]
-    points = [some[name] for name in sorted(some)]
+def _mark(variant: str, some: Mapping[tuple[int, str], Point], bases: Mapping[tuple[int, str], Point]) -> Mark:
+    own, both = _by_seed(some), _by_seed(some, bases)
+    points = [point for row in own for (point,) in row]
     return Mark(
         variant,
-        len(points),
-        mean([each.reconstruction for each in points]),
-        mean([each.editability for each in points]),
-        mean([one.reconstruction - other.reconstruction for one, other in both]),
-        mean([one.editability - other.editability for one, other in both]),
-        float(np.mean([each.evaluations for each in points])),
-        float(np.mean([each.seconds for each in points])),
+        len(own[0]) if own else 0,
+        _mean([[each.reconstruction for (each,) in row] for row in own]),
+        _mean([[each.editability for (each,) in row] for row in own]),
+        _mean([[one.reconstruction - other.reconstruction for one, other in row] for row in both]),
+        _mean([[one.editability - other.editability for one, other in row] for row in both]),
+        float(np.mean([each.evaluations for each in points])) if points else math.nan,
+        float(np.mean([each.seconds for each in points])) if points else math.nan,
     )
+
+
+def _by_seed(*of: Mapping[tuple[int, str], Point]) -> list[list[tuple[Point, ...]]]:
+    """A row a seed of a column a concept, the points of each mapping together; what was not trained is the same at all seeds."""
+    seeds = sorted({seed for some in of for seed, _ in some})
+    names = sorted(set.intersection(*({name for _, name in some} for some in of)))
+
+    def at(some: Mapping[tuple[int, str], Point], seed: int, name: str) -> Point | None:
+        untrained = {known for known, _ in some} == {0}
+        return some.get((0 if untrained else seed, name))
+
+    whole = [name for name in names if all(at(some, seed, name) for some in of for seed in seeds)]
+    return [[tuple(point for some in of if (point := at(some, seed, name))) for name in whole] for seed in seeds]
+
+
+def _mean(values: Sequence[Sequence[float]]) -> Mean:
+    array = np.array(values, np.float64)
+    return Mean(float(array.mean()), *two_way_interval(array)) if array.size else Mean(math.nan, math.nan, math.nan)
 
 
 def table_of(marks: Sequence[Mark], base: str) -> Table:

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,39 +55,61 @@ class Recipe:
 
 
 def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
-    """settings: ours. most: steps that the published recipes are followed for, at most their own 5,000 and 3,000."""
+    """settings: ours, whose seed is all recipes'. most: steps that a recipe is followed for, at most its own.
 
-    def published(steps: int, rate: float, early_stop: EarlyStop) -> tuple[InversionSettings, tuple[int, ...]]:
+    The published ones have torch's default weight decay and draw each timestep by itself, as their trainers do; rates are as
+    the optimiser sees them, after their scaling by the pictures of a step.
+    """
+
+    def published(
+        steps: int, pictures: int, rate: float, early_stop: EarlyStop = "off", **more: Any
+    ) -> tuple[InversionSettings, tuple[int, ...]]:
         budget = min(steps, most)
-        followed = InversionSettings(steps=budget, batch_size=4, learning_rate=rate, early_stop=early_stop)
+        followed = InversionSettings(
+            steps=budget, batch_size=pictures, learning_rate=rate, weight_decay=0.01, timesteps="uniform",
+            early_stop=early_stop, seed=settings.seed, **more,
+        )  # fmt: skip
         return followed, checkpoints(budget)
 
     ours = replace(settings, steps=min(most, settings.steps))
+    uniform = replace(ours, timesteps="uniform", early_stop="off")
     return (
-        # 0.005 is scaled by two GPUs and a batch of four; with DVAR's default window as Voronov et al. give it.
-        Recipe("paper", *published(5000, 0.04, "dvar"), "paper with DVAR"),
-        Recipe("diffusers README", *published(3000, 2e-3, "off")),
+        # Two GPUs with four pictures each, 0.005 x 8; DVAR with the window that Voronov et al. give it.
+        Recipe("paper", *published(5000, 8, 0.04, "dvar"), "paper with DVAR"),
+        # One picture, four times accumulated, 5e-4 x 4. The README for SDXL says the same for 500 steps.
+        Recipe("diffusers README", *published(3000, 4, 2e-3)),
+        # Their released command: 6.25e-4 x 8. Its regularisation, 1e-5 times a distance, is left out, and its second vector.
+        Recipe("Cross Initialization", *published(320, 8, 5e-3, cross_initialised=True)),
         Recipe("wordmint without its early stop", ours, checkpoints(ours.steps), "wordmint"),
+        Recipe("wordmint, timesteps not spread", uniform, checkpoints(uniform.steps)),
     )
 
 
 def checkpoints(budget: int) -> tuple[int, ...]:
-    """0, 12, 25, 50, ... and the budget.
+    """0, 12, 25, 50, ..., 500, where the README for SDXL ends, and the budget.
 
     >>> checkpoints(300)
     (0, 12, 25, 50, 100, 200, 300)
     """
-    doubling = [0, 12, *(25 * 2**power for power in range(20))]
+    doubling = sorted([0, 12, 500, *(25 * 2**power for power in range(20))])
     return (*(step for step in doubling if step < budget), budget)
 
 
 def measure(
-    concepts: Sequence[Concept], model: Model, clip: str, recipes: Sequence[Recipe], folder: Storage
+    concepts: Sequence[Concept], model: Model, clip: str, recipes: Sequence[Recipe], folder: Storage, seeds: int = 1
 ) -> list[Measured]:
-    """Scores of every concept at every recipe's checkpoints; what a former call has measured is read instead."""
+    """Scores of every concept at every recipe's checkpoints; what a former call has measured is read instead.
+
+    seeds: trainings of each, with the recipe's seed and those after it.
+    """
     task = ray.remote(num_cpus=1, max_retries=3)(_measure_part)
     chunks = [concepts[start : start + TOGETHER] for start in range(0, len(concepts), TOGETHER)]
-    parts = [(recipe, chunk) for recipe in recipes for chunk in chunks]
+    seeded = [
+        replace(recipe, settings=replace(recipe.settings, seed=recipe.settings.seed + number))
+        for number in range(seeds)
+        for recipe in recipes
+    ]
+    parts = [(recipe, chunk) for recipe in seeded for chunk in chunks]
     pending = [task.remote(folder, model, clip, recipe, chunk) for recipe, chunk in parts]
     return [Measured(**row) for table in ray.get(pending) for row in table.to_pylist()]
 
@@ -123,7 +146,7 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
                 stopped.setdefault(slot.concept.name, (slot.step, _vectors(slot.words)))
     scorer = Scoring(backbone, clip, {each.name: each for each in concepts}, pixels)
     rows = [
-        Measured(name, concept, step, step * settings.batch_size, *scorer(concept, vectors))
+        Measured(name, concept, step, step * settings.batch_size, *scorer(concept, vectors), settings.seed)
         for (name, step), words in kept.items()
         for concept, vectors in words.items()
     ]
@@ -131,7 +154,7 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
         every = look_every(settings.batch_size)
         for concept, (step, vectors) in stopped.items():
             evaluations = step * settings.batch_size + (1 + step // every) * VALIDATION_IMAGES
-            rows.append(Measured(recipe.stopped, concept, 0, evaluations, *scorer(concept, vectors)))
+            rows.append(Measured(recipe.stopped, concept, 0, evaluations, *scorer(concept, vectors), settings.seed))
     return rows
 
 

@@ -55,12 +55,17 @@ TRAINED = (
 )
 
 
-def points_of_run(run: RunFolder, name: str) -> list[Point]:
+def folder_of(variant: Variant, seed: int) -> str:
+    """Of its run with a training seed."""
+    return variant.folder + (f"-seed-{seed}" if seed else "")
+
+
+def points_of_run(run: RunFolder, name: str, seed: int = 0) -> list[Point]:
     made = run.read_json("run.json")
     batch = int(made["settings"]["batch_size"])
     return [
         Point(name, row["concept"], _number(row["reconstruction"]), _number(row["editability"]), row["steps"] * batch,
-              row["seconds"])
+              row["seconds"], seed)
         for row in _concepts(run)
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start
+from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start, Timesteps
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
 from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
@@ -36,6 +36,7 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
     ("--flow-times", "flow_times", FlowTimes, ("how often a rectified flow (Stable Diffusion 3, Flux, ...) is trained at which "
      "time; other models ignore it")),
+    ("--timesteps", "timesteps", Timesteps, "of a step's pictures: spread over all times, or each drawn by itself, as published"),
     ("--norm", "norm", Norm, "vocabulary: every vector stays as long as the vocabulary's mean"),
 )  # fmt: skip
 
@@ -71,6 +72,12 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         help="NAME.txt beside NAME.jpg is its sentence, with {} for the word; without one, a picture has the templates",
     )
     parser.add_argument(
+        "--cross-initialisation",
+        dest="cross_initialised",
+        action="store_true",
+        help="start from what the text encoder makes of the initializer (Pang et al. 2023)",
+    )
+    parser.add_argument(
         "--vectors", type=int, default=1, metavar="V", help="of rows that do not say how many (default: %(default)s)"
     )
     parser.add_argument(
@@ -85,6 +92,7 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
         resolution=arguments.resolution,
         flip=not arguments.no_flip,
         captions=arguments.captions,
+        cross_initialised=arguments.cross_initialised,
         templates=_templates(arguments.templates, options),
         start_clip=arguments.clip if arguments.start == "nearest" else "",
         **{field: getattr(arguments, field) for field in fields},

@@ -163,6 +163,13 @@ class Backbone(ABC):
         """Text encoder -> float32 (count, D) to start a word from; None is the mean of the vocabulary."""
 
     @abstractmethod
+    def output_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
+        """Text encoder -> float32 (count, D), what it makes of the text's tokens (Pang et al. 2023, Cross Initialization).
+
+        Raises PromptError for no text, and for an encoder whose output has another width than its words.
+        """
+
+    @abstractmethod
     def vocabulary_vectors(self, encoder: str) -> np.ndarray:
         """The frozen table of a text encoder's word embeddings, float32 (words, D)."""
 

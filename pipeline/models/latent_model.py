@@ -157,6 +157,9 @@ class LatentModel(Backbone):
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}
 
+    def output_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
+        return {name: encoder.output_vectors(text, count) for name, encoder in self.text.items()}
+
     def vocabulary_vectors(self, encoder: str) -> np.ndarray:
         return self.text[encoder].vectors
 

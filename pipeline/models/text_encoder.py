@@ -151,10 +151,32 @@ class TextEncoder:
         ids = self.text_ids(text)
         if not ids:
             raise PromptError(f"initializer {text!r} has no token in the model's vocabulary")
-        rows = self.vectors[ids]
-        if len(ids) < count:
-            return rows[np.arange(count) % len(ids)]
-        return np.stack([part.mean(0) for part in np.array_split(rows, count)])
+        return _shared_out(self.vectors[ids], count)
+
+    @torch.no_grad()
+    def output_vectors(self, text: str | None, count: int) -> np.ndarray:
+        """float32 (count, D): the encoder's last states at the text's own tokens, shared out. Raises PromptError."""
+        ids = self.text_ids(text) if text else []
+        if not ids:
+            raise PromptError(
+                "cross initialisation needs an initializer, or a class, with a token in the model's vocabulary"
+            )
+        whole = torch.tensor([[*self.start, *ids, *self.end]], device=self.embedding.weight.device)
+        states = self(whole, self.embedding.weight[:1])
+        rows = getattr(states, "last_hidden_state", states)[0, len(self.start) : len(self.start) + len(ids)]
+        if rows.shape[1] != self.vectors.shape[1]:
+            raise PromptError(
+                f"cross initialisation: this text encoder's output has {rows.shape[1]} numbers and its words have "
+                f"{self.vectors.shape[1]}"
+            )
+        return _shared_out(rows.float().cpu().numpy(), count)
+
+
+def _shared_out(rows: np.ndarray, count: int) -> np.ndarray:
+    """(N, D) -> (count, D): means of as many runs of rows, or rows again and again."""
+    if len(rows) < count:
+        return rows[np.arange(count) % len(rows)]
+    return np.stack([part.mean(0) for part in np.array_split(rows, count)])
 
 
 def _chat(tokenizer: Any) -> tuple[str, str]:

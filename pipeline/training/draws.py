@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.models.base import Backbone, Tokens
 from pipeline.randomness import torch_generator
+from pipeline.settings import Timesteps
 from pipeline.training.adam import factors
 from pipeline.training.schedules import rate_at
 from pipeline.training.sentences import Sentences
@@ -53,7 +54,9 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
     choices, training = sentences.choices, purpose == "step"
     rows = torch.randint(len(mean), (count,), generator=chance)
     places = torch.randint(choices.shape[2], (count,), generator=chance)
-    timesteps = backbone.times(_spread(count, chance), count, (mean.shape[2], mean.shape[3]), slot.settings.flow_times)
+    timesteps = backbone.times(
+        _places(count, chance, slot.settings.timesteps), count, (mean.shape[2], mean.shape[3]), slot.settings.flow_times
+    )
     noise = torch.randn(2, count, *mean.shape[1:], generator=chance)
     own = None
     if training and slot.settings.per_image:
@@ -67,12 +70,14 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
     return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
 
 
-def _spread(count: int, chance: torch.Generator) -> Tensor:
-    """float64 (count,), one from each of the intervals [0, 1), [1, 2), ... [count - 1, count), in random order.
+def _places(count: int, chance: torch.Generator, timesteps: Timesteps) -> Tensor:
+    """float64 (count,) in [0, count): one from each of the intervals [0, 1), [1, 2), ... in random order, or each by itself.
 
-    Each time is uniform by itself, but what noisy and what nearly clean pictures teach varies less from step to step (Kingma
-    et al. 2021, "Variational Diffusion Models", section 4: the low-discrepancy sampler).
+    Spread or not, each time is uniform by itself (Kingma et al. 2021, "Variational Diffusion Models", section 4: the
+    low-discrepancy sampler). compare.py --steps-curve has a recipe of each.
     """
+    if timesteps == "uniform":
+        return count * torch.rand(count, generator=chance, dtype=torch.float64)
     return torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
 
 

@@ -117,7 +117,10 @@ def new_slot(
     backbone.refuse_placeholder(concept.placeholder)
     settings.refuse_vectors(concept.vectors)
     initial = start_vectors(backbone, concept, settings, side_information.nearest, side_information.pictured)
-    anchors = backbone.initial_vectors(concept.initializer, concept.vectors) if settings.regularisation else {}
+    anchors = {}
+    if settings.regularisation:
+        crossed = settings.cross_initialised
+        anchors = initial if crossed else backbone.initial_vectors(concept.initializer, concept.vectors)
     words = _on_device(_with_own(initial, backbone, settings, pixels), backbone)
     posterior = backbone.encode_images(_both_flips(pixels, settings))
     weights = None

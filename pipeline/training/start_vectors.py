@@ -26,7 +26,8 @@ def start_vectors(
     "words": the initializer's own tokens, or the vocabulary's mean. "statistics": normal with the vocabulary's mean and
     standard deviation, dimension by dimension. "nearest": the mean of the words `nearest`, which look most like the
     pictures; the initializer where it is (), as in measuring. "pictures": `pictured`, text encoder -> (D,), for every
-    vector; the initializer where it is None, as in measuring and for styles.
+    vector; the initializer where it is None, as in measuring and for styles. Cross-initialised, "words" are what the text
+    encoder makes of the initializer's tokens.
     Raises PromptError.
     """
     if settings.start == "statistics":
@@ -42,6 +43,8 @@ def start_vectors(
         }
     if settings.start == "pictures" and pictured is not None:
         return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in backbone.encoders}
+    if settings.cross_initialised:
+        return backbone.output_vectors(concept.initializer, concept.vectors)
     return backbone.initial_vectors(concept.initializer, concept.vectors)
 
 

@@ -39,6 +39,8 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "norm": (["--norm", "vocabulary"], "vocabulary"),
     "norm_limit": (["--norm-limit", "2"], 2.0),
     "flow_times": (["--flow-times", "uniform"], "uniform"),
+    "timesteps": (["--timesteps", "uniform"], "uniform"),
+    "cross_initialised": (["--cross-initialisation"], True),
 }
 WITHOUT_OPTION = {"minimum_images", "start_encoder"}
 

@@ -78,12 +78,22 @@ def test_a_variant_that_there_is_not_is_refused_before_anything_starts(
 
 
 def test_the_published_recipes_have_their_rates_and_ours_is_the_jobs_default() -> None:
-    paper, diffusers, ours = recipes_of(InversionSettings(), 10_000)
-    assert (paper.settings.steps, paper.settings.batch_size, paper.settings.learning_rate) == (5000, 4, 0.04)
-    assert (diffusers.settings.steps, diffusers.settings.learning_rate) == (3000, 2e-3)
+    paper, diffusers, crossed, ours, uniform = recipes_of(InversionSettings(seed=3), 10_000)
+    told = {
+        each.name: (each.settings.steps, each.settings.batch_size, each.settings.learning_rate)
+        for each in (paper, diffusers, crossed)
+    }
+    assert told == {
+        "paper": (5000, 8, 0.04), "diffusers README": (3000, 4, 2e-3), "Cross Initialization": (320, 8, 5e-3)
+    }  # fmt: skip
+    for each in (paper, diffusers, crossed):
+        assert (each.settings.weight_decay, each.settings.timesteps, each.settings.seed) == (0.01, "uniform", 3)
+    assert crossed.settings.cross_initialised
     assert (paper.settings.early_stop, diffusers.settings.early_stop) == ("dvar", "off")
-    assert ours.settings == InversionSettings()
+    assert ours.settings == InversionSettings(seed=3)
+    assert uniform.settings == replace(ours.settings, timesteps="uniform", early_stop="off")
     assert recipes_of(InversionSettings(), 100)[0].checkpoints == (0, 12, 25, 50, 100)
+    assert 500 in diffusers.checkpoints, "where the README for SDXL ends"
     assert checkpoints(12) == (0, 12)
 
 

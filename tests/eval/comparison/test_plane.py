@@ -21,7 +21,7 @@ def points() -> list[Point]:
 
 
 def test_a_mark_is_the_mean_with_the_paired_difference_to_the_base() -> None:
-    base, better = marks_of(points(), "base", np.random.default_rng(RNG_SEED))
+    base, better = marks_of(points(), "base")
     assert (base.variant, base.concepts) == ("base", 3)
     assert base.reconstruction.value == pytest.approx(0.7)
     assert base.reconstruction.low < 0.7 < base.reconstruction.high
@@ -39,7 +39,7 @@ def test_points_survive_the_way_to_a_table_and_back() -> None:
 
 
 def test_the_page_draws_every_mark_and_takes_names_for_text() -> None:
-    marks = marks_of(points(), "base", np.random.default_rng(RNG_SEED))
+    marks = marks_of(points(), "base")
     drawing = plane_svg(marks, "base", 0.9)
     root = ET.fromstring(drawing)
     space = "{http://www.w3.org/2000/svg}"
@@ -147,3 +147,20 @@ def test_concepts_that_diverged_under_one_recipe_are_left_out_of_all() -> None:
     assert hot.evaluations.tolist() == [0, 36]
     assert len(courses_table([hot, mild]).rows) == 4
     ET.fromstring(courses_svg([hot, mild]))
+
+
+def test_training_seeds_are_a_mean_and_what_was_not_trained_is_held_against_each_of_them() -> None:
+    """Catches a caption that is left out of the comparison because it was drawn once, and seeds counted as concepts."""
+    trained = [
+        Point("base", name, value + shift, 0.5, 800, 2.0, seed)
+        for seed, shift in enumerate((0.0, 0.1, 0.2))
+        for name, value in (("a", 0.5), ("b", 0.6), ("c", 0.7))
+    ]
+    said = [Point("caption", name, 0.8, 0.5) for name in ("a", "b", "c")]
+    base, caption = marks_of([*trained, *said, Point("base", "d", 0.9, 0.5)], "base")
+    assert base.concepts == caption.concepts == 3, "a concept without all its seeds is left out"
+    assert base.reconstruction.value == pytest.approx(0.7)
+    assert caption.reconstruction_against.value == pytest.approx(0.1)
+    (alone,) = marks_of([point for point in trained if point.seed == 1], "base")
+    assert base.reconstruction.high - base.reconstruction.low > 0
+    assert alone.concepts == 3

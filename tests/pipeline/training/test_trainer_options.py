@@ -82,6 +82,8 @@ OPTIONS: dict[str, InversionSettings] = {
     "norm": replace(SHORT, norm="vocabulary"),
     "norm limit": replace(SHORT, norm_limit=0.5),
     "no flip": replace(SHORT, flip=False),
+    "timesteps": replace(SHORT, timesteps="uniform"),
+    "cross initialisation": replace(SHORT, cross_initialised=True),
 }
 
 
@@ -97,7 +99,7 @@ def test_every_option_makes_another_word(option: str, backbone: Backbone) -> Non
 ALL_AT_ONCE = replace(
     SHORT, steps=30, batch_size=8, early_stop="dvar", schedule="cosine", warmup_steps=4, progressive=0.3, per_image=0.5,
     regularisation=0.1, min_snr=5.0, norm_limit=1.5, weight_decay=0.01, start="statistics", captions=True, masks="alpha",
-    background=0.1,
+    background=0.1, timesteps="uniform",
 )  # fmt: skip
 SIDE = SideInformation(captions=("my {} asleep", None, "at night"), masks=HALF)
 
