@@ -31,7 +31,7 @@ from eval.scores.groups import Group, groups_by, summarise_groups, telling_colum
 from eval.scores.metric import Metric
 from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.summary import ConceptSummary, Estimate, Summary
-from pipeline.inputs.images import decode_drawn
+from pipeline.inputs.picture_file import decode_drawn
 from pipeline.records import Event, Failure
 
 # A page of this size still opens at once on a phone. Beyond it, concepts are sampled and grids are linked.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from eval.judges.clip import Picture
 from eval.scores.metrics import Floats
-from pipeline.inputs.images import decode_drawn
+from pipeline.inputs.picture_file import decode_drawn
 from pipeline.records import Sample, SampleKind
 
 

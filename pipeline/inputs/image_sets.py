@@ -124,7 +124,7 @@ def load_images(
             continue
         shown = visible(without_credentials(source.url, storage_options))
         try:
-            data = reader.read(source, seen)
+            data = reader.read(source, seen, MAX_BYTES)
             digest = seen[source.url].digest
             if digest in kept:
                 rejected.append(RejectedImage(shown, f"the same bytes as {kept[digest].url}, which is kept"))
@@ -178,7 +178,7 @@ class _Reader:
     extras: Extras
     sources: Sequence[Source]
 
-    def read(self, source: Source, seen: dict[str, Source], at_most: int = MAX_BYTES) -> bytes:
+    def read(self, source: Source, seen: dict[str, Source], at_most: int) -> bytes:
         data = Storage(source.url, self.options).read_bytes(at_most=at_most)
         seen[source.url] = replace(source, digest=hashlib.sha256(data).hexdigest())
         return data
@@ -198,7 +198,7 @@ class _Reader:
         if source is None:
             raise ValueError(f"there is no mask beside it, which would be called NAME{MASKS[0]}")
         try:
-            return decode_mask(self.read(source, seen), data, self.resolution, self.crop)
+            return decode_mask(self.read(source, seen, MAX_BYTES), data, self.resolution, self.crop)
         except ValueError as error:
             raise ValueError(f"its mask, {without_credentials(source.url, self.options)}: {error}") from None
 

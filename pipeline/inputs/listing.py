@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.inputs.images import READABLE
+from pipeline.inputs.picture_file import READABLE
 from pipeline.records import RejectedImage
 from pipeline.store.storage import Storage, StorageError, StorageUnavailableError, without_credentials
 from pipeline.text_files import visible
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw")
 UNREAD = {
-    **dict.fromkeys((".heic", ".heif"), "a HEIC picture: convert it to JPEG or PNG"),
     **dict.fromkeys((".jxl",), "a JPEG XL picture: convert it to JPEG or PNG"),
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), "a JPEG 2000 picture: convert it to JPEG or PNG"),
     **dict.fromkeys((".svg", ".svgz"), "an SVG drawing: convert it to PNG"),

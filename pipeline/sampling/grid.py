@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.inputs.images import decode_drawn
+from pipeline.inputs.picture_file import decode_drawn
 from pipeline.records import Sample
 
 TILE, GAP, LABEL = 128, 6, 20

@@ -11,7 +11,7 @@ from eval.report.report_page import thumbnail
 from jobs.application.report_run import Grids
 from jobs.status import main as status
 from pipeline.inputs.image_sets import ImageSetError, find_images, load_images
-from pipeline.inputs.images import decode_drawn
+from pipeline.inputs.picture_file import decode_drawn
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from tests.pipeline.inputs.test_image_sets import concept
@@ -25,7 +25,7 @@ def obeyed(text: str) -> set[str]:
 
 
 def test_a_files_name_is_one_line_of_what_is_said_of_it(tmp_path: Path) -> None:
-    for name in (NAME, NAME.replace(".png", ".heic")):
+    for name in (NAME, NAME.replace(".png", ".jxl")):
         (tmp_path / name).write_bytes(b"no picture")
     with pytest.raises(ImageSetError) as refused:
         load_images(find_images(concept(str(tmp_path))), 64)

@@ -73,11 +73,11 @@ def test_a_file_without_a_suffix_is_found_by_its_name(folder: Storage) -> None:
     [
         ("/nowhere", "no such file, nor a folder with files"),
         ("/*.gif", r"matches no picture \(PNG, JPEG"),
-        ("/texts", r"holds no picture among 2 files \(a.heic, b.txt\)"),
+        ("/texts", r"holds no picture among 2 files \(a.tgz, b.txt\)"),
     ],
 )
 def test_where_no_image_is_found_the_concept_fails_and_says_where(folder: Storage, pattern: str, said: str) -> None:
-    folder.write_bytes("texts/a.heic", b"x")
+    folder.write_bytes("texts/a.tgz", b"x")
     folder.write_bytes("texts/b.txt", b"x")
     with pytest.raises(ImageSetError, match=rf"(?s)cat: no images found.*{said}"):
         find_images(concept(folder.url + pattern), folder.options)

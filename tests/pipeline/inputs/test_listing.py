@@ -106,15 +106,15 @@ def test_a_folder_named_like_a_picture_is_a_folder(store: Storage) -> None:
         assert len(loaded(store, images).digests) == 2
 
 
-@pytest.mark.parametrize("images", ["./", "./*", ["./1.png", "./2.heic", "./3.JXL", "./4.svg", "./5.cr2", "./6.psd"]])
+@pytest.mark.parametrize("images", ["./", "./*", ["./1.png", "./2.jp2", "./3.JXL", "./4.svg", "./5.cr2", "./6.psd"]])
 def test_pictures_of_kinds_that_are_not_read_are_named(images: object, store: Storage) -> None:
     """Catches a telephone's pictures that are left out without a word."""
-    for name in ("1.png", "2.heic", "3.JXL", "4.svg", "5.cr2", "6.psd"):
+    for name in ("1.png", "2.jp2", "3.JXL", "4.svg", "5.cr2", "6.psd"):
         store.write_bytes(name, png(1))
     found = loaded(store, images)
     assert len(found.urls) == 1
     assert [rejected.reason.split(":")[0] for rejected in found.rejected] == [
-        "a HEIC picture", "a JPEG XL picture", "an SVG drawing", "a camera's raw picture", "a Photoshop file",
+        "a JPEG 2000 picture", "a JPEG XL picture", "an SVG drawing", "a camera's raw picture", "a Photoshop file",
     ]  # fmt: skip
 
 
