@@ -40,7 +40,7 @@ def read(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what it passes over
         for crop in ("centre", "pad", "squash"):
-            pixels = decode(data, 32, crop)  # type: ignore[arg-type]
+            pixels = decode(data, 32, crop)
             assert pixels.shape == (32, 32, 3)
         with suppress(ValueError):
             decode_alpha(data, 32, "centre")
