@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint validate check bench mini-report mini clean chromium
+.PHONY: help demo test test-long lint validate check bench lock sbom audit mini-report mini clean chromium
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -35,6 +35,19 @@ validate: $(VENV)/.installed-dev  ## the cluster files against the schemas of wh
 
 bench: $(VENV)/.installed-dev  ## measure, and write runs/bench.json
 	$(PY) jobs/bench/bench.py
+
+lock: $(VENV)/.installed-supply  ## pin the image's packages by hash: cluster/image.lock
+	$(VENV)/bin/uv pip compile pyproject.toml --extra gcs --extra launcher --constraints constraints.txt --generate-hashes \
+	    --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url \
+	    --custom-compile-command 'make lock' --upgrade --quiet --output-file cluster/image.lock
+
+sbom: $(VENV)/.installed-supply  ## the image's packages as a CycloneDX bill of materials, runs/image.cdx.json
+	mkdir -p runs
+	$(VENV)/bin/cyclonedx-py requirements cluster/image.lock --pyproject pyproject.toml --mc-type application \
+	    --output-reproducible --of JSON --output-file runs/image.cdx.json
+
+audit: $(VENV)/.installed-supply  ## ask OSV for known advisories of the image's packages
+	$(VENV)/bin/pip-audit --vulnerability-service osv --require-hashes --disable-pip --requirement cluster/image.lock
 
 mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets
 	$(PY) jobs/mini/mini_report.py
@@ -67,6 +80,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(PY)
 	$(PIP_INSTALL) -e '.[test,lint]' $(QUIETER)
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-supply: pyproject.toml constraints.txt | $(PY)
+	$(PIP_INSTALL) -e '.[supply]' $(QUIETER)
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-mini: pyproject.toml constraints.txt | $(PY)

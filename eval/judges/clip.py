@@ -161,8 +161,9 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [CONFIGURATION, WEIGHTS, *TOKENIZER_FILES]
+    repository, _, revision = name.removeprefix("hf-hub:").partition("@")
     try:
-        return Path(snapshot_download(name.removeprefix("hf-hub:"), allow_patterns=wanted))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
         raise ValueError(f"CLIP {name!r}: the hub did not give it: {error}") from error
 
@@ -174,7 +175,7 @@ def _built_in(name: str) -> tuple[str, str]:
     if not tag or name not in known:
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
         raise ValueError(
-            f"there is no CLIP named {name!r}; it must be 'mini', a folder, 'hf-hub:ORG/NAME' or 'MODEL:WEIGHTS' as "
+            f"there is no CLIP named {name!r}; it must be 'mini', a folder, 'hf-hub:ORG/NAME[@COMMIT]' or 'MODEL:WEIGHTS' as "
             "open_clip lists them" + (f", for instance {', '.join(near)}" if near else "")
         )
     _check_activation(architecture, tag)

@@ -268,6 +268,7 @@ class Run:
         self.folder.write_json("run.json", {
             "manifest": self.manifest.url, "manifest_digest": self.manifest.digest,
             "model": self.model.name, "model_family": self.model.family, "model_digest": self.model.digest,
+            "model_revision": self.model.revision,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
             "settings": self.request.settings.as_dict(),

@@ -235,8 +235,8 @@ their colour channels exchanged; for the two styles redrawn by image filters.
 |---|---|---|---|
 {sets}
 
-Licence texts: [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/),
-[Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0), [MIT](https://opensource.org/license/mit).
+Licence texts: `licences/CC-BY-4.0.txt` (<https://creativecommons.org/licenses/by/4.0/>), `licences/Apache-2.0.txt`,
+`licences/MIT.txt`.
 
 | file | shows | set |
 |---|---|---|

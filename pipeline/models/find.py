@@ -36,9 +36,15 @@ class Model:
     family: str
     digest: str
 
+    @property
+    def revision(self) -> str | None:
+        """The commit of the hub's repository that it is; None for a model that is no hub's."""
+        return self.folder.name if self.folder.parent.name == "snapshots" else None
+
 
 def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
-    """A model named "mini", by path, by URL (copied once a node, mirrors.py), or by hub id (once into the hub's own cache).
+    """A model named "mini", by path, by URL (copied once a node, mirrors.py), or by hub id, owner/name or
+    owner/name@commit (once into the hub's own cache).
 
     options: for the store that the URL is in.
     Raises ModelError when there is no such model, it is of a family we do not know, or it has only pickled weights.
@@ -49,7 +55,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     elif not folder.exists():
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(
-                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name), a URL or '{MINI}'"
+                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name[@commit]), a URL or '{MINI}'"
             )
         folder = _download(name)
     elif name != MINI:
@@ -107,7 +113,12 @@ def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+        return Path(
+            snapshot_download(
+                repository, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+            )
+        )
     except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
         raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error

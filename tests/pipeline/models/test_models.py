@@ -179,6 +179,27 @@ def test_a_model_that_the_hub_does_not_give_is_named(monkeypatch: pytest.MonkeyP
     refused("owner/name", "model 'owner/name': not a folder here, and the hub did not give it: no outgoing traffic")
 
 
+def test_a_revision_of_the_hub_is_pinned_and_recorded(
+    epsilon_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's own cache, offline, with two commits of one repository in it."""
+    cached = tmp_path / "models--owner--name"
+    old, new = "a" * 40, "b" * 40
+    for commit in (old, new):
+        shutil.copytree(epsilon_model, cached / "snapshots" / commit)
+    for vectors in (cached / "snapshots" / new).glob("text_encoder/*.safetensors"):
+        save_file({name: value + 1 for name, value in load_file(vectors).items()}, vectors)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(new)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    pinned, latest = find_model(f"owner/name@{old}"), find_model("owner/name")
+    assert (pinned.revision, latest.revision) == (old, new)
+    assert pinned.name == f"owner/name@{old}"
+    assert pinned.digest == find_model(str(epsilon_model)).digest != latest.digest
+    assert find_model(str(epsilon_model)).revision is None
+
+
 def test_a_folder_without_an_index_is_refused(copy: Path) -> None:
     (copy / "model_index.json").unlink()
     refused(copy, "has no model_index.json; a model is a folder in diffusers' layout")
