@@ -19,7 +19,8 @@ from eval.scores.scoring import score_concept
 from pipeline.models.base import PromptError, placeholder_pattern
 from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol
-from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
+from pipeline.sampling.picture_pool import Wanted
+from pipeline.sampling.pictures_of_a_word import draw_pictures
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import read_layout

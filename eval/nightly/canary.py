@@ -23,7 +23,8 @@ from eval.scores.metrics import Floats, image_similarity
 from eval.scores.score_run import Judgement, load_scorer
 from pipeline.models.load import load_backbone
 from pipeline.records import Sample
-from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures
+from pipeline.sampling.picture_pool import Wanted
+from pipeline.sampling.pictures_of_a_word import draw_pictures
 from pipeline.sampling.prompting import requests_for
 from pipeline.store.parts import part_path, read_layout, read_table, write_table
 from pipeline.store.run_folder import RunFolder

@@ -24,7 +24,8 @@ from pipeline.models.base import Backbone, PromptError
 from pipeline.models.load import cached_backbone
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Failure, Sample
-from pipeline.sampling.pictures_of_a_word import Wanted, draw_pictures, wanted_of
+from pipeline.sampling.picture_pool import Wanted
+from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import missing, requests_for
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import FEW, part_path, read_table, write_table

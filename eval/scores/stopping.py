@@ -22,7 +22,7 @@ from eval.scores.encoded import Encoded, ImageScorer, encode_samples
 from eval.scores.metrics import Floats, image_similarity, student, text_similarity
 from pipeline.protocols import Protocol
 from pipeline.records import Sample, SampleKind
-from pipeline.sampling.pictures_of_a_word import Wanted
+from pipeline.sampling.picture_pool import Wanted
 
 FIRST = 8
 DRAWN_IN_ROUNDS: tuple[SampleKind, ...] = ("reconstruction", "edit")

@@ -1,6 +1,7 @@
 """The first stage of a latent model: pictures to scaled latents and back, by any of diffusers' autoencoders of pictures."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class FirstStage:
         elif dtype == torch.float16 and kind == "AutoencoderKL" and not self.module.config.force_upcast:
             self.module.to(torch.float16)
         self._offload = settings.offload_first_stage
+        self._in_use = threading.Lock()
 
     def move_to(self, device: torch.device) -> None:
         """device: where it works."""
@@ -53,11 +55,12 @@ class FirstStage:
         if not self._offload:
             yield
             return
-        self.module.to(self.device)
-        try:
-            yield
-        finally:
-            self.module.to(REST)
+        with self._in_use:  # pictures may be decoded while others are encoded
+            self.module.to(self.device)
+            try:
+                yield
+            finally:
+                self.module.to(REST)
 
     @property
     def downsampling(self) -> int:

@@ -1,6 +1,7 @@
 """A frozen text encoder with its tokenizer, whose table of token embeddings goes on with the words being learned."""
 
 import functools
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class TextEncoder:
         """Raises ValueError, and whatever a broken file makes the libraries raise."""
         self.tokenizer = part.tokenizer.from_pretrained(folder / part.tokenizer_folder)
         self.module = load_whole(part.encoder, folder / name, dtype=dtype)
+        self._in_use = threading.Lock()
         self.embedding: nn.Embedding = self.module.get_input_embeddings()
         self.before, self.after = _chat(self.tokenizer) if part.chat else (part.before, part.after)
         self.masked = part.masked
@@ -90,14 +92,15 @@ class TextEncoder:
 
     def __call__(self, ids: Tensor, words: Tensor | None, **options: Any) -> Any:
         """The module's own output for int64 (B, L), with `words` (rows, D)."""
-        # A module takes a Parameter for its own, and no other tensor in that place ever after.
-        self.table.words = words if words is None else words.view_as(words)
         if self.masked:
             options["attention_mask"] = self.mask(ids).long()
-        try:
-            return self.module(ids, **options)
-        finally:
-            self.table.words = None
+        with self._in_use:  # one thread trains and another may draw, and the table has one place for words
+            # A module takes a Parameter for its own, and no other tensor in that place ever after.
+            self.table.words = words if words is None else words.view_as(words)
+            try:
+                return self.module(ids, **options)
+            finally:
+                self.table.words = None
 
     def mask(self, ids: Tensor) -> Tensor:
         """bool (B, L) for ids (B, L): all but the padding at the end."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.records import Concept
 
@@ -25,6 +25,8 @@ class Protocol:
     plain_images, edit_images: pictures per prompt of the learned word; untrained_images: per prompt of the untrained word.
     subjects: coarse noun -> the list it takes. difficulty: edit prompt -> "background", "style" or "composition".
     digest: of the file, for a protocol that is not shipped; "" for one that is.
+    seeds: whose the seeds are: each concept has its own, or those of a class share theirs, so that a picture without the learned
+    word is the same for all of them and is drawn once.
     until_ci: pictures of a prompt are drawn only until its score is known to within this (eval/scores/stopping.py), the counts
     above being the most; 0 draws them all.
     pairs: kind of the second word -> prompts with two words, "{a}" of an object and "{b}" of that kind; pair_images: pictures
@@ -47,6 +49,7 @@ class Protocol:
     until_ci: float = 0.0
     pairs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pair_images: int = 4
+    seeds: Literal["concept", "class"] = "concept"
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ pair_images = 4             # and of each prompt with two words
 sampler = "dpm++"           # dpm++, ddim or euler
 steps = 20
 guidance = 5.0
+seeds = "concept"           # or "class": words of a class begin with the same noise, and share the pictures without a word
 
 [plain]
 object = "a photo of {}"    # {} is the word, {class} the manifest's coarse noun
@@ -33,7 +34,7 @@ from pipeline.text_files import MOST_SENTENCE, MOST_TEXT_BYTES, decode_text, is_
 DIFFICULTIES = ("background", "style", "composition")
 PLAIN = {"object": "a photo of {}", "style": "a painting in the style of {}"}
 COUNTS = {"plain_images": 8, "edit_images": 4, "untrained_images": 4, "pair_images": 4, "steps": 20}
-KEYS = {*COUNTS, "name", "version", "about", "sampler", "guidance", "plain", "edits", "subjects", "pairs"}
+KEYS = {*COUNTS, "name", "version", "about", "sampler", "guidance", "seeds", "plain", "edits", "subjects", "pairs"}
 MOST = 1000  # pictures a prompt, or steps
 NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
@@ -71,6 +72,9 @@ def _protocol(content: Mapping[str, Any], stem: str, wrong: list[str]) -> dict[s
     sampler = content.get("sampler", "dpm++")
     if sampler not in get_args(Sampler):
         wrong.append(f"sampler is {sampler!r}; it takes one of {', '.join(get_args(Sampler))}")
+    seeds = content.get("seeds", "concept")
+    if seeds not in ("concept", "class"):
+        wrong.append(f"seeds is {seeds!r}; it takes concept or class")
     edits, difficulty = _edits(content.get("edits"), wrong)
     plain = _table("plain", content.get("plain", PLAIN), wrong)
     for kind, template in plain.items():
@@ -83,7 +87,7 @@ def _protocol(content: Mapping[str, Any], stem: str, wrong: list[str]) -> dict[s
             wrong.append(f"[subjects] {noun} is {wanted!r}; the lists of [edits] are {', '.join(sorted(edits))}")
     return {"name": name, "version": _count("version", content.get("version", 1), wrong), "plain": plain,
             "edits": edits, "sampler": sampler, "guidance": float(guidance), "subjects": subjects,
-            "difficulty": difficulty, "pairs": _pairs(content.get("pairs", {}), wrong), **counts}  # fmt: skip
+            "difficulty": difficulty, "seeds": seeds, "pairs": _pairs(content.get("pairs", {}), wrong), **counts}  # fmt: skip
 
 
 def _edits(given: object, wrong: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -1,27 +1,15 @@
 """Pictures that a protocol asks for, of any concepts' words: one batch of the frozen model mixes words, prompts and seeds."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.models.base import Backbone, placeholder_pattern
+from pipeline.models.base import Backbone
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Sample
 from pipeline.sampling.grid import encode_png
+from pipeline.sampling.picture_pool import PicturePool, Vectors, Wanted
 from pipeline.sampling.prompting import Request, requests_for
-from pipeline.sampling.sampler import SamplerSettings, sample
-
-Vectors = Mapping[str, np.ndarray]  # text encoder -> float32 (V, D)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One picture to be drawn. vectors: what the concept's placeholder means in it, learned or not."""
-
-    concept: Concept
-    request: Request
-    vectors: Vectors
 
 
 def draw_concept(
@@ -43,7 +31,7 @@ def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Seq
 def draw_pictures(
     backbone: Backbone, wanted: Sequence[Wanted], protocol: Protocol, resolution: int | None = None
 ) -> list[Sample]:
-    """One sample a picture, in their order; which others it is drawn beside changes it by rounding only."""
+    """One sample a picture, in their order; which others it is drawn beside changes it by rounding at most, on a CPU not at all."""
     return samples_of(wanted, pixels_of(backbone, wanted, protocol, resolution))
 
 
@@ -60,16 +48,8 @@ def pixels_of(
     backbone: Backbone, wanted: Sequence[Wanted], protocol: Protocol, resolution: int | None = None
 ) -> list[np.ndarray]:
     """One picture each, uint8 (R, R, 3)."""
-    if not wanted:
-        return []
-    settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
-    # Two concepts may spell their words alike, and a trained and an untrained word always do: in the batch each has a
-    # name of its own, of characters that no tokenizer gets to see.
-    names: dict[int, str] = {}
-    words: dict[str, Vectors] = {}
-    prompts = []
-    for each in wanted:
-        name = names.setdefault(id(each.vectors), f"\ue000{len(names)}\ue001")
-        words[name] = each.vectors
-        prompts.append(placeholder_pattern([each.concept.placeholder]).sub(name, each.request.prompt))
-    return list(sample(backbone, prompts, [each.request.seed for each in wanted], words, settings, resolution))
+    pool = PicturePool(backbone, protocol, resolution)
+    pictures = pool.add(wanted)
+    while pool.words:
+        pool.advance()
+    return [picture.result() for picture in pictures]

@@ -25,7 +25,7 @@ class Request:
 
 
 def requests_for(concept: Concept, protocol: Protocol, seed: int) -> list[Request]:
-    """Every picture the protocol wants of the concept. Seeds come from (run seed, concept, prompt, index).
+    """Every picture the protocol wants of the concept. Seeds come from (run seed, concept or its class, prompt, index).
 
     Raises PromptError where the protocol has no prompts for the concept, or its placeholder is one of their words.
     """
@@ -73,6 +73,9 @@ def _with_noun(template: str, concept: Concept) -> str | None:
 
 def _seed(seed: int, concept: Concept, protocol: Protocol, template: str, index: int) -> int:
     # quick-v1 was there before any other, and its pictures keep the seeds they were drawn from.
+    if protocol.seeds == "class":
+        shared = concept.noun or concept.initializer or concept.kind
+        return derive_seed(seed, f"class {shared}", f"{protocol.base_label} {template}", index)
     purpose = template if protocol.base_label == "quick-v1" else f"{protocol.base_label} {template}"
     return derive_seed(seed, concept.name, purpose, index)
 

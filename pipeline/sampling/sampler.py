@@ -1,13 +1,13 @@
 """From words to pictures: classifier-free guidance (Ho and Salimans 2022) with any of diffusers' schedulers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.base import Backbone, Conditioning
+from pipeline.models.base import Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,6 @@ class SamplerSettings:
     batch: int = 16
 
 
-@torch.no_grad()
 def sample(
     backbone: Backbone,
     prompts: Sequence[str],
@@ -35,32 +34,50 @@ def sample(
     words: placeholder -> text encoder -> float32 (V, D).
     Raises PromptError when a prompt does not fit into the model's context.
     """
-    tables, rows = _stack(words, backbone)
-    side = resolution or backbone.resolution
     pictures = []
     for start in range(0, len(prompts), settings.batch):
-        some = list(prompts[start : start + settings.batch])
-        conditioning = backbone.embed_guided(some, rows, tables)
-        latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds[start : start + settings.batch]])
-        pictures.append(backbone.decode(denoise(backbone, latents.to(backbone.device), conditioning, settings)))
+        some = slice(start, start + settings.batch)
+        pictures.append(_at_once(drawing(backbone, prompts[some], seeds[some], words, settings, resolution)))
     return np.concatenate(pictures)
 
 
-def initial_latents(backbone: Backbone, seed: int, resolution: int) -> Tensor:
-    """The picture's starting noise (1, C, h, w), as diffusers' pipelines draw it from `torch.Generator().manual_seed(seed)`."""
-    return torch.randn((1, *backbone.latent_shape(resolution)), generator=torch.Generator().manual_seed(seed))
+def _at_once(drawing: Generator[None, None, np.ndarray]) -> np.ndarray:
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            pictures: np.ndarray = end.value
+            return pictures
 
 
-def denoise(backbone: Backbone, noise: Tensor, conditioning: Conditioning, settings: SamplerSettings) -> Tensor:
-    """Latents (B, C, h, w) from noise of that shape; conditioning of 2 B: without the prompts, then with them."""
-    scheduler = backbone.scheduler(settings.sampler, settings.steps, (noise.shape[2], noise.shape[3]))
-    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+@torch.no_grad()
+def drawing(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    words: Mapping[str, Mapping[str, np.ndarray]],
+    settings: SamplerSettings,
+    resolution: int | None = None,
+) -> Generator[None, None, np.ndarray]:
+    """`sample` of one batch, which stops after every denoising step so that something else can be done in between."""
+    tables, rows = _stack(words, backbone)
+    conditioning = backbone.embed_guided(prompts, rows, tables)
+    side = resolution or backbone.resolution
+    latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds]).to(backbone.device)
+    scheduler = backbone.scheduler(settings.sampler, settings.steps, (latents.shape[2], latents.shape[3]))
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     for timestep in scheduler.timesteps:
         # Schedulers of flows have nothing to scale.
         scale = getattr(scheduler, "scale_model_input", lambda latents, _: latents)
         said = backbone.predict_guided(scale(latents, timestep), timestep, conditioning, settings.guidance)
         latents = scheduler.step(said, timestep, latents).prev_sample
-    return latents
+        yield
+    return backbone.decode(latents)
+
+
+def initial_latents(backbone: Backbone, seed: int, resolution: int) -> Tensor:
+    """The picture's starting noise (1, C, h, w), as diffusers' pipelines draw it from `torch.Generator().manual_seed(seed)`."""
+    return torch.randn((1, *backbone.latent_shape(resolution)), generator=torch.Generator().manual_seed(seed))
 
 
 def _stack(

@@ -1,26 +1,31 @@
 """Continuous batching: K concepts train at once on one frozen model. A finished one frees its slot for the next step.
 
-Everything that touches the model runs on one thread, between two steps of the shared batch. Other threads hand it work and
-wait.
+What touches the model runs on one thread, between two steps of the shared batch. Other threads hand it work and wait.
+Pictures are drawn beside the training: on a GPU by a thread with a CUDA stream of its own, on a CPU one denoising step at a
+time between two training steps.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from pipeline.models.base import Backbone
 from pipeline.records import Word
+from pipeline.sampling.picture_pool import PicturePool, Wanted
 from pipeline.scheduling.slot_count import give_memory_back
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step, validate
 
 Result = TypeVar("Result")
+# A word that is being drawn gets twice the time of one in a slot, because it holds a call that the next concept needs.
+DRAWN = 2.0
 DOES_NOT_FIT = "one concept in training does not fit into the GPU's memory; lower --batch-size or --resolution"
 
 
@@ -43,6 +48,7 @@ class ContinuousBatch:
     A step that runs out of the device's memory halves the slots for good. Concepts that lose their slot wait until one is
     free and go on from where they were. If a single slot does not fit and `may_recompute` is set, the model switches to
     gradient checkpointing. `tell` gets what ran out of memory and what is done about it.
+    `pictures` holds what is to be drawn; without it, `draw` cannot be called.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class ContinuousBatch:
         every: float,
         tell: Callable[[str, str], None],
         may_recompute: bool = True,
+        pictures: PicturePool | None = None,
     ) -> None:
         self._backbone, self._keep, self._every = backbone, keep, every
         self.slots, self._tell, self._may_recompute = slots, tell, may_recompute
@@ -60,6 +67,10 @@ class ContinuousBatch:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._entries: list[_Entry] = []
         self.steps = 0  # taken so far, of all concepts together
+        self._pictures, self._draws_between_steps = pictures, pictures is not None
+        if pictures is not None and backbone.device.type == "cuda":
+            self._draws_between_steps = False
+            threading.Thread(target=self._draw_beside, args=(pictures,), daemon=True, name="pictures").start()
         threading.Thread(target=self._serve, daemon=True, name="model").start()
 
     @property
@@ -107,6 +118,13 @@ class ContinuousBatch:
         self._calls.put(run)
         return done.result()
 
+    def draw(self, wanted: Sequence[Wanted]) -> list[np.ndarray]:
+        """Waits for the pictures, one each, uint8 (R, R, 3)."""
+        assert self._pictures is not None, "whoever draws gives a pool"
+        pictures = self._pictures.add(wanted)
+        self._calls.put(lambda: None)  # wakes the model's thread if nothing is in training
+        return [picture.result() for picture in pictures]
+
     def snapshots(self) -> list[Checkpoint]:
         """Of every concept in a slot, between two steps."""
         return self.run(self._snapshots)
@@ -116,13 +134,46 @@ class ContinuousBatch:
 
     def _serve(self) -> None:
         kept = time.monotonic()
+        owed = 0.0  # seconds of drawing
         while True:
-            while not self._entries or not self._calls.empty():
+            while not (self._entries or self._words_to_draw) or not self._calls.empty():
                 self._calls.get()()
-            self._step()
+            began = time.monotonic()
+            if self._entries:
+                share = DRAWN * self._words_to_draw / len(self._entries)
+                self._step()
+                owed += share * (time.monotonic() - began)
+            owed = self._draw(owed)
             if time.monotonic() - kept >= self._every:
                 self._keep(self._snapshots())
                 kept = time.monotonic()
+
+    @property
+    def _words_to_draw(self) -> int:
+        """By this thread."""
+        return self._pictures.words if self._pictures is not None and self._draws_between_steps else 0
+
+    def _draw(self, owed: float) -> float:
+        """Draws for that many seconds, or one step if nothing is in training. Returns the seconds that are still owed."""
+        while self._words_to_draw and (owed > 0 or not self._entries):
+            began = time.monotonic()
+            assert self._pictures is not None, "there is something to draw"
+            self._pictures.advance()
+            owed -= time.monotonic() - began
+            if not self._entries:
+                return 0.0
+            if not self._calls.empty():
+                return owed
+        return owed if self._words_to_draw else 0.0
+
+    def _draw_beside(self, pictures: PicturePool) -> None:
+        """Draws for as long as the process lives, on a stream that the training does not wait for."""
+        device = self._backbone.device
+        torch.cuda.synchronize(device)
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+            while True:
+                pictures.wait()
+                pictures.advance()
 
     def _step(self) -> None:
         entries = self._entries[: self.slots]

@@ -75,13 +75,13 @@ class WorkersNeverStartedError(RuntimeError):
 def calls_ahead(slots: int) -> int:
     """How many calls a worker gets beyond its slots, so that images are read while the slots are busy.
 
-    As many more may be in flight for words that are already being drawn or committed.
+    As many more as there are slots may be in flight for words that are already being drawn or committed.
     """
     return 1 + slots // 4
 
 
 def calls_at_most(slots: int) -> int:
-    return slots + 2 * calls_ahead(slots)
+    return slots + calls_ahead(slots) + slots
 
 
 @dataclass(slots=True)

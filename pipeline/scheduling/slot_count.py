@@ -1,14 +1,17 @@
-"""How many concepts a worker trains at once: measured on the machine it runs on."""
+"""How many concepts a worker trains at once, and how many pictures it draws: measured on the machine it runs on."""
 
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from pipeline.models.base import Backbone
+from pipeline.protocols import Protocol
 from pipeline.records import Concept
+from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import MOST_SLOTS, CheckpointGradients, InversionSettings
 from pipeline.training.inversion import new_slot, train_step
 
@@ -92,6 +95,41 @@ def _rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
         _wait_for(backbone.device)
         seconds.append(time.perf_counter() - began)
     return count / float(np.median(seconds[WARM_UP:]))
+
+
+def measure_pictures(backbone: Backbone, protocol: Protocol, resolution: int | None) -> int | None:
+    """How many pictures are drawn at once in the memory that the slots leave. None on a CPU, where it is not measured."""
+    if backbone.device.type != "cuda":
+        return None
+    room = (1 - MEMORY_SHARE) * torch.cuda.get_device_properties(backbone.device).total_memory
+
+    def taken(count: int) -> float:
+        give_memory_back()
+        before = torch.cuda.memory_allocated(backbone.device)
+        settings = SamplerSettings(protocol.sampler, 2, protocol.guidance, batch=count)
+        sample(backbone, [""] * count, range(count), {}, settings, resolution)
+        return torch.cuda.max_memory_allocated(backbone.device) - before
+
+    found = most_that_fit(taken, room)
+    give_memory_back()
+    return found
+
+
+def most_that_fit(taken: Callable[[int], float], room: float) -> int:
+    """The largest of 1, 2, 4, ... MOST_SLOTS that takes at most `room` bytes; 1 if none does.
+
+    >>> most_that_fit(lambda count: 3.0 * count, 20.0)
+    4
+    """
+    best = 1
+    for count in CANDIDATES:
+        try:
+            if taken(count) > room:
+                break
+        except torch.OutOfMemoryError:
+            break
+        best = count
+    return best
 
 
 def _wait_for(device: torch.device) -> None:

@@ -24,10 +24,11 @@ from pipeline.models.base import PromptError
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Done, Event, EventKind, Failure, ImageSet, Sample, Stage, Word
 from pipeline.sampling.grid import draw_grid, encode_png
-from pipeline.sampling.pictures_of_a_word import Wanted, pixels_of, samples_of, wanted_of
+from pipeline.sampling.picture_pool import PicturePool
+from pipeline.sampling.pictures_of_a_word import samples_of, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.scheduling.continuous_batch import ContinuousBatch
-from pipeline.scheduling.slot_count import measure_slots
+from pipeline.scheduling.slot_count import measure_pictures, measure_slots
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
@@ -70,7 +71,7 @@ class Worker:
             self.slots = self._slots()
         self.batch = ContinuousBatch(
             self.backbone, self.slots, self._keep, settings.checkpoint_seconds,
-            functools.partial(self._note, "out_of_memory"), settings.checkpoint_gradients == "auto",
+            functools.partial(self._note, "out_of_memory"), settings.checkpoint_gradients == "auto", self._pool(),
         )  # fmt: skip
         threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
 
@@ -80,6 +81,10 @@ class Worker:
             return measure_slots(self.backbone, told.inversion, told.checkpoint_gradients)
         self.backbone.checkpoint_gradients(told.checkpoint_gradients == "on")
         return told.slots
+
+    def _pool(self) -> PicturePool:
+        told, side = self.settings, self.settings.inversion.resolution
+        return PicturePool(self.backbone, told.protocol, side, measure_pictures(self.backbone, told.protocol, side))
 
     def weights_digests(self) -> tuple[str, str]:
         """The digest of the weights when they were loaded, and now."""
@@ -234,15 +239,10 @@ class Worker:
         return self.backbone.vocabulary_words()
 
     def _sample(self, concept: Concept, images: ImageSet, word: Word) -> list[Sample]:
-        """Draws on the model's thread and encodes the PNGs on the thread of the call."""
-        told = self.settings
-        requests = requests_for(concept, told.protocol, told.inversion.seed)
-
-        def draw() -> tuple[list[Wanted], Sequence[np.ndarray]]:
-            wanted = wanted_of(self.backbone, concept, word.vectors, requests)
-            return wanted, pixels_of(self.backbone, wanted, told.protocol, told.inversion.resolution)
-
-        drawn = samples_of(*self.batch.run(draw))
+        """Draws beside the training and other words' pictures, and encodes the PNGs on the thread of the call."""
+        requests = requests_for(concept, self.settings.protocol, self.settings.inversion.seed)
+        wanted = self.batch.run(lambda: wanted_of(self.backbone, concept, word.vectors, requests))
+        drawn = samples_of(wanted, self.batch.draw(wanted))
         training = [
             Sample(concept.name, "training", "", "", index, 0, encode_png(pixels))
             for index, pixels in enumerate(images.pixels)

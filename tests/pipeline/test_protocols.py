@@ -64,6 +64,23 @@ def test_quick_draws_the_pictures_it_always_drew() -> None:
     assert first.seed == derive_seed(0, "owl", "a photo of {}", 0)
 
 
+def test_a_catalogue_asks_for_the_pictures_of_quick_from_the_seeds_of_a_class() -> None:
+    """Catches floors that two concepts of a class cannot share, and noise that a word and its floor do not have in common."""
+    second = PROTOCOLS["catalogue"]
+    assert second.label == "catalogue-v1"
+    assert replace(second, name="quick", seeds="concept") == QUICK
+    owl, wren, dog = (
+        requests_for(each, second, 0) for each in (OWL, replace(OWL, name="wren", placeholder="<w>"), DOG)
+    )
+    assert [each.seed for each in owl] == [each.seed for each in wren]
+    assert not {each.seed for each in owl} & {each.seed for each in dog}
+    assert not {each.seed for each in owl} & {each.seed for each in requests_for(OWL, QUICK, 0)}
+    plain = {(each.kind, each.index): each.seed for each in owl if each.prompt == "a photo of <owl>"}
+    assert plain["untrained", 0] == plain["reconstruction", 0]
+    with pytest.raises(ProtocolError, match="seeds is 'word'; it takes concept or class"):
+        read('seeds = "word"\n' + SMALLEST.decode())
+
+
 def test_the_papers_protocol_is_the_papers() -> None:
     paper = PROTOCOLS["paper"]
     assert (paper.plain_images, paper.edit_images, paper.sampler, paper.steps, paper.guidance) == (

@@ -17,7 +17,8 @@ from eval.scores.metric_table import expected_metrics
 from eval.scores.score_run import Judgement, conditions, unscored
 from pipeline.models.load import load_backbone
 from pipeline.records import Sample
-from pipeline.sampling.pictures_of_a_word import Wanted, draw_concept, draw_pictures
+from pipeline.sampling.picture_pool import Wanted
+from pipeline.sampling.pictures_of_a_word import draw_concept, draw_pictures
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import part_path, read_layout, read_table, write_table
