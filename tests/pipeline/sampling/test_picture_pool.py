@@ -137,7 +137,7 @@ def test_training_goes_on_while_pictures_are_drawn(backbone: Backbone) -> None:
         done.append("step" if torch.is_grad_enabled() else "picture")
         return original(*arguments)
 
-    backbone.predict = predict  # type: ignore[method-assign]
+    backbone.predict = predict  # type: ignore[method-assign, assignment]
     batch = ContinuousBatch(backbone, 2, lambda _: None, 1e9, lambda *_: None, pictures=PicturePool(backbone, FAST))
     pixels = np.zeros((1, PIXELS, PIXELS, 3), np.uint8)
     settings = InversionSettings(steps=400, early_stop="off", batch_size=1)
