@@ -1,4 +1,4 @@
-"""What one stage hands to the next: one frozen record each, and Failure for whatever could not go on.
+"""The records that stages hand to each other, all frozen. Failure is for a concept that could not go on.
 
 manifest -> Concept -> ImageSet -> Word -> Sample -> Score -> report
 """
@@ -50,11 +50,11 @@ Role = Literal["picture", "caption", "mask", "word"]
 class Source:
     """One file of a concept.
 
-    identity: what the store says of the file's version (its ETag, or its time of change) and its size; None where it says
-    nothing that can be relied on. The same identity means the same bytes.
-    digest: sha256 of its bytes in hex, "" before they were read and for a file that cannot be.
-    role: what it is to the concept; a "word" is one that another trainer learned. picture: of a caption or a mask, the URL
-    of the picture that it belongs to.
+    identity: the file's version in its store (ETag, or time of change) with its size; None if the store gives none that is
+    reliable. The same identity means the same bytes.
+    digest: sha256 of its bytes in hex; "" if they were not read yet or cannot be read.
+    role: picture, caption, mask, or "word" (learned by another trainer). picture: for a caption or mask, the URL of the
+    picture it belongs to.
     """
 
     url: str
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A committed word: what it took."""
+    """A committed word, with the steps and seconds of its training."""
 
     concept: str
     fingerprint: str
@@ -76,7 +76,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class RejectedImage:
-    """A file that could not serve as a training image, and why, in a sentence for the person who owns it."""
+    """A file that cannot be used as a training image. reason: a sentence for its owner."""
 
     url: str
     reason: str
@@ -87,9 +87,9 @@ class ImageSet:
     """A concept's training images, upright, on white, square.
 
     pixels: uint8 (N, R, R, 3). urls, digests: N each, in the order of `pixels`; a digest is the sha256 of the file's bytes.
-    sources: every file that was looked at, the rejected ones too, and their captions and masks.
-    captions: N, None for a picture without one; () where none were asked for. masks: uint8 (N, R, R), 255 where the concept
-    is; None where none were asked for.
+    sources: all files of the concept, with rejected pictures, captions and masks.
+    captions: N, None for a picture without one; () if captions are off. masks: uint8 (N, R, R), 255 where the concept is;
+    None if masks are off.
     """
 
     pixels: np.ndarray
@@ -110,7 +110,7 @@ class Word:
 
     vectors: text encoder ("text_encoder", in SDXL also "text_encoder_2", in the paper's model "bert") -> float32 (V, D).
     initial: the vectors it started from, same shapes.
-    learning_rate: the effective one, as the optimiser saw it.
+    learning_rate: the rate that the optimiser used.
     stopped_by: "steps" (the budget ran out), "settled" or "dvar" (early_stopping.py), or "imported": not learned here at all.
     loss: the validation loss at the end. seconds: from admission to the last step.
     """
@@ -153,13 +153,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric of one concept at one prompt, with what it has to be read against.
+    """One metric of one concept at one prompt, with its floor and ceiling.
 
     metric: its name in eval/scores/metric_table.py, where its unit, floor and ceiling are described.
     value: the mean over `n` images; low, high: its 95 % interval over the images.
-    floor, ceiling: what an untrained word reaches and what real images reach; covered: (value - floor) / (ceiling - floor).
-    floor_noun, floor_wordless: the same figure of the plain prompt's pictures with the class or initializer in the word's
-    place, and with nothing there; nan where those were not drawn.
+    floor, ceiling: the value of an untrained word and of real images. covered: (value - floor) / (ceiling - floor).
+    floor_noun, floor_wordless: the value of the plain prompt's pictures with the class or initializer in the word's place,
+    and with nothing there; nan if those were not drawn.
     """
 
     concept: str
@@ -178,7 +178,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A concept that got no word, at which stage, and why, in a sentence for the person who owns the manifest.
+    """A concept without a word. stage: where it failed. reason: a sentence for the owner of the manifest.
 
     fingerprint: "" when it failed before its images could be read.
     """
@@ -200,9 +200,8 @@ EventKind = Literal[
 class Event:
     """Something that went wrong during a run, or a phase of a worker's start.
 
-    time: UTC, ISO 8601. worker: short id of the actor; node: of its machine; concept: whose; each "" where there is none.
-    cause: what happened. action: what is done about it. seconds: that a phase took. output: the last lines that a lost worker
-    wrote.
+    time: UTC, ISO 8601. worker: short id of the actor; node: its machine; concept: its name; each "" if there is none.
+    cause: what happened. action: what is done about it. seconds: duration of a phase. output: last lines of a lost worker.
     """
 
     time: str
@@ -217,7 +216,7 @@ class Event:
 
     @property
     def sentence(self) -> str:
-        """For a log: what, where, why, and what is done about it."""
+        """One line for a log: what happened, where, why, and what is done about it."""
         where = ", ".join(
             f"{name} {value}"
             for name, value in (("concept", self.concept), ("worker", self.worker), ("node", self.node))

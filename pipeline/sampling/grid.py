@@ -1,4 +1,4 @@
-"""The picture a person judges a word by: training images beside samples, each row with its prompt written on it."""
+"""The grid of a word: training images and samples, each row labelled with its prompt."""
 
 import io
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019) on the words of all slots at once, each row at the rate and step count of its slot.
 
-torch's own takes one rate and one step count for a whole tensor. Row by row this one does the same, to the last bit on CPUs.
+torch's AdamW has one rate and one step count for a whole tensor. This one has them for each row; on CPUs its results are
+bit-identical to torch's.
 """
 
 import numpy as np
@@ -11,8 +12,8 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 def factors(step: int, rate: float, decay: float) -> np.ndarray:
-    """float32 (3,): what the step that follows `step` steps multiplies a word by, what it goes along the mean gradient, and
-    what it divides the root of the squares by.
+    """float32 (3,), for the step after `step` steps: the factor of the word (weight decay), the step size along the mean
+    gradient, and the bias correction under the root of the squares.
     """
     first, second = (1 - beta ** float(step + 1) for beta in BETAS)
     return np.array([1 - rate * decay, -rate / first, second**0.5], np.float32)

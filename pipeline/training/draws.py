@@ -1,4 +1,4 @@
-"""All that is random in a step: drawn on the CPU while the model works on the step before, and brought to it in one copy."""
+"""A step's random draws: made on the CPU while the model works on the step before, and copied to it at once."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +18,7 @@ from pipeline.training.slot import Draws, Slot
 from pipeline.training.transfer import brought
 from pipeline.training.weighting import min_snr_weights
 
-# One thread for the process. What it draws depends on what it is asked alone, and not on who asks.
+# One thread for the process. A draw depends on its arguments only.
 AHEAD = ThreadPoolExecutor(1, thread_name_prefix="draws")
 
 
@@ -82,7 +82,7 @@ def _places(count: int, chance: torch.Generator, timesteps: Timesteps) -> Tensor
 
 
 def next_draws(backbone: Backbone, slots: Sequence[Slot]) -> list[Draws]:
-    """For the step that each slot is at. What the step after needs is drawn while the model works on this one."""
+    """The draws for the present step of each slot. Those of the next step are started, and made while the model works."""
     pending = [_pending(slot, backbone, slot.step) for slot in slots]
     draws = [future.result() for future in pending]
     for slot in slots:
@@ -98,7 +98,7 @@ def _pending(slot: Slot, backbone: Backbone, step: int) -> Future[Draws]:
 
 
 def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> Batch:
-    """The draws on the model's device, brought there without waiting for it."""
+    """The draws on the model's device, copied there asynchronously."""
     counts, rows = [len(drawn.latents) for drawn in draws], [slot.rows for slot in slots]
     begins = np.cumsum([0, *rows[:-1]])
     scales = np.array([backbone.loss_scale(drawn.latents.numel()) for drawn in draws], np.float32)

@@ -1,7 +1,7 @@
 """When a word has converged.
 
-The loss of a training step says nothing, as its noise and timesteps differ each time. On a fixed batch it falls and
-then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, section 3.3). Two rules say when:
+The loss of a training step is too noisy to tell, because its noise and timesteps differ each time. On a fixed batch it falls
+and then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, section 3.3). Two rules decide when:
 
     dvar      theirs: the variance of the last values, over a window of 310 steps, is small beside the variance of all
     settled   ours: the last third of the training has brought next to nothing of the whole fall. It has no window of its
@@ -32,7 +32,7 @@ def look_every(batch_size: int) -> int:
 
 
 def window_of(every: int) -> int:
-    """Looks, one in `every` steps, that fill the published window; a variance takes two.
+    """The number of looks, one every `every` steps, that fill the published window; at least two, for a variance.
 
     >>> window_of(24)
     12

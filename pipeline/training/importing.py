@@ -1,4 +1,4 @@
-"""A word that somebody else's trainer learned, as if it had been learned here: so that it is drawn and scored like ours."""
+"""Imports a word that another trainer learned, so that it is drawn and scored like ours."""
 
 import time
 from dataclasses import replace
@@ -19,8 +19,8 @@ def imported_word(
 ) -> Word:
     """The word in a file's bytes, under the concept's placeholder whatever the file calls it.
 
-    It has as many vectors as the file, no steps and no learning rate; its loss is that of our validation batch. `initial`
-    is what our own training would have started from.
+    It has as many vectors as the file, no steps and no learning rate. Its loss is that of our validation batch. `initial`
+    is the start that our own training would have had.
     Raises InversionError for bytes that are no word, or a word for another model, and PromptError.
     """
     began = time.monotonic()

@@ -2,8 +2,8 @@
 
     v* = argmin_v E[ || target - eps_theta(z_t, t, c(y(v))) ||^2 ]
 
-Frozen weights make the concepts' gradients independent, so that a slot's word has its own optimiser, randomness and end,
-and does not depend on its neighbours. A concept that stops leaves its slot; the next one enters at the following step.
+The weights are frozen, so the concepts' gradients are independent. Each slot has its own optimiser state, randomness and end,
+and does not depend on its neighbours. A finished concept leaves its slot, and the next one enters at the following step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,15 +35,15 @@ __all__ = [
 
 
 class InversionError(Exception):
-    """A concept whose training cannot go on."""
+    """The training of a concept cannot go on."""
 
 
 class DivergedError(InversionError):
-    """A loss or a word that is not finite: a lower learning rate may help."""
+    """The loss or the word is not finite. A lower learning rate may help."""
 
 
 def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
-    """All that the slot's next step depends on, copied to the CPU."""
+    """The slot's state, copied to the CPU: all that its next step depends on."""
 
     def copied(tables: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         return {encoder: _copied(table) for encoder, table in tables.items()}
@@ -62,7 +62,7 @@ def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
 
 
 def restore(slot: Slot, checkpoint: Checkpoint) -> None:
-    """Takes a new slot to where `snapshot` was made: what follows is the same to the last bit."""
+    """Restores a new slot from a snapshot. Training goes on bit-identically."""
     slot.step, slot.losses, slot.seconds_before = checkpoint.step, list(checkpoint.losses), checkpoint.seconds
     pairs: list[tuple[Mapping[str, Tensor], Mapping[str, np.ndarray]]] = [(slot.words, checkpoint.vectors)]
     if checkpoint.step:
@@ -185,7 +185,7 @@ def validate(backbone: Backbone, slots: list[Slot]) -> None:
 
 
 def end_of(slot: Slot) -> Word | InversionError | None:
-    """The word, once there is no step left to take, or why there will be none; None in mid-training."""
+    """The finished word, or the reason why there will be none; None in mid-training."""
     if slot.losses and not np.isfinite(slot.losses[-1]):
         return DivergedError(f"the loss stopped being a number by step {slot.step}")
     if slot.step >= slot.settings.steps:

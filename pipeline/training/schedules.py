@@ -1,4 +1,4 @@
-"""The learning rate over a word's budget: a pure function of the step, so that an interrupted word goes on with the right one."""
+"""The learning rate over a word's budget. It is a pure function of the step, so that an interrupted word resumes correctly."""
 
 import math
 

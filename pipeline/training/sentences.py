@@ -1,6 +1,6 @@
-"""The sentences that a word is trained in: templates or captions, as token ids, and which picture may have which.
+"""The sentences that a word is trained in (templates or captions) as token ids, and which of them each picture may have.
 
-Which sentence a picture gets is drawn at every step; here stands only the choice there is.
+Each step draws one of a picture's sentences (draws.py); here are only the choices.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def sentences_of(
 
 
 def own_word(picture: int) -> str:
-    """What a picture's own word is called on its way to the tokenizer: in characters that no caption has."""
+    """The name of a picture's own word for the tokenizer, in characters that no caption has."""
     return f"\ue000{picture}\ue001"
 
 

@@ -1,4 +1,4 @@
-"""A concept enters training: its word where it starts, its sentences, and its pictures as cached latents."""
+"""A slot: one concept in training, with its word, its sentences, and its pictures as cached latents."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from pipeline.training.weighting import mask_weights
 
 @dataclass(frozen=True, slots=True)
 class SideInformation:
-    """What came with a concept's N pictures.
+    """What belongs to a concept's N pictures beside their pixels.
 
     captions: one each, None for a picture without; () where nobody asked for them.
     masks: uint8 (N, R, R), 255 where the concept is. nearest: the words that look most like the pictures.
@@ -34,7 +34,7 @@ class SideInformation:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """All that is random in one step of one concept, for B pictures, on the CPU.
+    """The random draws of one step of one concept, for B pictures, on the CPU.
 
     latents, noise: float32 (B, C, h, w). timesteps: the model's times (B,). tokens: ids of the B prompts.
     weights: float32 (B, 1, h, w) or (B, 1, 1, 1), of the squared errors; None where all weigh the same.
@@ -152,7 +152,7 @@ def _on_device(tables: dict[str, np.ndarray], backbone: Backbone) -> dict[str, T
 def _with_own(
     vectors: dict[str, np.ndarray], backbone: Backbone, settings: InversionSettings, pixels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The concept's vectors and, below them, those of the pictures' own words, which begin without a meaning."""
+    """The concept's vectors and, below them, those of the pictures' own words, which start at the vocabulary's mean."""
     if not settings.per_image:
         return vectors
     own = backbone.initial_vectors(None, len(pixels))

@@ -1,4 +1,4 @@
-"""Where a word starts, and how long its vectors may become: both after the vocabulary's own."""
+"""A word's start vectors, and limits on its vectors' length. Both come from the vocabulary's embeddings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -55,7 +55,7 @@ def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.nd
 
 
 class NormRule:
-    """Keeps vectors as long as the settings want them; does nothing where they want nothing."""
+    """Applies the settings' limits on vector length, if there are any."""
 
     def __init__(self, backbone: Backbone, settings: InversionSettings) -> None:
         self.fixed, self.limit = settings.norm == "vocabulary", settings.norm_limit

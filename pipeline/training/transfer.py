@@ -1,4 +1,4 @@
-"""Many tensors of a step on their way from the CPU to the model's device, as one copy."""
+"""Copies all tensors of a step from the CPU to the model's device at once."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ ALIGNED = 16  # bytes: each tensor begins at a multiple of it, whatever its type
 
 
 def brought(parts: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The same tensors on the device: on a GPU by one copy from pinned memory, which nobody waits for."""
+    """The same tensors on the device. On a GPU it is one asynchronous copy from pinned memory."""
     if device.type != "cuda":
         return {name: part.to(device) for name, part in parts.items()}
     packed = torch.empty(packed_size(parts), dtype=torch.uint8, pin_memory=True)

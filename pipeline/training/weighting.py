@@ -1,4 +1,4 @@
-"""What counts in the loss, and by how much: parts of a picture, timesteps, the distance to where the word began."""
+"""Weights of the loss: for parts of a picture, for timesteps, and for the distance to the word's start."""
 
 from collections.abc import Mapping
 
