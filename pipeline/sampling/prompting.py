@@ -64,7 +64,7 @@ def missing(samples: Iterable[tuple[str, str, int, int]], requests: Iterable[Req
 
 
 def _with_noun(template: str, concept: Concept) -> str | None:
-    """The prompt with the class (or initializer) in the word's place. If the prompt names the class already, nothing is put there."""
+    """The prompt with the class (or initializer) in the word's place; with nothing there if it names the class anyway."""
     if "{class}" in template:
         return _tidy(fill(template, "", concept.noun))
     noun = concept.noun or concept.initializer
