@@ -1,4 +1,4 @@
-"""The small interface behind which every frozen text-to-image model stands."""
+"""The interface of frozen text-to-image models: what a model family has to provide."""
 
 import re
 from abc import ABC, abstractmethod
@@ -14,12 +14,12 @@ from pipeline.settings import FlowTimes
 
 
 class PromptError(ValueError):
-    """A prompt or placeholder that the model's tokenizer cannot carry whole."""
+    """A prompt or placeholder that does not fit the model's tokenizer or context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What the first stage says of N pictures: mean and std of their scaled latents, each float32 (N, C, h, w)."""
+    """The first stage's posterior for N pictures: mean and std of their scaled latents, each float32 (N, C, h, w)."""
 
     mean: Tensor
     std: Tensor
@@ -35,16 +35,16 @@ class Tokens:
     ids: Tensor
 
     def shifted(self, vocabulary: int, rows: Tensor) -> "Tokens":
-        """The same prompts when their words begin `rows`, int64 (B, 1), further down the table of words."""
+        """The same prompts with their words' rows moved down the table by `rows`, int64 (B, 1)."""
         return Tokens(torch.where(self.ids >= vocabulary, self.ids + rows, self.ids))
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the denoiser is told of B prompts.
+    """The denoiser's conditioning for B prompts.
 
-    context: (B, L, width), what it attends to. pooled: (B, P), a summary of each prompt, for those models that take one.
-    mask: bool (B, L), the positions of the context that count, for those models that take one.
+    context: (B, L, width), attended to. pooled: (B, P), one vector a prompt, for models that take one.
+    mask: bool (B, L), True where the context counts, for models that take one.
     """
 
     context: Tensor
@@ -53,9 +53,9 @@ class Conditioning:
 
 
 class Backbone(ABC):
-    """A frozen model. It has no gradient of its own, yet gradients flow through it to the words.
+    """A frozen model. Its weights get no gradients, but gradients flow through it to the words.
 
-    resolution: side of its pictures in pixels. evaluations: passes through the denoiser so far, whatever their batch.
+    resolution: side of its pictures in pixels. evaluations: passes through the denoiser so far, of any batch size.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Backbone(ABC):
     @property
     @abstractmethod
     def word_keys(self) -> Mapping[str, str]:
-        """Text encoder -> what its rows are called in word files of several text encoders."""
+        """Text encoder -> its key in word files of several text encoders."""
 
     @abstractmethod
     def encode_images(self, pixels: np.ndarray) -> Posterior:
@@ -100,7 +100,7 @@ class Backbone(ABC):
     def embed_guided(
         self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
     ) -> Conditioning:
-        """For classifier-free guidance of B prompts, 2 B: as the model knows no prompt, B times, then the prompts.
+        """For classifier-free guidance of B prompts, 2 B: the empty prompt B times, then the prompts.
 
         rows, words: as for `tokenise` and `embed`. Raises PromptError.
         """
@@ -132,11 +132,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """What `predict` should have said: the noise, the velocity of Salimans and Ho 2022, or a flow's."""
+        """The target of `predict`: the noise, the velocity of Salimans and Ho 2022, or a flow's velocity."""
 
     @abstractmethod
     def signal_to_noise(self, times: Tensor) -> Tensor:
-        """Of latents that `add_noise` made, as a ratio of variances: float32 (B,)."""
+        """The signal-to-noise ratio (of variances) of latents that `add_noise` made: float32 (B,)."""
 
     @property
     @abstractmethod
@@ -145,11 +145,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def checkpoint_gradients(self, on: bool) -> bool:
-        """Whether the denoiser from now on computes activations twice instead of keeping them; False where it cannot."""
+        """Switches gradient checkpointing of the denoiser. Returns whether it is on; False if the model has none."""
 
     @abstractmethod
     def loss_scale(self, values: int) -> float:
-        """By what a mean of that many squared errors is to be multiplied so that its gradient survives the model's precision."""
+        """The factor for a mean of that many squared errors, so that its gradient does not underflow in the model's precision."""
 
     @abstractmethod
     def scheduler(self, sampler: str, steps: int, size: tuple[int, int]) -> Any:
@@ -160,11 +160,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
-        """Text encoder -> float32 (count, D) to start a word from; None is the mean of the vocabulary."""
+        """Text encoder -> float32 (count, D), the start vectors of a word; of the vocabulary's mean for None."""
 
     @abstractmethod
     def output_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
-        """Text encoder -> float32 (count, D), what it makes of the text's tokens (Pang et al. 2023, Cross Initialization).
+        """Text encoder -> float32 (count, D), its output at the text's tokens (Pang et al. 2023, Cross Initialization).
 
         Raises PromptError for no text, and for an encoder whose output has another width than its words.
         """
@@ -183,13 +183,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def weights_digest(self) -> str:
-        """Hex sha256 of all weights as they are in memory now: the same before and after, or the model was not frozen."""
+        """Hex sha256 of all weights as they are in memory now. If it changes during a run, the model was not frozen."""
 
 
 def placeholder_pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
-    """Finds placeholders in a sentence, leftmost and longest first, whatever their case, as tokenizers do.
+    """A pattern that finds placeholders in a sentence, leftmost and longest first, in any case, as tokenizers do.
 
-    As whole words only: a name that begins or ends with a letter or digit is not found beside another one.
+    They are found as whole words: one that begins or ends with a letter or digit is not found next to another letter or digit.
 
     >>> placeholder_pattern(["owl", "<cat>"]).findall("an Owl in a bowl, and <cat>s")
     ['Owl', '<cat>']
@@ -218,7 +218,7 @@ def split_at_placeholders(prompt: str, placeholders: Sequence[str]) -> list[str]
 
 
 def refuse_ambiguous(placeholder: str, sentence: str) -> None:
-    """sentence: without the word. Raises PromptError where the placeholder is one of its words all the same."""
+    """sentence: without the learned word. Raises PromptError if the placeholder is one of its words."""
     if placeholder_pattern([placeholder]).search(sentence):
         raise PromptError(
             f"placeholder {placeholder!r} is a word of the sentence {sentence.strip()!r}: choose another, like <{placeholder}>"

@@ -1,7 +1,7 @@
-"""Configurations of models, read as data before a library reads them.
+"""Checks a model's configuration files before a library reads them.
 
-A configuration is a file of the model's folder, so a stranger's like the rest of it. To a library some of its entries are
-code to run, or names of other things to load: those are refused here, by file and by name.
+They are untrusted like the rest of the model's folder. Some entries make a library run code or load other files: these are
+refused, with the file and the entry's name.
 """
 
 import json
@@ -24,11 +24,11 @@ LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "latent_diffusion"
 
 
 class ConfigurationError(ValueError):
-    """A configuration that cannot be read, or that says more than a configuration may: which file, entry and value."""
+    """A configuration cannot be read, or has an entry that is not allowed. The message names file, entry and value."""
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """The JSON object in the file. Raises ConfigurationError for what is none, or is too large or nested too deeply for one."""
+    """The JSON object in the file. Raises ConfigurationError if it is none, too large, or nested too deeply."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigurationError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB: no configuration is")
@@ -50,7 +50,7 @@ def refuse_code(folder: Path) -> None:
 
 
 def refuse_parts(folder: Path, parts: Iterable[str]) -> None:
-    """The same for a model in diffusers' layout: of model_index.json, and of each of its parts that is there."""
+    """The same for a model in diffusers' layout: for model_index.json and for each of the model's parts."""
     for part in parts:
         refuse_code(folder / part)
     index = folder / "model_index.json"

@@ -11,7 +11,7 @@ FLOW_SAMPLERS: tuple[Sampler, ...] = ("dpm++", "euler")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """title: what people call it. module, backbone: the class that loads it, by its module and name.
+    """title: its name for people. module, backbone: module and name of the class that loads it.
 
     encoders: folder of a text encoder -> its name in word files of several encoders.
     denoiser, first_stage: their folders. samplers: that suit it.
@@ -31,7 +31,7 @@ class Family:
         return (self.denoiser, self.first_stage, *self.encoders)
 
     def refuse_unsuited(self, sampler: str, min_snr: float = 0.0) -> None:
-        """Raises ValueError for a sampler that does not draw from this family, and for weights that it has no use for."""
+        """Raises ValueError for a sampler that does not suit this family, and for Min-SNR weights if it cannot use them."""
         if sampler not in self.samplers:
             raise ValueError(
                 f"sampler {sampler!r} does not draw from {self.title}; choose {' or '.join(self.samplers)}, in a protocol's "

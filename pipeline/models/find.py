@@ -1,4 +1,4 @@
-"""Finding a model and saying which weights it has, without loading it: a finished run is recognised in a moment."""
+"""Finds a model and digests its weights without loading it, so that a finished run is recognised quickly."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ CONFIGURED = sorted(
 
 
 class ModelError(Exception):
-    """A model that cannot serve: what was looked for, where, and what to do."""
+    """A model cannot be used. The message says what was looked for, where, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class FirstStage:
 
     @property
     def _is_video(self) -> bool:
-        """Whether it takes a picture for a video of one frame: (N, C, 1, h, w)."""
+        """Whether it is an autoencoder of videos; then a picture is a video of one frame: (N, C, 1, h, w)."""
         return isinstance(self.module, AutoencoderKLQwenImage)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What all families share: a denoiser in the latent space of a first stage, told by text encoders what to draw."""
+"""What all families share: text encoders, a denoiser in latent space, and a first stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class DenoiserPart:
 
 
 class LatentModel(Backbone):
-    """A family names its text encoders, denoiser and first stage, and says how prompts become conditioning."""
+    """Base class of the families. A family names its text encoders, denoiser and first stage, and defines `embed`."""
 
     TEXT: ClassVar[Mapping[str, TextPart]]
     DENOISER: ClassVar[DenoiserPart] = DenoiserPart()

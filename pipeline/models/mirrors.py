@@ -1,4 +1,4 @@
-"""A model in an object store, copied to a node's disk once, whoever on the node asks for it first.
+"""Copies a model from an object store to a node's disk, once for all processes of the node.
 
     ~/.cache/wordmint/models/<digest of the URL and of what the store says of every file>/    ($WORDMINT_CACHE in its place)
 
@@ -28,7 +28,7 @@ AT_ONCE = 8  # files
 def mirrored(url: str, options: Mapping[str, Any], wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
     """The local folder with the URL's files that match a pattern of `wanted` and none of `unwanted`.
 
-    Whoever comes while another process copies waits for it; a copy that was interrupted is begun anew.
+    If another process is copying, waits for it. An interrupted copy is started again.
     Raises StorageError; StorageNotFoundError where there is no such file.
     """
     store = Storage(url, options)
@@ -66,7 +66,7 @@ def _fits(path: str, patterns: Sequence[str]) -> bool:
 
 
 def _copy(store: Storage, paths: Sequence[str], folder: Path) -> None:
-    """Under another name first: a folder that is there is whole."""
+    """Copies to a temporary name first, so that an existing folder is always complete."""
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         for path in paths:
@@ -80,7 +80,7 @@ def _copy(store: Storage, paths: Sequence[str], folder: Path) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Of all processes on this machine; the lock of one that dies is let go."""
+    """A lock among all processes of this machine. It is released if its holder dies."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

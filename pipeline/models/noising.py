@@ -34,7 +34,7 @@ class Noising(ABC):
 
     @abstractmethod
     def times(self, places: Tensor, parts: int, tokens: int, flow_times: FlowTimes) -> Tensor:
-        """Times (B,) for places float64 (B,) in [0, parts), which are spread evenly.
+        """Times (B,) for positions float64 (B,) in [0, parts), spread evenly over the model's times.
 
         tokens: patches of a picture, by which some flows shift their times. flow_times: how a flow weighs its times.
         """

@@ -1,4 +1,4 @@
-"""In what precision a model computes on a device, and what a narrow one needs."""
+"""The precision in which a model computes on a device, and the loss scale that float16 needs."""
 
 import math
 from collections.abc import Collection
@@ -13,7 +13,7 @@ BELOW_ONE = 16
 
 
 def dtypes_on(device: torch.device, settings: ModelSettings) -> tuple[torch.dtype, torch.dtype]:
-    """Of the denoiser and of the text encoders. Raises ValueError for a precision that the device has not."""
+    """(dtype of the denoiser, dtype of the text encoders). Raises ValueError for a dtype that the device does not have."""
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     names = settings.dtypes_on(device.type, has_bfloat16)
     if "bfloat16" in names and not has_bfloat16:
@@ -25,15 +25,15 @@ def dtypes_on(device: torch.device, settings: ModelSettings) -> tuple[torch.dtyp
 
 
 def compute_float32_in_full() -> None:
-    """Switches TF32 off, which keeps 10 bits of float32's 23 and which torch would use for convolutions on a GPU."""
+    """Switches TF32 off. It keeps 10 of float32's 23 mantissa bits, and torch would use it for convolutions on a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
 def loss_scale(dtypes: Collection[torch.dtype], values: int) -> float:
-    """By what a mean of that many squared errors is multiplied, so that its gradient is seen in all of the dtypes: a power of 2.
+    """The factor for a mean of that many squared errors so that its gradient does not underflow in any of the dtypes: a power of 2.
 
-    1 but for float16, whose numbers end at 6e-8 where gradients of a large picture's mean begin (Micikevicius et al. 2018,
-    "Mixed Precision Training", section 3.2).
+    It is 1 except for float16, whose smallest number, 6e-8, is as large as the gradients of a large picture's mean
+    (Micikevicius et al. 2018, "Mixed Precision Training", section 3.2).
     """
     return 2.0 ** round(math.log2(values / BELOW_ONE)) if torch.float16 in dtypes else 1.0

@@ -1,4 +1,4 @@
-"""A start encoder: what a word may be before its first step, read off the concept's pictures by one linear map.
+"""The start encoder: a linear map from a concept's pictures to the first vectors of its word.
 
 It lies in a model's folder as start_encoder/model.safetensors and belongs to just these weights. For each text encoder of
 the model the file holds `NAME.weight` (D, 768), `NAME.bias`, `NAME.mean` and `NAME.std` (D,): the pictures, averaged to

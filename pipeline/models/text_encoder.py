@@ -1,4 +1,4 @@
-"""A frozen text encoder with its tokenizer, whose table of token embeddings goes on with the words being learned."""
+"""A frozen text encoder with its tokenizer. Its embedding table is extended by the words being learned."""
 
 import functools
 import threading
@@ -37,7 +37,7 @@ class TextPart:
 
 
 class WordTable(nn.Module):
-    """The frozen token embedding `base`, and from id `first` upwards the words being learned."""
+    """The frozen token embedding `base`; ids from `first` upwards are rows of the words being learned."""
 
     def __init__(self, base: nn.Embedding, first: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class TextEncoder:
         raise ValueError(f"{type(self.tokenizer).__name__} writes 'a' as {whole} in a prompt and as {text} alone")
 
     def learn_words_from(self, first: int) -> None:
-        """From now on, ids from `first` upwards are rows of the words given with them."""
+        """Makes ids from `first` upwards rows of the words given with them."""
         self.table = WordTable(self.embedding, first)
         self.module.set_input_embeddings(self.table)
 
@@ -133,7 +133,7 @@ class TextEncoder:
 
     @functools.cached_property
     def _mean(self) -> np.ndarray:
-        """float32 (D,): the mean of the vocabulary. That of many words is far shorter than any; this has a word's length."""
+        """float32 (D,): the vocabulary's mean, scaled to a word's length. The mean itself is far shorter than any word."""
         mean: np.ndarray = self.vectors.mean(0)
         return mean * (np.median(np.linalg.norm(self.vectors, axis=1)) / max(np.linalg.norm(mean), 1e-12))
 
@@ -183,7 +183,7 @@ def _shared_out(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _chat(tokenizer: Any) -> tuple[str, str]:
-    """What the tokenizer's chat template puts before and after a user's message."""
+    """(text before, text after) that the tokenizer's chat template puts around a user's message."""
     message = [{"role": "user", "content": SYMBOL}]
     # Qwen3's template adds an empty thought where thinking is off, and Z-Image was trained without.
     whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)

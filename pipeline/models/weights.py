@@ -10,7 +10,7 @@ from torch import nn
 
 
 def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:
-    """The model in the folder. Raises ValueError for one whose weights the library would complete with random numbers."""
+    """The model in the folder. Raises ValueError if weights are missing, which the library would fill with random numbers."""
     part, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **precision)
     if loaded["missing_keys"]:
         raise ValueError(f"{folder} lacks the weights {', '.join(sorted(loaded['missing_keys'])[:5])}")
@@ -18,7 +18,7 @@ def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:
 
 
 def freeze(part: nn.Module) -> None:
-    """No gradient of its own, no dropout. Raises ValueError when a weight is not a number."""
+    """Switches gradients of the weights and dropout off. Raises ValueError if a weight is not finite."""
     part.requires_grad_(False).eval()
     for name, value in part.named_parameters():
         if not torch.isfinite(value).all():
