@@ -6,8 +6,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from cluster.addresses import ClusterError, joined_address, refuse_long_folder
 from cluster.authentication import token_of_its_own
+
+ROOT = Path(__file__).resolve().parents[1]  # the folder that our packages are in
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,9 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     """Joins `address`, else the cluster that RAY_ADDRESS names (as it does in a submitted job), else starts a local Ray.
 
     cpus: of the local Ray; None for those of the machine.
+    Raises ClusterError for an address that cannot be joined, and where no local Ray can start.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = joined_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with _local_ray(cpus) if address is None else _joined(address):
         import ray
@@ -49,13 +55,18 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 
 @contextmanager
 def _local_ray(cpus: int | None) -> Iterator[None]:
+    refuse_long_folder()
     with token_of_its_own():
         import ray
 
         try:
-            ray.init(
-                address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False, log_to_driver=False
-            )
+            try:
+                ray.init(
+                    address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False, log_to_driver=False,
+                    job_config=_job_config(),
+                )  # fmt: skip
+            except Exception as error:
+                raise ClusterError(f"no Ray could be started on this machine: {error}") from error
             yield
         finally:
             ray.shutdown()
@@ -66,11 +77,28 @@ def _joined(address: str) -> Iterator[None]:
     """How a cluster is signed in to is said by the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN), and left as it is."""
     import ray
 
-    ray.init(address=address, log_to_driver=False)
+    try:
+        # Where a server answers that is no Ray, it ends the process.
+        ray.init(address=address, log_to_driver=False, job_config=_job_config())
+    except (Exception, SystemExit) as error:
+        raise ClusterError(f"the Ray cluster at {address} could not be joined: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _job_config() -> Any:
+    """Has workers look for modules in our own folder, and not in the folder that the job was started in.
+
+    That one may have a pipeline/ or jobs/ of its own, and Ray puts it before everything else. A submitted job has no such
+    folder: it stands in the copy that was made for it.
+    """
+    from ray.job_config import JobConfig
+
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    # What Ray calls a client's job is one whose current folder means nothing to the workers.
+    return JobConfig(_client_job=not submitted, _py_driver_sys_path=[] if submitted else [str(ROOT)])
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
 from eval.comparison.comparison_page import page_of
 from eval.comparison.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
@@ -40,6 +41,7 @@ from eval.judges.clip import load_clip
 from eval.scores.score_tables import without_nan
 from jobs.api import Placement, RunRequest
 from jobs.application.local_paths import absolute_name
+from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from jobs.invert_all import SOME_FAILED, exit_code
@@ -51,6 +53,7 @@ from pipeline.store.storage import Storage, StorageError, parse_storage_options,
 
 COMPARED, NOT_STARTED = 0, 2
 CONCEPTS, SEEDS = 20, 3
+MOST_CONCEPTS, MOST_STEPS, MOST_SEEDS = 1_000_000, 1_000_000, 1000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,8 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants = chosen(arguments.variants)
         model = find_model(arguments.model)
         settings = InversionSettings(steps=arguments.steps)
-        if arguments.concepts < 2 or arguments.curve_steps < 1 or arguments.seeds < 1:
-            raise ValueError("--concepts takes at least 2, --curve-steps and --seeds at least 1")
+        require("--concepts", arguments.concepts, 2, MOST_CONCEPTS)
+        require("--curve-steps", arguments.curve_steps, 1, MOST_STEPS)
+        require("--seeds", arguments.seeds, 1, MOST_SEEDS)
         output = Storage(arguments.output, options)
         manifest = arguments.manifest or held_out(arguments)
         if not arguments.manifest:
@@ -126,9 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
         Log().complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
-    if arguments.steps_curve:
-        return steps_curve(arguments, settings, manifest, model, output)
-    return compare(arguments, settings, variants, manifest, output)
+    try:
+        if arguments.steps_curve:
+            return steps_curve(arguments, settings, manifest, model, output)
+        return compare(arguments, settings, variants, manifest, output)
+    except ClusterError as error:
+        Log().complain("not started", f"nothing was started.\n{error}")
+        return NOT_STARTED
 
 
 def chosen(names: str | None) -> tuple[Variant, ...]:

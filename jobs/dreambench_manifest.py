@@ -29,7 +29,7 @@ class DatasetError(ValueError):
     """A folder that is not DreamBench's: one line for each thing that is wrong."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dreambench_manifest.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=Path("dreambench.csv"), metavar="CSV", help="(default: %(default)s)"
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     try:
         rows = manifest_rows(arguments.dataset)
         with arguments.output.open("w", newline="", encoding="utf-8") as opened:

@@ -81,24 +81,23 @@ def parser() -> argparse.ArgumentParser:
 def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
     """Raises NotStartedError."""
     try:
-        options = parse_storage_options(arguments.storage_option)
-    except ValueError as error:
+        return EvaluationRequest(
+            runs=tuple(arguments.runs),
+            protocol=arguments.protocol,
+            model=arguments.model,
+            clip=arguments.clip,
+            dino=arguments.dino,
+            until_ci=arguments.until_ci,
+            history=arguments.history,
+            night=arguments.night,
+            fail_on_drop=arguments.fail_on_drop,
+            baseline=arguments.baseline,
+            group_by=arguments.group_by,
+            storage_options=parse_storage_options(arguments.storage_option),
+            ray_address=arguments.ray_address,
+        )
+    except (OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    return EvaluationRequest(
-        runs=tuple(arguments.runs),
-        protocol=arguments.protocol,
-        model=arguments.model,
-        clip=arguments.clip,
-        dino=arguments.dino,
-        until_ci=arguments.until_ci,
-        history=arguments.history,
-        night=arguments.night,
-        fail_on_drop=arguments.fail_on_drop,
-        baseline=arguments.baseline,
-        group_by=arguments.group_by,
-        storage_options=options,
-        ray_address=arguments.ray_address,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -66,24 +66,22 @@ def parser() -> argparse.ArgumentParser:
 def request_of(arguments: argparse.Namespace) -> PictureRequest:
     """Raises NotStartedError."""
     try:
-        options = parse_storage_options(arguments.storage_option)
-        prompts = (*arguments.prompt, *(_lines(arguments.prompts) if arguments.prompts else ()))
+        return PictureRequest(
+            run=arguments.run,
+            prompts=(*arguments.prompt, *(_lines(arguments.prompts) if arguments.prompts else ())),
+            word_files=tuple(arguments.word),
+            count=arguments.count,
+            seed=arguments.seed,
+            sampler=arguments.sampler,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            output=arguments.output,
+            model=arguments.model,
+            storage_options=parse_storage_options(arguments.storage_option),
+            ray_address=arguments.ray_address,
+        )
     except (OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    return PictureRequest(
-        run=arguments.run,
-        prompts=prompts,
-        word_files=tuple(arguments.word),
-        count=arguments.count,
-        seed=arguments.seed,
-        sampler=arguments.sampler,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        output=arguments.output,
-        model=arguments.model,
-        storage_options=options,
-        ray_address=arguments.ray_address,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

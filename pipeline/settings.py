@@ -27,9 +27,25 @@ ABSENT: dict[str, object] = {
 }  # fmt: skip
 
 
+# What fields are called in a sentence, where that is not their name.
+SAID = {
+    "warmup_steps": "warm-up steps",
+    "templates": "template",
+    "per_image": "per-image words",
+    "min_snr": "min-SNR gamma",
+}
+
 CheckpointGradients = Literal["auto", "on", "off"]
 MOST_SLOTS = 64  # that a worker tries when it measures how many it should have
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+class SettingError(ValueError):
+    """A setting that cannot be: its value and what is allowed. field: which one."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{SAID.get(field, field.replace('_', ' '))} is {value!r}; it must be {allowed}")
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +143,9 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         _require(0 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 0 to 1,000,000")
-        _require(1 <= self.batch_size <= 1024, "batch size", self.batch_size, "a whole number from 1 to 1,024")
-        _require(0 < self.learning_rate < 10, "learning rate", self.learning_rate, "above 0 and below 10")
-        _require(0 <= self.weight_decay < 1, "weight decay", self.weight_decay, "from 0 up to, not including, 1")
+        _require(1 <= self.batch_size <= 1024, "batch_size", self.batch_size, "a whole number from 1 to 1,024")
+        _require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "above 0 and below 10")
+        _require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "from 0 up to, not including, 1")
         _require(
             self.resolution is None or (self.resolution % 8 == 0 and 32 <= self.resolution <= 2048),
             "resolution",
@@ -142,40 +158,40 @@ class InversionSettings:
         ):  # fmt: skip
             _require_one_of(name, getattr(self, name), get_args(choices))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
-        _require(self.minimum_images >= 1, "minimum images", self.minimum_images, "at least 1")
+        _require(self.minimum_images >= 1, "minimum_images", self.minimum_images, "at least 1")
         _require(
             0 <= self.warmup_steps < max(self.steps, 1),
-            "warm-up steps",
+            "warmup_steps",
             self.warmup_steps,
             f"from 0 to below {self.steps} steps",
         )
         _require(
             bool(self.start_clip) == (self.start == "nearest"),
-            "start clip",
+            "start_clip",
             self.start_clip,
             "the name of a CLIP where the start is 'nearest', and nowhere else",
         )
         _require(
             not self.start_encoder or self.start == "pictures",
-            "start encoder",
+            "start_encoder",
             self.start_encoder,
             "empty where the start is not 'pictures'",
         )
         for template in self.templates:
             _require(
                 template.count("{}") == 1 and is_one_line(template) and len(template) <= MOST_SENTENCE,
-                "template",
+                "templates",
                 template,
                 f"one line of at most {MOST_SENTENCE:,} characters with one {{}} where the word stands",
             )
         _require(0 <= self.background < 1, "background", self.background, "from 0 up to, not including, 1")
         _require(self.background == 0 or self.masks != "off", "background", self.background, "0 without masks")
         _require(0 <= self.progressive < 1, "progressive", self.progressive, "from 0 up to, not including, 1")
-        _require(0 <= self.per_image <= 1, "per-image words", self.per_image, "a share from 0 to 1")
+        _require(0 <= self.per_image <= 1, "per_image", self.per_image, "a share from 0 to 1")
         for name, value in (
             ("regularisation", self.regularisation),
-            ("min-SNR gamma", self.min_snr),
-            ("norm limit", self.norm_limit),
+            ("min_snr", self.min_snr),
+            ("norm_limit", self.norm_limit),
         ):
             _require(0 <= value < math.inf, name, value, "0 or above")
         _require(
@@ -184,7 +200,7 @@ class InversionSettings:
             self.start,
             "'words' with cross initialisation",
         )
-        _require(self.norm == "free" or not self.norm_limit, "norm limit", self.norm_limit, "0 where the norm is fixed")
+        _require(self.norm == "free" or not self.norm_limit, "norm_limit", self.norm_limit, "0 where the norm is fixed")
 
     def refuse_vectors(self, vectors: int) -> None:
         """Raises ValueError for a word of so many vectors that the last ones would never be trained."""
@@ -204,9 +220,9 @@ class InversionSettings:
 
 def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     *others, last = choices
-    _require(value in choices, name.replace("_", " "), value, f"{', '.join(others)} or {last}")
+    _require(value in choices, name, value, f"{', '.join(others)} or {last}")
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+def _require(holds: bool, field: str, value: object, allowed: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+        raise SettingError(field, value, allowed)

@@ -98,6 +98,11 @@ class OpenClipScorer:
         batches = [self._encode(self._tokenised(list(batch)), self._model.encode_text) for batch in _batches(texts)]
         return np.concatenate(batches) if batches else np.empty((0, self._width), np.float32)
 
+    def refuse_long(self, texts: Sequence[str]) -> None:
+        """Raises ValueError for a text longer than the model can read."""
+        for batch in _batches(texts):
+            self._tokenised(list(batch))
+
     def _prepared(self, picture: Picture) -> Tensor:
         return self._preprocess(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
 
@@ -173,7 +178,7 @@ def _built_in(name: str) -> tuple[str, str]:
     architecture, _, tag = name.partition(":")
     known = open_clip.list_pretrained(as_str=True)
     if not tag or name not in known:
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        near = _advised(name, known)
         raise ValueError(
             f"there is no CLIP named {name!r}; it must be 'mini', a folder, 'hf-hub:ORG/NAME[@COMMIT]' or 'MODEL:WEIGHTS' as "
             "open_clip lists them" + (f", for instance {', '.join(near)}" if near else "")
@@ -199,14 +204,36 @@ def _check_activation(architecture: str, tag: str) -> None:
 
     Its architectures come in pairs for this; one without a twin has the right activation whatever its tag says.
     """
-    base = architecture.removesuffix("-quickgelu")
-    quick = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
-    right = f"{base}-quickgelu:{tag}" if quick else f"{base}:{tag}"
+    right = _right_name(architecture, tag)
     if right in open_clip.list_pretrained(as_str=True) and right != f"{architecture}:{tag}":
+        quick = right.startswith(f"{architecture}-quickgelu")
         raise ValueError(
             f"the weights {tag!r} were trained with {'QuickGELU' if quick else 'GELU'} and {architecture!r} has the "
             f"other activation, which would shift every score: say {right!r}"
         )
+
+
+def _right_name(architecture: str, tag: str) -> str:
+    """Of the twin with the activation that the weights were trained with."""
+    base, quick = (
+        architecture.removesuffix("-quickgelu"),
+        open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"),
+    )
+    return f"{base}-quickgelu:{tag}" if quick else f"{base}:{tag}"
+
+
+def _advised(name: str, known: Sequence[str]) -> list[str]:
+    """Up to four names like it that are taken: first those of its own architecture, which may lack their weights' name."""
+    wanted = name.partition(":")[0].removesuffix("-quickgelu").lower()
+    pairs = [(architecture, tag) for architecture, _, tag in (each.partition(":") for each in known)]
+    own = [pair for pair in pairs if pair[0].removesuffix("-quickgelu").lower() == wanted]
+    near = [
+        (each.partition(":")[0], each.partition(":")[2])
+        for each in difflib.get_close_matches(name, known, n=8, cutoff=0.5)
+    ]
+    published = [pair for pair in own + near if open_clip.get_pretrained_cfg(*pair).get("hf_hub")]
+    right = dict.fromkeys(_right_name(*pair) for pair in published)
+    return [each for each in right if each in known][:4]
 
 
 def _fingerprint(model: nn.Module) -> str:

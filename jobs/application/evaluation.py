@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
 from jobs.application.recorded import allowed
@@ -61,7 +62,7 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
     try:
         runs = [open_run(url, request) for url in request.runs]
         night = request.night or datetime.now(UTC).date().isoformat()
-        check_request(request, runs, night)
+        check_runs(runs, night)
         options = request.storage_options
         history = Storage(request.history, options) if request.history else runs[0].folder.storage.folder("history")
         # open_clip and torch take seconds to import; a mistyped run should be told at once.
@@ -74,11 +75,12 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
     except (ModelError, ProtocolError, StorageError, OSError, ValueError, KeyError) as error:
         raise NotStartedError(str(error)) from error
     judges = [name for run in runs for name in (run.model, run.clip, request.dino or "")]
-    with ray_session(request.ray_address) as session, ExitStack() as stack:
+    with ExitStack() as stack:
         try:
+            session = stack.enter_context(ray_session(request.ray_address))
             for run in () if session.local else runs:
                 stack.enter_context(seen_everywhere(run.folder.storage, local_paths(*judges)))
-        except UnseenPathError as error:
+        except (ClusterError, UnseenPathError) as error:
             raise NotStartedError(str(error)) from error
         return _evaluate(runs, history, night, session, request, events)
 
@@ -108,15 +110,12 @@ def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
     return EvaluatedRun(folder, configuration, protocol, clip, model.name)
 
 
-def check_request(request: EvaluationRequest, runs: Sequence[EvaluatedRun], night: str) -> None:
+def check_runs(runs: Sequence[EvaluatedRun], night: str) -> None:
+    """Raises ValueError for runs that make no night together."""
     from eval.nightly.history import NIGHT
 
     if not NIGHT.fullmatch(night):
         raise ValueError(f"--night {night!r}: it takes letters a-z and A-Z, digits, '.', ':', '_' and '-', 41 at most")
-    if request.fail_on_drop is not None and not 0 < request.fail_on_drop < 1:
-        raise ValueError(f"--fail-on-drop {request.fail_on_drop}: it takes a similarity between 0 and 1, such as 0.01")
-    if not 0 <= request.until_ci < 1:
-        raise ValueError(f"--until-ci {request.until_ci}: it takes half a width of an interval, such as 0.005")
     for what in ("protocol", "clip"):
         found = {run.protocol.label if what == "protocol" else run.clip for run in runs}
         if len(found) > 1:

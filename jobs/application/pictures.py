@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from cluster.addresses import ClusterError
 from cluster.session import ray_session
 from jobs.application.recorded import allowed
 from jobs.application.requests import Listener, NotStartedError, PictureRequest, PictureResult
 from pipeline.models.families import family_of
+from pipeline.models.find import ModelError, find_model
 from pipeline.records import Sample
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import read_layout, read_parts
@@ -32,19 +34,20 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         run = RunFolder(Storage(request.run, options))
         configuration = run.read_json("run.json")
         shown = without_credentials(request.run, options).rstrip("/")
-        model = allowed(configuration["model"], request.model, "--model", shown)
+        model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
         family_of(configuration.get("model_family", "")).refuse_unsuited(request.sampler)
         words = _words(run)
         words |= _words_of_files(request.word_files, options, words, configuration)
         for prompt in request.prompts:
             refuse_long(prompt)
         _refuse_unknown_words(request.prompts, list(words))
-        if request.count < 1 or request.steps < 1:
-            raise ValueError("--count and --steps must be at least 1")
-    except (StorageError, OSError, ValueError) as error:
+        output = Storage(request.output or f"{request.run.rstrip('/')}/generated", options)
+    except (ModelError, StorageError, OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    output = Storage(request.output or f"{request.run.rstrip('/')}/generated", options)
-    samples = _draw(request, configuration, model, words, output)
+    try:
+        samples = _draw(request, configuration, model.name, words, output)
+    except (ClusterError, ModelError, ValueError) as error:
+        raise NotStartedError(str(error)) from error
     events.say("pictures", f"{len(samples)} pictures and contact-sheet.png in {output.url}", count=len(samples))
     return PictureResult(output.url, samples)
 

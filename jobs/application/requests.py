@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from eval.scores.summary import Summary
 
 PLACING_SECONDS, STALL_SECONDS = Deadlines().placing, Deadlines().stall
+MOST_WORKERS, MOST_PER_WORKER, MOST_SLOTS_ASKED = 100_000, 1024, 1024
+MOST_CONCEPTS = 1_000_000_000
+MOST_SECONDS = 10.0 * 365 * 24 * 60 * 60
+MOST_PICTURES, MOST_SAMPLER_STEPS = 10_000, 1000
 
 
 class NotStartedError(Exception):
@@ -28,6 +32,19 @@ class NotComparedError(Exception):
 
 class TooManyFailuresError(Exception):
     """More concepts failed than the person who started the run was ready to accept."""
+
+
+def require(option: str, value: float | None, least: float, most: float, *, above: bool = False) -> None:
+    """Raises ValueError for a number of the command line that is not from `least` to `most`; None is none.
+
+    above: least itself is not taken. What is no number, and infinity, is never taken.
+    """
+    if value is None or (least <= value <= most and not (above and value == least)):
+        return
+    whole = "a whole number" if isinstance(value, int) else "a number"
+    raise ValueError(
+        f"{option} {value}: it takes {whole} {'above' if above else 'from'} {least:,g} {'up ' * above}to {most:,.12g}"
+    )
 
 
 class Listener:
@@ -53,6 +70,7 @@ class Placement:
     computed twice to save memory; "auto" where that buys slots.
     cpus_per_worker: also its torch threads. ray_address: of the cluster to join; without one, the job's own, else a local Ray.
     shared_filesystem: all nodes see a local output path.
+    Raises ValueError naming the option, its value and what is taken.
     """
 
     workers: int | None = None
@@ -63,6 +81,15 @@ class Placement:
     ray_address: str | None = None
     shared_filesystem: bool = False
 
+    def __post_init__(self) -> None:
+        require("--workers", self.workers, 1, MOST_WORKERS)
+        require("--slots", self.slots, 1, MOST_SLOTS_ASKED)
+        require("--cpus-per-worker", self.cpus_per_worker, 0, MOST_PER_WORKER, above=True)
+        require("--gpus-per-worker", self.gpus_per_worker, 0, MOST_PER_WORKER)
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and not float(gpus).is_integer():
+            raise ValueError(f"--gpus-per-worker {gpus}: above 1 it takes whole GPUs")
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -71,6 +98,7 @@ class Limits:
     max_failures: the run stops when more concepts have failed. checkpoint_seconds: between two step checkpoints.
     placing_seconds: that the first worker may wait for a node. stall_seconds: that a worker may be without a step or a
     picture. concept_seconds: that a concept may take in one go.
+    Raises ValueError naming the option, its value and what is taken.
     """
 
     max_failures: int | None = None
@@ -78,6 +106,13 @@ class Limits:
     placing_seconds: float = PLACING_SECONDS
     stall_seconds: float = STALL_SECONDS
     concept_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        require("--max-failures", self.max_failures, 0, MOST_CONCEPTS)
+        require("--checkpoint-seconds", self.checkpoint_seconds, 0, MOST_SECONDS)
+        require("--placing-seconds", self.placing_seconds, 0, MOST_SECONDS, above=True)
+        require("--stall-seconds", self.stall_seconds, 0, MOST_SECONDS, above=True)
+        require("--concept-seconds", self.concept_seconds, 0, MOST_SECONDS, above=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +175,7 @@ class EvaluationRequest:
     history: URL of the folder of the nights before; None is history/ in the first run. night: its name, None is today's date.
     baseline: a night to compare with besides the last good one; None is the first good one.
     fail_on_drop: a loss of so much beyond chance makes the night a bad one. group_by: a column of the manifest.
+    Raises ValueError naming the option, its value and what is taken.
     """
 
     runs: tuple[str, ...]
@@ -155,6 +191,12 @@ class EvaluationRequest:
     baseline: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fail_on_drop is not None and not 0 < self.fail_on_drop < 1:
+            raise ValueError(f"--fail-on-drop {self.fail_on_drop}: it takes a similarity between 0 and 1, such as 0.01")
+        if not 0 <= self.until_ci < 1:
+            raise ValueError(f"--until-ci {self.until_ci}: it takes half a width of an interval, such as 0.005")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +220,7 @@ class PictureRequest:
     run: URL of the run folder whose words these are. word_files: URLs of words of other runs. count: pictures a prompt.
     seed: of the noise. steps: denoising steps. output: folder for the pictures; None is generated/ in the run.
     model: that the words were learned on; None takes the run's own if that is the shipped one.
+    Raises ValueError naming the option, its value and what is taken.
     """
 
     run: str
@@ -192,6 +235,12 @@ class PictureRequest:
     model: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        require("--count", self.count, 1, MOST_PICTURES)
+        require("--seed", self.seed, 0, 2**63 - 1)
+        require("--steps", self.steps, 1, MOST_SAMPLER_STEPS)
+        require("--guidance", self.guidance, 0, 100)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from cluster.addresses import ClusterError
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
@@ -19,9 +20,10 @@ from jobs.application.requests import Listener, NotStartedError, RunRequest, Run
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
 from pipeline.models.families import family_of
-from pipeline.models.find import Model, ModelError, find_model
+from pipeline.models.find import MINI, Model, ModelError, find_model
 from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import Protocol, find_protocol
+from pipeline.protocols.protocol import fill
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
@@ -62,7 +64,10 @@ def invert(
     events.say("manifest", f"manifest  {shown}: {concepts} concepts", url=shown)
     events.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
     events.say("output", f"output    {url}", url=url)
-    return run.to_the_end()
+    try:
+        return run.to_the_end()
+    except ClusterError as error:
+        raise NotStartedError(str(error)) from error
 
 
 def read_request(request: RunRequest) -> tuple[Manifest, Protocol, Model]:
@@ -117,8 +122,11 @@ class Run:
             self.events.say("restored", f"restored  {restored[0]}{more}", count=len(restored))
         if not planned.left and self._is_reported() and all_whole(self.folder):
             return self._end("nothing to do")
-        address = self.request.placement.ray_address
-        with ray_session(address) as session, self._seen_by_all(session) as self.shared_paths:
+        self._check_judge()
+        with (
+            ray_session(self.request.placement.ray_address) as session,
+            self._seen_by_all(session) as self.shared_paths,
+        ):
             self._write_run_json(session, None, finished=False)
             digests = self._invert(planned.left, session) if planned.left else None
             publish(self.folder, self.done, parts)
@@ -131,6 +139,26 @@ class Run:
             self._score(session)
             self._write_run_json(session, digests, finished=True)
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
+
+    def _check_judge(self) -> None:
+        """Before a concept is learned, as its name or its files may be wrong. The shipped one needs no check.
+
+        Raises NotStartedError.
+        """
+        if self.request.clip == MINI:
+            return
+        from eval.judges.clip import OpenClipScorer
+        from eval.scores.score_run import load_scorer
+
+        concepts = self.manifest.concepts
+        longest = max((each.noun or "" for each in concepts), key=len, default="")
+        texts = [fill(template, "", longest) for template in self.protocol.templates_for(concepts)]
+        try:
+            scorer = load_scorer(self.request.clip)
+            if isinstance(scorer, OpenClipScorer):
+                scorer.refuse_long(texts)
+        except (OSError, ValueError) as error:
+            raise NotStartedError(f"--clip {self.request.clip}: {error}") from error
 
     @contextmanager
     def _seen_by_all(self, session: Session) -> Iterator[tuple[str, ...]]:
@@ -171,6 +199,7 @@ class Run:
             model=self.model.name, model_digest=self.model.digest, device="cuda" if gpus else "cpu",
             threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=request.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
+            templates=self.protocol.templates_for(self.manifest.concepts),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
             start_encoder=self.start_encoder,
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,

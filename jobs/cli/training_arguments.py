@@ -4,7 +4,18 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pipeline.settings import CropMode, EarlyStop, FlowTimes, InversionSettings, Masks, Norm, Schedule, Start, Timesteps
+from pipeline.settings import (
+    CropMode,
+    EarlyStop,
+    FlowTimes,
+    InversionSettings,
+    Masks,
+    Norm,
+    Schedule,
+    SettingError,
+    Start,
+    Timesteps,
+)
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
 from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
@@ -87,16 +98,20 @@ def add_training(parser: argparse._ActionsContainer) -> None:
 
 def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:
     """options: for the store that the file of templates is in. Raises ValueError and StorageError."""
-    fields = [option[1] for option in NUMBERS] + [option[1] for option in CHOICES]
-    return InversionSettings(
-        resolution=arguments.resolution,
-        flip=not arguments.no_flip,
-        captions=arguments.captions,
-        cross_initialised=arguments.cross_initialised,
-        templates=_templates(arguments.templates, options),
-        start_clip=arguments.clip if arguments.start == "nearest" else "",
-        **{field: getattr(arguments, field) for field in fields},
-    )
+    option_of: dict[str, str] = {each[1]: each[0] for each in NUMBERS} | {each[1]: each[0] for each in CHOICES}
+    templates = _templates(arguments.templates, options)
+    try:
+        return InversionSettings(
+            resolution=arguments.resolution,
+            flip=not arguments.no_flip,
+            captions=arguments.captions,
+            cross_initialised=arguments.cross_initialised,
+            templates=templates,
+            start_clip=arguments.clip if arguments.start == "nearest" else "",
+            **{field: getattr(arguments, field) for field in option_of},
+        )
+    except SettingError as error:
+        raise ValueError(f"{option_of.get(error.field, f'--{error.field}')}: {error}") from error
 
 
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -68,11 +68,11 @@ class RowDefaults:
 
     def __post_init__(self) -> None:
         if not 1 <= self.vectors <= MAX_VECTORS:
-            raise ValueError(f"vectors is {self.vectors}; it must be a whole number from 1 to {MAX_VECTORS}")
+            raise ValueError(f"--vectors: vectors is {self.vectors}; it must be a whole number from 1 to {MAX_VECTORS}")
         text = self.initializer
         if text is not None and not (text.strip() and is_one_line(text) and len(text) <= MAX_WORDS):
             raise ValueError(
-                f"initializer is {text[:MAX_WORDS]!r}; it must be one line of at most {MAX_WORDS} characters"
+                f"--initializer: initializer is {text[:MAX_WORDS]!r}; it must be one line of at most {MAX_WORDS} characters"
             )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.models.base import PromptError, split_at_placeholders
 from pipeline.models.weights import load_whole
 
+SHOWN = 100  # characters of a prompt that is too long
 SYMBOL = "\ue000"  # stands for a message while a template is read; no template has it
 
 
@@ -115,7 +116,8 @@ class TextEncoder:
             ids += self.text_ids(piece) if rows is None else [self.table.first + row for row in rows]
         room = self.context - len(self.start) - len(self.end)
         if len(ids) > room:
-            raise PromptError(f"prompt {prompt!r} has {len(ids)} tokens; the model takes {room}: shorten it")
+            shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
+            raise PromptError(f"prompt {shown!r} has {len(ids)} tokens; the model takes {room}: shorten it")
         return [*self.start, *ids, *self.end, *[self.pad] * (room - len(ids))]
 
     def text_ids(self, text: str) -> list[int]:

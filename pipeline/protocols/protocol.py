@@ -102,6 +102,11 @@ class Protocol:
             more = [f"and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
             raise ProtocolError("\n".join(wrong[:LISTED] + more))
 
+    def templates_for(self, concepts: Iterable[Concept]) -> tuple[str, ...]:
+        """All prompts of these concepts, each once. Raises ProtocolError."""
+        found = (self.templates_of(concept) for concept in concepts)
+        return tuple(sorted({template for plain, edits in set(found) for template in (plain, *edits)}))
+
     def difficulty_of(self, prompt: str) -> str | None:
         """The class of difficulty of a prompt with a word in it; None in a protocol that tells none apart."""
         for template, difficulty in self.difficulty.items():

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
-from pipeline.models.base import Backbone, split_at_placeholders
+from pipeline.models.base import Backbone, PromptError, split_at_placeholders
+from pipeline.models.find import ModelError
 from pipeline.models.load import cached_backbone
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import ModelSettings
@@ -48,10 +50,18 @@ def generate(
     """One drawing for every prompt and seed (zipped), in their order.
 
     options: for the store of a model that is a URL. digest: that its weights must have, or the words mean something else.
+    Raises ModelError, and PromptError for a prompt that does not fit into the model's context, before anything is drawn.
     """
     load = functools.partial(
         cached_backbone, model, "cuda" if gpus else "cpu", model_settings, dict(options or {}), digest
     )
+    rows = {name: range(len(next(iter(vectors.values())))) for name, vectors in words.items()}
+    try:
+        ray.get(ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_measure).remote(load, list(prompts), rows))
+    except RayTaskError as error:
+        if isinstance(error.cause, ModelError | PromptError):
+            raise error.cause from None
+        raise
     draw = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_draw)
     futures = []
     for start in range(0, len(prompts), settings.batch):
@@ -62,6 +72,11 @@ def generate(
         pictures = ray.get(future)
         for index, pixels in enumerate(pictures, start * settings.batch):
             yield Drawing(prompts[index], seeds[index], pixels)
+
+
+def _measure(load: Callable[[], Backbone], prompts: list[str], rows: Mapping[str, range]) -> None:
+    torch.set_num_threads(1)
+    load().tokenise(prompts, rows)
 
 
 def _draw(

@@ -1,15 +1,18 @@
 """Pictures that a protocol asks for, of any concepts' words: one batch of the frozen model mixes words, prompts and seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from pipeline.models.base import Backbone
 from pipeline.protocols import Protocol
+from pipeline.protocols.protocol import fill
 from pipeline.records import Concept, Sample
 from pipeline.sampling.grid import encode_png
 from pipeline.sampling.picture_pool import PicturePool, Vectors, Wanted
 from pipeline.sampling.prompting import Request, requests_for
+
+WORD = "<w>"
 
 
 def draw_concept(
@@ -26,6 +29,17 @@ def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Seq
     rows = {concept.placeholder: range(len(next(iter(word.values()))))}
     backbone.tokenise(sorted({each.prompt for each in requests}), rows)
     return [Wanted(concept, each, word if each.trained else initial) for each in requests]
+
+
+def refuse_long_templates(backbone: Backbone, templates: Iterable[str]) -> None:
+    """Raises PromptError for a template that does not fit into the model's context with the shortest of words."""
+    backbone.tokenise([fill(each, WORD, "") for each in templates], {WORD: range(1)})
+
+
+def refuse_long_prompts(backbone: Backbone, concept: Concept, protocol: Protocol) -> None:
+    """Raises PromptError where one of the concept's prompts does not fit into the model's context with the whole word in it."""
+    prompts = {request.prompt for request in requests_for(concept, protocol, seed=0)}
+    backbone.tokenise(sorted(prompts), {concept.placeholder: range(concept.vectors)})
 
 
 def draw_pictures(

@@ -25,7 +25,12 @@ from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Done, Event, EventKind, Failure, ImageSet, Sample, Stage, Word
 from pipeline.sampling.grid import draw_grid, encode_png
 from pipeline.sampling.picture_pool import PicturePool
-from pipeline.sampling.pictures_of_a_word import samples_of, wanted_of
+from pipeline.sampling.pictures_of_a_word import (
+    refuse_long_prompts,
+    refuse_long_templates,
+    samples_of,
+    wanted_of,
+)
 from pipeline.sampling.prompting import requests_for
 from pipeline.scheduling.continuous_batch import ContinuousBatch
 from pipeline.scheduling.slot_count import measure_pictures, measure_slots
@@ -65,6 +70,7 @@ class Worker:
                 settings.storage_options,
                 settings.model_digest,
             )
+        refuse_long_templates(self.backbone, settings.templates)
         with self._phase("the weights were digested"):
             self._digest_at_start = self.backbone.weights_digest()
         with self._phase("the number of slots was found"):
@@ -177,7 +183,8 @@ class Worker:
         return self.batch.run(lambda: imported_word(concept, data, images, self.backbone, settings.inversion))
 
     def _train(self, concept: Concept, fingerprint: str, images: ImageSet) -> Word:
-        """Trains the word; if it diverges, once more at a lower rate. Raises InversionError."""
+        """Trains the word; if it diverges, once more at a lower rate. Raises InversionError and PromptError."""
+        self.batch.run(lambda: refuse_long_prompts(self.backbone, concept, self.settings.protocol))
         self._doing[concept.name] = "waiting"
         before, settings = self.settings.run.checkpoint(concept.name), self.settings.inversion
         slower = replace(settings, learning_rate=settings.learning_rate / SLOWER)

@@ -67,6 +67,19 @@ def test_relative_paths_mean_those_of_the_folder_that_the_job_was_typed_in(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.parametrize("kind", ["package", "file"])
+def test_modules_of_the_folder_that_a_job_is_started_in_take_nobodys_place(here: Path, kind: str) -> None:
+    """Catches workers that import a user's own pipeline/ or jobs.py instead of ours, where the driver has ours."""
+    for name in ("pipeline", "eval", "jobs", "cluster"):
+        path = here / name / "__init__.py" if kind == "package" else here / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise RuntimeError('this is theirs')\n", encoding="utf-8")
+    learned = typed(here, "invert_all.py", "manifest.csv", "--output", "runs/mine", "--protocol", "few.toml",
+                    "--steps", "1", "--slots", "1", "--workers", "1")  # fmt: skip
+    assert learned.returncode == 0, learned.stdout + learned.stderr
+    assert (here / "runs/mine/words/owl.safetensors").is_file()
+
+
 def test_a_machine_that_does_not_see_the_run_folder_is_named_before_anything_is_learned(
     here: Path, tmp_path: Path
 ) -> None:

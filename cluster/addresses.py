@@ -1,0 +1,63 @@
+"""What can be said of a Ray address and of a local Ray's folder before Ray is asked, which waits for minutes."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+
+AUTO = "auto"
+CLIENT = "ray://"
+ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+FORMS = "a job joins HOST:PORT, as in head:6379, the ray:// address of a cluster's client port, or auto"
+SECONDS = 5.0  # that a head node may take to answer
+LONGEST_SOCKET = 107  # bytes of a UNIX socket's path
+# What Ray puts below the temporary folder, with a process id of seven digits.
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+
+
+class ClusterError(Exception):
+    """A cluster that cannot be joined, or no Ray can start here: which address or folder, and what would do."""
+
+
+def joined_address(address: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The address to join: as given, else RAY_ADDRESS; None for a Ray of the job's own. One that is empty is as none.
+
+    Raises ClusterError for an address of no known form, and for one at which nothing answers.
+    """
+    for name, said in (("--ray-address", address), ("RAY_ADDRESS", environment.get("RAY_ADDRESS"))):
+        if said and said.strip():
+            return _checked(name, said.strip())
+    return None
+
+
+def _checked(name: str, address: str) -> str | None:
+    if address == "local":
+        return None
+    if address == AUTO:
+        return address
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{name} {address}: this is the address of a dashboard, to which jobs are handed with `ray job submit --address "
+            f"{address}`; {FORMS}"
+        )
+    found = ADDRESS.fullmatch(address.removeprefix(CLIENT).partition("?")[0].rstrip("/"))
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise ClusterError(f"{name} {address}: this is no address of a Ray cluster; {FORMS}")
+    try:
+        socket.create_connection((found["host"].strip("[]"), int(found["port"])), SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"{name} {address}: nothing answers there ({error}); {FORMS}") from error
+    return address
+
+
+def refuse_long_folder(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ClusterError where the temporary folder is so long that a local Ray's sockets cannot be named."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if environment.get(name)), None)
+    if name is None:
+        return
+    folder, most = environment[name], LONGEST_SOCKET - len(SOCKET)
+    if (length := len(os.fsencode(folder.rstrip("/")))) > most:
+        raise ClusterError(
+            f"{name} is {folder}, of {length} bytes: a local Ray keeps its sockets there, and the system takes no name above "
+            f"{most}; set RAY_TMPDIR to a shorter folder, such as /tmp"
+        )

@@ -1,0 +1,179 @@
+"""Every option of every job with a value that cannot be: refused before anything starts, and said which value it was."""
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.job_process import ROOT, FinishedRun, job, write_manifest
+
+UNKNOWN_STORE = ("nfs4://x/y", "nfs4:// is not read here")
+NO_FILE = ("no-such-file.txt", "no-such-file.txt")
+NO_MODEL = ("no-such-model", "model 'no-such-model'")
+NO_CLIP = ("ViT-B-32", "there is no CLIP named 'ViT-B-32'")
+NO_PROTOCOL = ("no-such-protocol", "protocol 'no-such-protocol'")
+CLUSTER = {
+    "--storage-option": ("endpoint", "storage option 'endpoint' is not of the form key=value"),
+    "--ray-address": (
+        "http://127.0.0.1:8265",
+        "--ray-address http://127.0.0.1:8265: this is the address of a dashboard",
+    ),
+}
+
+
+def number(option: str, value: str) -> tuple[str, str]:
+    return value, option
+
+
+def choice(option: str) -> tuple[str, str]:
+    return "no-such", f"argument {option}: invalid choice: 'no-such'"
+
+
+INVERT: dict[str, tuple[str, str]] = {
+    "--output": UNKNOWN_STORE, "--model": NO_MODEL, "--clip": NO_CLIP, "--protocol": NO_PROTOCOL,
+    "--column": ("SKU", "--column SKU: it takes OURS=THEIRS"), "--templates": NO_FILE,
+    "--vectors": ("0", "--vectors: vectors is 0"), "--initializer": (" ", "--initializer: initializer is ' '"),
+    **{
+        option: number(option, value)
+        for option, value in {
+            "--steps": "-1", "--learning-rate": "nan", "--warmup-steps": "-1", "--weight-decay": "1", "--batch-size": "0",
+            "--seed": "-1", "--progressive": "1", "--per-image-words": "1.5", "--regularisation": "inf", "--min-snr": "nan",
+            "--norm-limit": "-1", "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
+            "--gpus-per-worker": "-1", "--cpus-per-worker": "0", "--max-failures": "-1", "--checkpoint-seconds": "inf",
+            "--stall-seconds": "nan", "--concept-seconds": "0", "--placing-seconds": "-5",
+        }.items()
+    },
+    **{
+        option: choice(option)
+        for option in (
+            "--schedule", "--crop", "--early-stop", "--start", "--masks", "--flow-times", "--timesteps", "--norm",
+            "--checkpoint-gradients",
+            "--dtype", "--text-encoder-dtype", "--first-stage-dtype", "--log-format",
+        )
+    },
+    **CLUSTER,
+}  # fmt: skip
+# Job -> (its arguments but for the option, option -> (bad value, what is said)). {run}, {manifest} and {folder} are filled in.
+JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
+    "invert_all": (("{manifest}", "--output", "{folder}/run"), INVERT),
+    "import_words": (("{manifest}", "--output", "{folder}/run", "--words", "{run}/words"), INVERT | {"--words": UNKNOWN_STORE}),
+    "evaluate": (("{run}",), {
+        "--protocol": NO_PROTOCOL, "--clip": NO_CLIP, "--model": NO_MODEL, "--dino": ("timm:nothing", "'timm:nothing' must be"),
+        "--until-ci": number("--until-ci", "nan"), "--history": UNKNOWN_STORE, "--night": ("a/b", "--night 'a/b'"),
+        "--fail-on-drop": number("--fail-on-drop", "inf"), **CLUSTER,
+    }),
+    "generate": (("{run}", "--prompt", "<owl>", "--output", "{folder}/pictures"), {
+        "--prompt": ("a <nobody>", "this run has no word <nobody>"), "--prompts": NO_FILE, "--word": NO_FILE,
+        "--count": number("--count", "0"), "--seed": number("--seed", "-1"), "--sampler": choice("--sampler"),
+        "--steps": number("--steps", "0"), "--guidance": number("--guidance", "nan"), "--output": UNKNOWN_STORE,
+        "--model": NO_MODEL, **CLUSTER,
+    }),
+    "compare": (("--manifest", "{manifest}", "--output", "{folder}/compare"), {
+        "--output": UNKNOWN_STORE, "--manifest": NO_FILE, "--concepts": number("--concepts", "1"), "--model": NO_MODEL,
+        "--clip": NO_CLIP, "--steps": number("steps", "-1"), "--variants": ("no-such", "--variants: there is no 'no-such'"),
+        "--curve-steps": number("--curve-steps", "0"), "--seeds": number("--seeds", "0"), **CLUSTER,
+    }),
+    "status": (("{run}",), {"--log-format": choice("--log-format"), "--storage-option": CLUSTER["--storage-option"]}),
+    "export_words": (("{run}", "--layout", "a1111", "--output", "{folder}/words"), {
+        "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
+        "--storage-option": CLUSTER["--storage-option"],
+    }),
+    "dreambench_manifest": (("{folder}",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv")}),
+}  # fmt: skip
+# Whose every value is a good one, or can be judged only when there are scores: names of columns and nights, a cache.
+ANY_VALUE = {"--group-by", "--baseline", "--caption-column", "--art"}
+CASES = [(name, option) for name, (_, options) in JOBS.items() for option in options]
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"jobs.{name}")
+
+
+def with_value(actions: argparse.ArgumentParser) -> set[str]:
+    return {
+        option
+        for action in actions._actions
+        if action.option_strings and action.nargs != 0
+        for option in action.option_strings
+    }
+
+
+def test_every_option_of_every_job_has_a_bad_value() -> None:
+    """Catches a new option that nobody has thought of a bad value for."""
+    scripts = {
+        path.stem for path in (ROOT / "jobs").glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8")
+    }
+    assert scripts == set(JOBS)
+    for name, (_, options) in JOBS.items():
+        assert with_value(module(name).parser()) - ANY_VALUE == set(options), name
+
+
+@pytest.fixture
+def filled(finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts_and_classes.txt").write_text("subject_name,class\ncat,cat\n", encoding="utf-8")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_bytes(b"x")
+    return {
+        "run": str(finished_run.folder),
+        "manifest": str(write_manifest(tmp_path, ["owl"])),
+        "folder": str(tmp_path),
+    }
+
+
+def started(**_: object) -> None:
+    raise AssertionError("Ray was asked")
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_a_bad_value_is_refused_and_named_before_anything_is_started(
+    name: str,
+    option: str,
+    filled: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches a job that waits for ever, a night spent before a mistyped name is told, and a traceback."""
+    monkeypatch.setattr("ray.init", started)
+    arguments, options = JOBS[name]
+    value, said = options[option]
+    given = [each.format(**filled) for each in arguments]
+    if option in given and module(name).parser()._option_string_actions[option].nargs is None:
+        at = given.index(option)
+        del given[at : at + 2]
+    try:
+        code = module(name).main([*given, f"{option}={value}"])
+    except SystemExit as ended:  # by argparse
+        code = ended.code
+    told = capsys.readouterr()
+    assert code == 2, told.out + told.err
+    assert said in told.err
+    assert value.strip() in told.err or value == " "
+    assert "Traceback" not in told.err
+    assert "goes on from here" not in told.err
+    assert not list(Path(filled["folder"]).glob("*/words/*"))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "environment", "said"),
+    [
+        ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--clip", "ViT-B-32"), {}, "--clip ViT-B-32: there is no"),
+        ("invert_all.py", ("{manifest}", "--output", "{folder}/run"), {"RAY_ADDRESS": "http://127.0.0.1:8265"}, "RAY_ADDRESS http"),
+        ("generate.py", ("{run}", "--prompt", "<owl>" + " owl" * 100), {}, "tokens; the model takes"),
+        ("evaluate.py", ("{run}", "--night", "later", "--protocol", "paper"), {"TMPDIR": "/tmp/" + "x" * 90}, "TMPDIR is /tmp/xxx"),
+        ("compare.py", ("--manifest", "{manifest}", "--output", "{folder}/c"), {"RAY_ADDRESS": "head"}, "RAY_ADDRESS head: this"),
+    ],
+)  # fmt: skip
+def test_a_job_that_cannot_start_ends_with_one_sentence_and_exit_code_2(
+    script: str, arguments: tuple[str, ...], environment: dict[str, str], said: str, filled: dict[str, str]
+) -> None:
+    """Catches a traceback after the words were learned, and "the same command goes on" where it does not."""
+    ended = job(*(each.format(**filled) for each in arguments), script=script, environment=environment)
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "goes on" not in ended.stderr
