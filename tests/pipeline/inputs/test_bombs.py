@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from jobs.bench.peak import peak_of
 from pipeline.inputs.colours import _bands, on_white
 from pipeline.inputs.manifest import read_manifest
 from pipeline.inputs.manifest_problems import LISTED, ManifestError
 from pipeline.inputs.picture_file import MAX_PIXELS
 from pipeline.store.storage import Storage, StorageError
-from tests.peak import peak_of
 
 WORD = (
     "from pathlib import Path\nfrom pipeline.store.word_files import decode_word",

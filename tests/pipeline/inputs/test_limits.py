@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.bench.peak import peak_of
 from jobs.generate import main as generate
 from pipeline.inputs.image_sets import ImageSetError, find_images, find_sources, load_images
 from pipeline.inputs.manifest import ManifestError, read_manifest
@@ -16,7 +17,6 @@ from pipeline.inputs.sidecars import Extras
 from pipeline.protocols import ProtocolError, find_protocol
 from pipeline.settings import InversionSettings
 from pipeline.text_files import MOST_SENTENCE, MOST_TEXT_BYTES, sentences_of_file
-from tests.peak import peak_of
 from tests.pipeline.inputs.test_image_sets import concept, png
 
 READING = ("from pipeline.inputs.manifest import read_manifest", "read_manifest(sys.argv[1])")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # The peak itself would hide what is taken below that of the imports; Linux forgets it on request.
 MEASURED = """
 import re
