@@ -41,7 +41,12 @@ def read_configuration(path: Path) -> dict[str, Any]:
 
 
 def refuse_code(folder: Path) -> None:
-    """Raises ConfigurationError if a configuration right inside the folder would make a library run or load more than it."""
+    """Raises ConfigurationError if a configuration right inside the folder would make a library run or load more than it, or
+    if a pipe or a device is there, on which a library would wait for ever.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConfigurationError(f"{path} is not a regular file")
     for path in sorted(folder.glob("*.json")):
         if path.name.endswith(INDEX):
             _refuse_other_shards(path)

@@ -1,6 +1,7 @@
 """Configurations of a model in diffusers' layout are read before a library reads them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,13 @@ def test_entries_that_say_nothing_are_let_through(folder: Path) -> None:
     change(folder / "model_index.json", {"safety_checker": [None, None], "feature_extractor": ["transformers", "X"]})
     assert find_model(str(folder)).digest == find_model("mini").digest
     load_backbone(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors"]
+)
+def test_a_pipe_in_a_models_folder_is_refused_and_not_waited_for(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=f"{name} is not a regular file"):
+        find_model(str(folder))
