@@ -1,9 +1,9 @@
 """Where a run goes when nobody said: never into the copy of the working directory that a submitted job runs in."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 
 def default_output(manifest: str, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
@@ -18,11 +18,14 @@ def default_output(manifest: str, environment: Mapping[str, str] | None = None, 
     's3://bucket/runs/toys'
     """
     environment = os.environ if environment is None else environment
-    stem = PurePosixPath(urlsplit(manifest).path if "://" in manifest else manifest.replace("\\", "/")).stem
+    # In a store "#" and "?" are plain signs of a key; a web address ends before its query.
+    web = manifest.lower().startswith(("http://", "https://"))
+    place = re.split("[?#]", manifest, maxsplit=1)[0] if web else manifest
+    stem = PurePosixPath(place.rpartition("://")[2] if "://" in place else place.replace("\\", "/")).stem
     if root := environment.get("WORDMINT_OUTPUT"):
         return f"{root.rstrip('/')}/{stem}"
     if "://" in manifest:
-        return f"{manifest.rsplit('/', 1)[0]}/{stem}"
+        return f"{place.rsplit('/', 1)[0]}/{stem}"
     if is_job_copy(folder or Path.cwd()):
         return str(Path.home() / "wordmint-runs" / stem)
     return f"runs/{stem}"

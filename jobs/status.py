@@ -21,7 +21,9 @@ from jobs.cli.arguments import add_storage
 from jobs.cli.log import Log
 from pipeline.records import Failure
 from pipeline.store.damaged import DamagedFileError
+from pipeline.store.parts import read_parts
 from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import FAILURES
 from pipeline.store.storage import (
     Storage,
     StorageError,
@@ -91,7 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) -> Status:
-    """configuration: run.json."""
+    """configuration: run.json.
+
+    Of a run that has ended, its own last words: the folder may hold words and failures that its manifest has no more, and its
+    failures need not have a fingerprint to be recorded under.
+    """
+    counts = configuration.get("counts", {})
+    if configuration["finished"] and {"total", "done", "failed"} <= counts.keys():
+        silent = (now - datetime.fromisoformat(configuration["updated"])).total_seconds()
+        failures = _published_failures(run) if counts["failed"] else ()
+        return Status(
+            counts["total"], counts["done"], counts["failed"], failures, 0, {}, None, None, "finished", silent
+        )
     done = {name for name, _ in run.committed()}
     failed = sorted(key for key in run.failed() if key[0] not in done)
     training = [name for name in run.checkpointed() if name not in done]
@@ -112,6 +125,12 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
             state=state,
             silent=(now - datetime.fromisoformat(progress["updated"])).total_seconds(),
         )
+
+
+def _published_failures(run: RunFolder) -> tuple[Failure, ...]:
+    """The first ones of the table."""
+    table = read_parts(run, "failures", 1, FAILURES).slice(0, SHOWN)
+    return tuple(Failure(**each) for each in table.to_pylist())
 
 
 def _progress(run: RunFolder) -> dict[str, Any]:
