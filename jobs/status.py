@@ -101,10 +101,8 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
     counts = configuration.get("counts", {})
     if configuration["finished"] and {"total", "done", "failed"} <= counts.keys():
         silent = (now - datetime.fromisoformat(configuration["updated"])).total_seconds()
-        failures = _published_failures(run) if counts["failed"] else ()
-        return Status(
-            counts["total"], counts["done"], counts["failed"], failures, 0, {}, None, None, "finished", silent
-        )
+        told = _published_failures(run) if counts["failed"] else ()
+        return Status(counts["total"], counts["done"], counts["failed"], told, 0, {}, None, None, "finished", silent)
     done = {name for name, _ in run.committed()}
     failed = sorted(key for key in run.failed() if key[0] not in done)
     training = [name for name in run.checkpointed() if name not in done]

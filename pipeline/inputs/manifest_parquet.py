@@ -31,7 +31,7 @@ def opened_parquet(data: bytes) -> pyarrow.parquet.ParquetFile:
             ("cells", max(values, said.num_rows * said.num_columns), MOST_CELLS),
             ("bytes unpacked", sum(group.total_byte_size for group in groups), MOST_BYTES),
         )
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # a column's name need not be UTF-8
         raise BrokenFileError(f"is not a readable Parquet file ({str(error)[:200]})") from None
     for what, count, most in sizes:
         if count > most:

@@ -93,7 +93,9 @@ def read_rows(
 def _format(url: str, data: bytes) -> str:
     if not data.strip():
         raise BrokenFileError("is empty")
-    suffix = PurePosixPath(url.split("?")[0]).suffix.lower()
+    # In a store and on a disk "?" is a plain sign; a web address ends before its query.
+    web = url.lower().startswith(("http://", "https://"))
+    suffix = PurePosixPath(re.split("[?#]", url, maxsplit=1)[0] if web else url).suffix.lower()
     if suffix not in SUFFIXES:
         raise BrokenFileError(f"the ending {suffix!r} is not one of {', '.join(SUFFIXES)}")
     if data.startswith(b"PAR1") != (SUFFIXES[suffix] == "Parquet"):
