@@ -24,8 +24,9 @@ from jobs.application.requests import (
     TooManyFailuresError,
 )
 from jobs.application.run import invert
+from jobs.application.two_runs import DiffRequest, DiffResult, diff
 
 __all__ = [
-    "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError", "NotStartedError", "PictureRequest",
-    "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError", "evaluate", "generate", "invert",
+    "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError", "NotStartedError", "PictureRequest",
+    "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError", "diff", "evaluate", "generate", "invert",
 ]  # fmt: skip
