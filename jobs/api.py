@@ -27,6 +27,7 @@ from jobs.application.run import invert
 from jobs.application.two_runs import DiffRequest, DiffResult, diff
 
 __all__ = [
-    "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError", "NotStartedError", "PictureRequest",
-    "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError", "diff", "evaluate", "generate", "invert",
+    "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError",
+    "NotStartedError", "PictureRequest", "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError",
+    "diff", "evaluate", "generate", "invert",
 ]  # fmt: skip

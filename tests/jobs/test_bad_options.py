@@ -76,6 +76,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--curve-steps": number("--curve-steps", "0"), "--seeds": number("--seeds", "0"), **CLUSTER,
     }),
     "status": (("{run}",), {"--log-format": choice("--log-format"), "--storage-option": CLUSTER["--storage-option"]}),
+    "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, "--storage-option": CLUSTER["--storage-option"]}),
     "export_words": (("{run}", "--layout", "a1111", "--output", "{folder}/words"), {
         "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
         "--storage-option": CLUSTER["--storage-option"],
