@@ -11,7 +11,7 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 if TYPE_CHECKING:
-    from eval.comparison.two_runs import ConceptPair, Difference
+    from eval.report.run_diff import ConceptPair, Difference
 
 LISTED = 10
 
@@ -50,7 +50,7 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
         output = Storage(request.output, options)
     except (StorageError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    from eval.comparison.two_runs import (
+    from eval.report.run_diff import (
         NotComparableError,
         common_conditions,
         csv_of,

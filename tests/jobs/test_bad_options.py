@@ -9,7 +9,7 @@ import pytest
 
 from tests.job_process import ROOT, FinishedRun, job, write_manifest
 
-UNKNOWN_STORE = ("nfs4://x/y", "nfs4:// is not read here")
+UNKNOWN_STORE = ("nfs4://x/y", "nothing is known of nfs4:// here")
 NO_FILE = ("no-such-file.txt", "no-such-file.txt")
 NO_MODEL = ("no-such-model", "model 'no-such-model'")
 NO_CLIP = ("ViT-B-32", "there is no CLIP named 'ViT-B-32'")

@@ -11,7 +11,7 @@ import torch
 
 import eval.nightly.canary
 import eval.scores.score_run
-from eval.comparison.two_runs import ConceptPair, differences, latex_of
+from eval.report.run_diff import ConceptPair, differences, latex_of
 from eval.scores.drawn_pictures import RunModel
 from eval.scores.score_run import Judgement
 from jobs import diff

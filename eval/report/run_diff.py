@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from eval.nightly.gate import holm, signed_rank
 from eval.report.report_page import thumbnail
@@ -200,9 +199,9 @@ def page_of(
         lstrip_blocks=True,
     )
     differing = [each.name for each in fields(ScoredUnder) if len({getattr(one, each.name) for one in under}) > 1]
-    return environment.get_template("two_runs.html.j2").render(
+    return environment.get_template("run_diff.html.j2").render(
         names=names, under=under[0], differing=differing, found=found, pairs=pairs, figures=[each.figure for each in found],
-        only=only, pictures=_pictures(pairs, grids), style=Markup((folder / "comparison.css").read_text(encoding="utf-8")),
+        only=only, pictures=_pictures(pairs, grids),
         worst=WORST, isnan=math.isnan,
     )  # fmt: skip
 
