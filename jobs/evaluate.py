@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "--clip",
         type=absolute_name,
         metavar="NAME",
-        help="open_clip model that scores (default: the run's own, if that is the shipped one)",
+        help="open_clip model, or transformers:FOLDER, that scores (default: the run's own, if that is the shipped one)",
     )
     parser.add_argument(
         "--model",
@@ -49,7 +49,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="ID|PATH",
         help="that the words were learned on (default: the run's own, if that is the shipped one)",
     )
-    parser.add_argument("--dino", type=absolute_name, metavar="timm:ARCH:FILE", help="a second judge, of pictures only")
+    parser.add_argument(
+        "--dino",
+        type=absolute_name,
+        metavar="NAME",
+        help="a second judge of the same pictures: timm:ARCH:FILE or transformers:FOLDER",
+    )
     parser.add_argument(
         "--until-ci", type=float, default=0.0, metavar="X",
         help="draw a prompt's pictures in rounds, only until its score is known to within X on either side",

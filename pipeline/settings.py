@@ -97,10 +97,10 @@ class InversionSettings:
     its sentence. masks, background: what of a picture counts, and by how much the rest does (weighting.py).
 
     progressive: share of the budget between a vector and the next; 0 trains all from the beginning. Gal et al. 2022,
-    section 5.3: a second after 2,000 steps of 5,000, a third after 4,000, which is 0.4.
+    section 5.2: a second after 2,000 steps of 5,000, a third after 4,000, which is 0.4.
     per_image: share of the training prompts that hold, besides the word, one that belongs to the picture alone and is
-    thrown away in the end (section 5.3; the authors' code: 0.25).
-    regularisation: weight of the squared distance of a vector to its initializer's (section 5.3).
+    thrown away in the end (section 5.2; the authors' code: 0.25).
+    regularisation: weight of the squared distance of a vector to its initializer's (section 5.2).
     min_snr: gamma of Hang et al. 2023, 5 in their paper; 0 for none.
     flow_times: how often a rectified flow is trained at which time (Esser et al. 2024, section 3.1); other models ignore it.
     cross_initialised: a word starts from what the text encoder makes of its initializer instead of the initializer's own

@@ -43,7 +43,7 @@ class Variant:
         return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as it is by default"
 
 
-# Section 5.3 of Gal et al. 2022; the rates are its 2e-2 and 1e-4. The paper gives no weight for its regularisation.
+# Section 5.2 of Gal et al. 2022; the rates are its 2e-2 and 1e-4. The paper gives no weight for its regularisation.
 TRAINED = (
     Variant(BASE, "one-vector"),
     Variant("2 vectors", "two-vectors", vectors=2),

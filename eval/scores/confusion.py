@@ -4,6 +4,7 @@ A word that learned its concept draws pictures nearer to its own training images
 does not show words that all draw the same thing; this does.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from pipeline.store.run_tables import KEY
 # Every picture is compared with all of these concepts.
 MOST_COMPARED = 512
 LISTED = 10
+LOOK_ALIKES = 9  # other concepts that a picture is ranked against
 
 FEATURES = pa.schema([
     *KEY, ("protocol", pa.string()), ("clip", pa.string()), ("clip_digest", pa.string()),
@@ -52,6 +54,7 @@ class Confusion:
     nearest_own: the share of pictures nearest to their own concept's training images, a mean over concepts. by_concept:
     the share of each. own, other: mean image similarity to the own training images, and to other concepts'.
     mistaken: the most frequent mistakes.
+    precision, precision_by_chance: see `retrieval`.
     """
 
     concepts: int
@@ -61,6 +64,8 @@ class Confusion:
     other: float
     mistaken: tuple[Mistaken, ...]
     by_concept: Mapping[str, float]
+    precision: float = math.nan
+    precision_by_chance: float = math.nan
 
 
 def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
@@ -83,7 +88,28 @@ def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
         other=float((mean.sum() - np.trace(mean)) / (len(names) * (len(names) - 1))),
         mistaken=_most_mistaken(names, nearest),
         by_concept=dict(zip(names, right.tolist(), strict=True)),
+        precision=retrieval(similarities, training),
+        precision_by_chance=sum(1 / rank for rank in range(1, min(len(names), LOOK_ALIKES + 1) + 1))
+        / min(len(names), LOOK_ALIKES + 1),
     )
+
+
+def retrieval(similarities: Sequence[Floats], training: Floats) -> float:
+    """How high each picture ranks its own concept among look-alikes: mean average precision, a mean over concepts.
+
+    As Kilrain et al. 2025 ("Finer-Personalization Rank", arXiv 2512.19026) have it, a picture is a query against real images of
+    things that look much alike: here of its own concept and the nine whose training images are most similar to its own. Each
+    is one item of the gallery, the mean feature that is kept of it, so that a query's average precision is 1 / its rank.
+
+    similarities: of each concept's pictures (N, C) to all training means, training (C, D).
+    """
+    unit = training / np.linalg.norm(training, axis=1, keepdims=True)
+    alike, found = unit @ unit.T, []
+    for own, each in enumerate(similarities):
+        others = [place for place in np.argsort(-alike[own], kind="stable") if place != own][:LOOK_ALIKES]
+        ranks = 1 + (each[:, others] >= each[:, [own]]).sum(axis=1)
+        found.append(float((1 / ranks).mean()))
+    return float(np.mean(found))
 
 
 def features_of(table: pa.Table) -> dict[str, Features]:

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from eval.judges import dino, transformers_folder
 from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
-from eval.judges.dino import PREFIX, load_timm
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
 from eval.scores.encoded import Encoded, ImageScorer, encode_concept
@@ -62,7 +62,9 @@ class Judgement:
 
     @property
     def reads_texts(self) -> bool:
-        return not self.clip.startswith(PREFIX)
+        if self.clip.startswith(transformers_folder.PREFIX):
+            return transformers_folder.reads_texts(self.clip)
+        return not self.clip.startswith(dino.PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +256,10 @@ def score_part(
 
 
 def load_scorer(name: str, device: str = "cpu") -> ImageScorer:
-    """A CLIP by eval.judges.clip's names, or DINO by eval.judges.dino's."""
-    return load_timm(name, device) if name.startswith(PREFIX) else load_clip(name, device)
+    """A judge by the names of eval.judges.clip, dino or transformers_folder."""
+    if name.startswith(transformers_folder.PREFIX):
+        return transformers_folder.load_transformers(name, device)
+    return dino.load_timm(name, device) if name.startswith(dino.PREFIX) else load_clip(name, device)
 
 
 def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.Table:

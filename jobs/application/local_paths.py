@@ -17,8 +17,9 @@ def absolute_name(typed: str) -> str:
     >>> absolute_name("local-dir:/models/./clip")
     'local-dir:/models/clip'
     """
-    if typed.startswith("local-dir:"):
-        return f"local-dir:{local_path(typed.removeprefix('local-dir:'))}"
+    for prefix in ("local-dir:", "transformers:"):
+        if typed.startswith(prefix):
+            return f"{prefix}{local_path(typed.removeprefix(prefix))}"
     if typed.startswith("timm:") and typed.count(":") >= 2:
         _, architecture, file = typed.split(":", 2)
         return f"timm:{architecture}:{local_path(file)}"

@@ -82,3 +82,27 @@ def test_features_survive_the_way_to_a_table_and_back() -> None:
     found = features_of(pa.Table.from_pylist([row], FEATURES))
     np.testing.assert_array_equal(found["a"].training, EAST)
     np.testing.assert_array_equal(found["a"].samples, [EAST, NORTH])
+
+
+def test_a_picture_that_ranks_its_own_concept_second_among_look_alikes_is_half_right() -> None:
+    found = confusion_over({"a": of(EAST, EAST), "b": of(NORTH, 0.6 * NORTH + 0.8 * EAST), "c": of(UP, UP)})
+    assert found is not None
+    assert found.precision == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert found.precision_by_chance == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_only_look_alikes_are_ranked_and_words_that_know_nothing_are_at_chance() -> None:
+    """Catches a gallery of a thousand strangers, in which every cat is found first among cars."""
+    rng = np.random.default_rng(0)
+    blind = confusion_over({str(n): of(rng.normal(size=32), *rng.normal(size=(8, 32))) for n in range(60)})
+    assert blind is not None
+    assert abs(blind.precision - blind.precision_by_chance) < 0.03
+    assert blind.precision_by_chance == pytest.approx(sum(1 / rank for rank in range(1, 11)) / 10)
+    twins = {f"{n}{half}": np.eye(20)[n] + (0.1 if half == "x" else -0.1) * UP20 for n in range(12) for half in "xy"}
+    swapped = {name: of(row, twins[name[:-1] + ("y" if name[-1] == "x" else "x")]) for name, row in twins.items()}
+    found = confusion_over(swapped)
+    assert found is not None
+    assert found.precision == pytest.approx(0.5), "each ranks its twin first and itself second"
+
+
+UP20 = np.eye(20)[19]

@@ -142,7 +142,7 @@ def test_every_score_stands_beside_what_the_noun_alone_and_no_word_at_all_reach(
 def test_a_model_that_knows_only_pictures_gives_all_scores_but_those_of_texts() -> None:
     encoded = encode_concept(samples(), ColourClip())
     found = score_concept(encoded, None, np.random.default_rng(0))
-    assert [each.metric for each in found] == ["image_similarity", "diversity", "subject_fidelity", "effect"]
+    assert [each.metric for each in found] == ["image_similarity", "diversity", "subject_fidelity", "effect", "copies"]
 
 
 def test_the_order_of_samples_changes_no_bit() -> None:
@@ -205,3 +205,17 @@ def test_effect_compares_pictures_from_the_same_noise() -> None:
     assert of_metric(score(swapped), "effect").value == pytest.approx(1, abs=1e-6)
     elsewhere = [*unchanged[:5], *(replace(each, seed=each.seed + 7) for each in unchanged[5:])]
     assert "effect" not in {each.metric for each in score(elsewhere)}
+
+
+def test_a_picture_nearer_to_a_training_image_than_they_are_to_each_other_is_a_copy() -> None:
+    """Catches likeness that is copying, and honest likeness that is called so."""
+    orange = (255, 128, 0)  # as near to red as it is to yellow, and nearer than these are to each other
+    told = [
+        *of("training", "", RED, YELLOW), *of("reconstruction", PLAIN, RED, GREEN, orange, BLUE),
+        *of("untrained", PLAIN, GREEN, YELLOW), *of("edit", EDIT, BLUE),
+    ]  # fmt: skip
+    found = of_metric(score(told), "copies")
+    assert (found.value, found.n, found.floor) == (0.5, 4, 0.5)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    alone = of_metric(score([each for each in told if each.kind != "training"] + of("training", "", RED)), "copies")
+    assert math.isnan(alone.value)

@@ -1,0 +1,148 @@
+"""Judges of transformers' own classes, from a folder as the hub has them: SigLIP, SigLIP 2 and CLIP, DINOv2 and DINOv3.
+
+    transformers:FOLDER     config.json, model.safetensors, preprocessor_config.json and, for those that read texts, the tokenizer
+
+The classes are those of the list below, named by config.json's `model_type`; nothing of a folder is run, weights are read from
+safetensors alone, and nothing is downloaded.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+
+from eval.judges.clip import BATCH, Features, Picture
+from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
+from pipeline.models.weights import load_whole
+
+PREFIX = "transformers:"
+CONFIGURATION, PREPROCESSING, WEIGHTS = "config.json", "preprocessor_config.json", "*.safetensors"
+# model_type -> transformers' class, looked up only when it is wanted.
+OF_PICTURES = {
+    "dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel", "dinov3_vit": "DINOv3ViTModel",
+}  # fmt: skip
+OF_TEXTS_TOO = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+# Both SigLIPs were trained on texts padded to their full length.
+PADDED = ("siglip", "siglip2")
+
+
+class TransformersPictures:
+    """A model's pooled features of pictures, in fp32 and eval mode, with the preprocessing that its folder states."""
+
+    def __init__(self, name: str, folder: Path, model_class: Any, device: str) -> None:
+        self.name = name
+        self._prepare: Any = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        self._model: Any = load_whole(model_class, folder, dtype=torch.float32)
+        self._model.eval().requires_grad_(False).to(device)
+        self._device = device
+        self.fingerprint = _digest(folder)
+
+    def encode_images(self, pictures: Sequence[Picture]) -> Features:
+        """Pictures, PIL or uint8 (H, W, 3), of any sizes -> float32 (N, D), rows of length one."""
+        found = [self._encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+        return np.concatenate(found) if found else np.empty((0, self._width), np.float32)
+
+    @torch.no_grad()
+    def _encode(self, pictures: Sequence[Picture]) -> Features:
+        opened = [each if isinstance(each, Image.Image) else Image.fromarray(each) for each in pictures]
+        prepared = self._prepare(images=[each.convert("RGB") for each in opened], return_tensors="pt").to(self._device)
+        return _unit(self._pooled(prepared))
+
+    def _pooled(self, prepared: Any) -> Any:
+        return self._model(**prepared)
+
+    @property
+    def _width(self) -> int:
+        return int(self._model.config.hidden_size)
+
+
+class TransformersClip(TransformersPictures):
+    """A model that reads texts as well."""
+
+    def __init__(self, name: str, folder: Path, model_class: Any, device: str) -> None:
+        super().__init__(name, folder, model_class, device)
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        self._room = int(self._model.config.text_config.max_position_embeddings)
+        self._padding = "max_length" if self._model.config.model_type in PADDED else "longest"
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Features:
+        """-> float32 (N, D), rows of length one. Raises ValueError for a text longer than the model can read."""
+        found = [np.empty((0, self._width), np.float32)]
+        for start in range(0, len(texts), BATCH):
+            some = list(texts[start : start + BATCH])
+            for text, ids in zip(some, self._tokenizer(some, verbose=False)["input_ids"], strict=True):
+                if len(ids) > self._room:
+                    raise ValueError(
+                        f"the prompt {text[:200]!r} is too long for {self.name}, which reads {self._room} tokens: shorten it"
+                    )
+            tokens = self._tokenizer(some, padding=self._padding, max_length=self._room, return_tensors="pt")
+            taken = {name: each.to(self._device) for name, each in tokens.items() if name != "token_type_ids"}
+            found.append(_unit(self._model.get_text_features(**taken)))
+        return np.concatenate(found)
+
+    def _pooled(self, prepared: Any) -> Any:
+        return self._model.get_image_features(**prepared)
+
+    @property
+    def _width(self) -> int:
+        config = self._model.config
+        return int(getattr(config, "projection_dim", None) or config.text_config.hidden_size)
+
+
+def load_transformers(name: str, device: str = "cpu") -> TransformersPictures:
+    """name: "transformers:FOLDER". Raises FileNotFoundError for a folder that is not complete, and ConfigurationError or
+    ValueError for one whose model is not of the list above, whose weights do not fit, or that would have anything run.
+    """
+    folder, kind = _checked(name)
+    made = TransformersClip if kind in OF_TEXTS_TOO else TransformersPictures
+    try:
+        return made(name, folder, getattr(transformers, {**OF_PICTURES, **OF_TEXTS_TOO}[kind]), device)
+    except (OSError, RuntimeError, TypeError, KeyError, ImportError) as error:
+        raise ValueError(f"judge {name!r} does not load: {error}") from error
+
+
+def reads_texts(name: str) -> bool:
+    """Of a judge by its name. Raises as load_transformers does."""
+    return _checked(name)[1] in OF_TEXTS_TOO
+
+
+def _checked(name: str) -> tuple[Path, str]:
+    """Its folder and its kind."""
+    folder = Path(name.removeprefix(PREFIX))
+    for wanted in (CONFIGURATION, PREPROCESSING, WEIGHTS):
+        if not any(folder.glob(wanted)):
+            raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")
+    refuse_code(folder)
+    kind = read_configuration(folder / CONFIGURATION).get("model_type")
+    if kind not in OF_PICTURES and kind not in OF_TEXTS_TOO:
+        known = ", ".join([*OF_TEXTS_TOO, *OF_PICTURES])
+        raise ConfigurationError(f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; taken are {known}")
+    return folder, str(kind)
+
+
+def _unit(output: Any) -> Features:
+    """Of a module's output, or of its pooled state."""
+    pooled = getattr(output, "pooler_output", output)
+    features: Features = F.normalize(pooled.float(), dim=-1).cpu().numpy()
+    return features
+
+
+def _digest(folder: Path) -> str:
+    """Hex sha256 of the folder's files that decide a feature, by name."""
+    digest = hashlib.sha256()
+    patterns = ("*.json", "*.txt", "*.model", WEIGHTS)
+    for path in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+        with path.open("rb") as opened:
+            digest.update(f"{path.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
