@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 
 from eval.judges.clip import BATCH, Features, Picture
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
@@ -108,7 +109,7 @@ def load_transformers(name: str, device: str = "cpu") -> TransformersPictures:
     made = TransformersClip if kind in OF_TEXTS_TOO else TransformersPictures
     try:
         return made(name, folder, getattr(transformers, {**OF_PICTURES, **OF_TEXTS_TOO}[kind]), device)
-    except (OSError, RuntimeError, TypeError, KeyError, ImportError) as error:
+    except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:
         raise ValueError(f"judge {name!r} does not load: {error}") from error
 
 
