@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint validate check bench lock sbom audit mini-report mini clean chromium
+.PHONY: help demo test test-long lint validate check bench bench-gpu bench-gpu-pack lock sbom audit mini-report mini clean chromium
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -48,6 +48,12 @@ sbom: $(VENV)/.installed-supply  ## the image's packages as a CycloneDX bill of 
 
 audit: $(VENV)/.installed-supply  ## ask OSV for known advisories of the image's packages
 	$(VENV)/bin/pip-audit --vulnerability-service osv --require-hashes --disable-pip --requirement cluster/image.lock
+
+bench-gpu: $(VENV)/.installed  ## measure on a GPU in nine minutes, and write runs/bench-gpu.json and .md
+	$(PY) jobs/bench/bench_gpu.py
+
+bench-gpu-pack: $(VENV)/.installed  ## runs/bench-gpu-pack.tar.gz: what bench-gpu needs on a machine that has torch and torchvision only
+	$(PY) -m jobs.bench.pack runs/bench-gpu-pack.tar.gz
 
 mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets
 	$(PY) jobs/mini/mini_report.py

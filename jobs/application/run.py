@@ -99,6 +99,7 @@ class Run:
         if said := doubt_of_exactly_once(self.folder.storage):
             _log.warning("%s", said)
         self.began = time.monotonic()
+        self.reached: dict[str, float] = {}  # point of the run -> seconds from its beginning
         self.log = EventLog(self.folder)
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
@@ -112,6 +113,7 @@ class Run:
             self.request.settings,
             dict(self.folder.storage.options), retry_failed=self.request.retry_failed,
         )  # fmt: skip
+        self._reach("planned")
         self.done |= planned.done
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
@@ -129,6 +131,7 @@ class Run:
         ):
             self._write_run_json(session, None, finished=False)
             digests = self._invert(planned.left, session) if planned.left else None
+            self._reach("last_word")
             publish(self.folder, self.done, parts)
             committed = self.folder.committed()
             for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
@@ -136,7 +139,9 @@ class Run:
                 self.failures[name] = Failure(name, "worker", reason, fingerprint=self.done.pop(name))
             publish_failures(self.folder, self.failures.values())
             self._write_run_json(session, digests, finished=False)
+            self._reach("published")
             self._score(session)
+            self._reach("reported")
             self._write_run_json(session, digests, finished=True)
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
 
@@ -252,8 +257,12 @@ class Run:
         if self.failures:
             publish_failures(self.folder, self.failures.values())
 
+    def _reach(self, point: str) -> None:
+        self.reached.setdefault(point, round(time.monotonic() - self.began, 1))
+
     def _record(self, concept: Concept, result: Done | Failure) -> None:
         if isinstance(result, Done):
+            self._reach("first_word")
             self.done[concept.name] = result.fingerprint
             if self.request.retry_failed:
                 self.folder.forget_failure(concept.name, result.fingerprint)
@@ -307,6 +316,7 @@ class Run:
             "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),
                        "failed": len(self.failures)},
             "fingerprint_of_all": self._fingerprint_of_all(), "events": dict(self.log.counts),
+            "seconds_until": self.reached, "seconds_of_a_workers_start": self.log.phases,
             "seconds": round(time.monotonic() - self.began, 1), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "finished": finished, "versions": {name: _version(name) for name in PACKAGES},
         })  # fmt: skip

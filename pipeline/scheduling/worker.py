@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -71,15 +72,23 @@ class Worker:
                 settings.model_digest,
             )
         refuse_long_templates(self.backbone, settings.templates)
-        with self._phase("the weights were digested"):
-            self._digest_at_start = self.backbone.weights_digest()
-        with self._phase("the number of slots was found"):
-            self.slots = self._slots()
+        # On a GPU the host digests while the device is measured. On a CPU it would be measured beside the digest.
+        with ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(self._digest)
+            if settings.device == "cpu":
+                digest.result()
+            with self._phase("the number of slots was found"):
+                self.slots = self._slots()
+            self._digest_at_start = digest.result()
         self.batch = ContinuousBatch(
             self.backbone, self.slots, self._keep, settings.checkpoint_seconds,
             functools.partial(self._note, "out_of_memory"), settings.checkpoint_gradients == "auto", self._pool(),
         )  # fmt: skip
         threading.Thread(target=self._write_checkpoints, daemon=True, name="checkpoints").start()
+
+    def _digest(self) -> str:
+        with self._phase("the weights were digested"):
+            return self.backbone.weights_digest()
 
     def _slots(self) -> int:
         told = self.settings

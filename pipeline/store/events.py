@@ -38,7 +38,7 @@ def now() -> str:
 
 
 class EventLog:
-    """The events of one driver. counts: of what went wrong, by kind."""
+    """The events of one driver. counts: of what went wrong, by kind. phases: the seconds of the slowest worker."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
@@ -47,6 +47,7 @@ class EventLog:
         self._flushed = time.monotonic()
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
+        self.phases: dict[str, float] = {}
 
     def _begin_file(self) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -63,6 +64,7 @@ class EventLog:
             output=without_credentials(event.output, options),
         )
         if event.kind == "phase":
+            self.phases[event.cause] = max(self.phases.get(event.cause, 0.0), round(event.seconds or 0.0, 1))
             _log.info("%s", event.sentence)
         else:
             self.counts[event.kind] += 1

@@ -75,6 +75,17 @@ def test_every_line_of_a_json_log_is_an_object_with_an_event(finished_run: Finis
     assert "state     finished" in status
 
 
+def test_the_seconds_of_each_phase_are_on_record(run: Path) -> None:
+    """Catches a slow start that nobody can explain afterwards."""
+    made = json.loads((run / "run.json").read_text())
+    points = ["planned", "first_word", "last_word", "published", "reported"]
+    times = [made["seconds_until"][point] for point in points]
+    assert times == sorted(times)
+    assert made["seconds_of_a_workers_start"].keys() == {
+        "the model was loaded", "the weights were digested", "the number of slots was found",
+    }  # fmt: skip
+
+
 def test_the_frozen_model_is_bit_identical_before_and_after(run: Path) -> None:
     weights = json.loads((run / "run.json").read_text())["frozen_weights"]
     assert weights["before"] == weights["after"]

@@ -57,6 +57,7 @@ def test_an_event_is_a_line_in_the_log_at_once(run: RunFolder, caplog: pytest.Lo
     log = EventLog(run)
     log.record(LOST)
     log.record(Event(now(), "phase", "the model was loaded", seconds=1.25))
+    assert log.phases == {"the model was loaded": 1.2}
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "worker lost: SIGKILL; tried again [worker a1, node n1]"),
         ("INFO", "phase: the model was loaded (1.2 s)"),
