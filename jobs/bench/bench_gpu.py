@@ -18,6 +18,7 @@ time does not suffice for is listed under "skipped". Writes a Markdown table bes
 
 import argparse
 import csv
+import functools
 import json
 import multiprocessing
 import subprocess
@@ -82,14 +83,14 @@ class Bench:
     figures: dict[str, Any]
     skipped: list[str]
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Leaves a part out when the time is up. A part that fails is told of, and costs the others nothing."""
+    def part(self, name: str, call: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
+        """What `call` returns; {} when the time is up. A part that fails is told of, and costs the others nothing."""
         began = time.monotonic()
+        found: dict[Any, Any] = {}
         try:
             if began > self.ends:
                 raise TimeIsUpError
-            yield
+            found = call()
         except TimeIsUpError:
             self.skipped.append(f"{name}: no time was left")
         except Exception as error:  # noqa: BLE001 - a lent machine should not be given back without the other figures
@@ -97,6 +98,7 @@ class Bench:
             self.skipped.append(f"{name}: {type(error).__name__}: {said[:200]}")
         give_memory_back()
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+        return found
 
     def seconds_each(self, call: Callable[[], object]) -> float:
         """Median seconds of a call, after a warm-up. Raises TimeIsUpError."""
@@ -143,8 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             bench.figures[name] = training(subject, folder, bench, not arguments.no_compile)
             concepts = subject.concepts if arguments.concepts is None else arguments.concepts
             if subject.concepts and concepts:
-                with bench.part(f"{name}: job"):
-                    bench.figures[name]["job"] = whole_job(subject, folder, bench, concepts, arguments.steps)
+                job = functools.partial(whole_job, subject, folder, bench, concepts, arguments.steps)
+                bench.figures[name]["job"] = bench.part(f"{name}: job", job)
     report = {
         "device": torch.cuda.get_device_name() if bench.device == "cuda" else "cpu", "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(), "commit": commit(), "skipped": bench.skipped, **bench.figures,
@@ -179,29 +181,30 @@ def training(subject: Subject, folder: Path, bench: Bench, compiles: bool) -> di
     found: dict[str, Any] = {"slots": {}}
     backbone: Any = load_backbone(str(folder), bench.device, ModelSettings(bench.dtype))
     for count in bench.slots:
-        with bench.part(f"{subject.name}: {count} slots"):
-            found["slots"][count] = rates(backbone, count, bench)
+        measured = bench.part(f"{subject.name}: {count} slots", functools.partial(rates, backbone, count, bench))
+        found["slots"] |= {count: measured} if measured else {}
     if len(found["slots"]) > 1:
-        with bench.part(f"{subject.name}: neighbours"):
-            found |= neighbours(backbone)
+        found |= bench.part(f"{subject.name}: neighbours", functools.partial(neighbours, backbone))
     if compiles:
         backbone.denoiser.compile_repeated_blocks(fullgraph=True, dynamic=True)
-        for count in found["slots"]:
-            with bench.part(f"{subject.name}: {count} slots, compiled"):
-                compiled = rates(backbone, count, bench)
-                found["slots"][count] |= {f"{name}_compiled": value for name, value in compiled.items()}
+        for count, measured in found["slots"].items():
+            name = f"{subject.name}: {count} slots, compiled"
+            compiled = bench.part(name, functools.partial(rates, backbone, count, bench))
+            measured |= {f"{each}_compiled": value for each, value in compiled.items()}
     dtype = backbone.dtype
     del backbone
     give_memory_back()
     if subject.name != "sdxl":
-        with bench.part(f"{subject.name}: plain loop"):
-            trainer = PlainTrainer(folder, bench.device, dtype, "<word>", "bird")
-            pixels = (
-                torch.rand(BATCH, 3, subject.side, subject.side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-            )
-            seconds = bench.seconds_each(lambda: trainer.step(pixels))
-            found["plain"] = {"images_per_second": round(BATCH / seconds, 1), "peak_gib": bench.peak_gib()}
+        plain = functools.partial(plain_loop, subject, folder, bench, dtype)
+        found["plain"] = bench.part(f"{subject.name}: plain loop", plain)
     return found
+
+
+def plain_loop(subject: Subject, folder: Path, bench: Bench, dtype: torch.dtype) -> dict[str, float | None]:
+    trainer = PlainTrainer(folder, bench.device, dtype, "<word>", "bird")
+    pixels = torch.rand(BATCH, 3, subject.side, subject.side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seconds = bench.seconds_each(lambda: trainer.step(pixels))
+    return {"images_per_second": round(BATCH / seconds, 1), "peak_gib": bench.peak_gib()}
 
 
 def rates(backbone: Backbone, count: int, bench: Bench) -> dict[str, float | None]:
