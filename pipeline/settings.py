@@ -23,7 +23,7 @@ ABSENT: dict[str, object] = {
     "templates": (), "captions": False,
     "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
     "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal", "timesteps": "spread",
-    "cross_initialised": False,
+    "cross_initialised": False, "encoders": (),
 }  # fmt: skip
 
 
@@ -108,6 +108,8 @@ class InversionSettings:
     timesteps: of a step's pictures, "spread" over all times, one from each interval, or each drawn by itself, "uniform".
     norm: "vocabulary" keeps every vector as long as the vocabulary's mean. norm_limit: at most so many times that; 0 for
     no limit.
+    encoders: keys of the text encoders that the word is learned in, as word files have them (word_files.py); () for all. The
+    others read the placeholder as plain text.
 
     Raises ValueError naming the setting, its value and what is allowed.
     """
@@ -140,6 +142,7 @@ class InversionSettings:
     flow_times: FlowTimes = "logit_normal"
     timesteps: Timesteps = "spread"
     cross_initialised: bool = False
+    encoders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(0 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 0 to 1,000,000")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from eval.pairs.meeting import Meeting
 from eval.scores.drawn_pictures import LearnedWord
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, alias
 from pipeline.protocols import Protocol
 from pipeline.randomness import derive_seed
 from pipeline.records import Concept
@@ -63,8 +63,8 @@ def draw_pairs(
     sentences = []
     for request in requests:
         a, b = words[request.meeting.a], words[request.meeting.b]
-        # Two concepts may spell their words alike: here each has a name of characters that no tokenizer gets to see.
-        names = (f"\ue000{a.concept.name}\ue001", f"\ue000{b.concept.name}\ue001")
+        # Two concepts may spell their words alike: here each has a name that no tokenizer gets to see.
+        names = (alias(a.concept.name, a.concept.placeholder), alias(b.concept.name, b.concept.placeholder))
         vectors |= {names[0]: a.vectors, names[1]: b.vectors}
         sentences.append(_sentence(request.meeting, request.held, a.concept, b.concept, names))
     pictures = sample(backbone, sentences, [each.seed for each in requests], vectors, settings, resolution)

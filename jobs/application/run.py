@@ -89,8 +89,11 @@ class Run:
 
     def __init__(self, request: RunRequest, events: Listener, worker: "type[WorkerProcess] | None" = None) -> None:
         """Raises ManifestError, ModelError, StorageError and ValueError."""
-        self.request, self.events, self.worker = request, events, worker
+        self.events, self.worker = events, worker
         self.manifest, self.protocol, self.model = read_request(request)
+        encoders = family_of(self.model.family).encoders_named(request.settings.encoders)
+        request = replace(request, settings=replace(request.settings, encoders=encoders))
+        self.request = request
         self.start_encoder = None
         if request.settings.start == "pictures":
             self.start_encoder = load_start_encoder(self.model)

@@ -89,6 +89,12 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         help="start from what the text encoder makes of the initializer (Pang et al. 2023)",
     )
     parser.add_argument(
+        "--encoders",
+        metavar="KEY,...",
+        help="text encoders that the word is learned in, such as t5,clip_l; the others read its placeholder as plain text "
+        "(default: all)",
+    )
+    parser.add_argument(
         "--vectors", type=int, default=1, metavar="V", help="of rows that do not say how many (default: %(default)s)"
     )
     parser.add_argument(
@@ -106,6 +112,7 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
             flip=not arguments.no_flip,
             captions=arguments.captions,
             cross_initialised=arguments.cross_initialised,
+            encoders=tuple(key.strip() for key in arguments.encoders.split(",")) if arguments.encoders else (),
             templates=templates,
             start_clip=arguments.clip if arguments.start == "nearest" else "",
             **{field: getattr(arguments, field) for field in option_of},

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.settings import FlowTimes
+
+Known = Mapping[str, Collection[str]]  # placeholder -> text encoders
+# Around the number of a word that is told apart from others of its spelling: characters that no prompt has.
+ALIAS = ("\ue000", "\ue001")
 
 
 class PromptError(ValueError):
@@ -86,25 +90,34 @@ class Backbone(ABC):
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of a picture of that many pixels a side."""
 
+    def encoders_of(self, keys: Collection[str]) -> tuple[str, ...]:
+        """The text encoders with these keys in word files; all for none. Raises ValueError for a key that is none of theirs."""
+        if unknown := set(keys) - set(self.word_keys.values()):
+            raise ValueError(
+                f"{min(unknown)!r} is no text encoder of {self.name}: {', '.join(self.word_keys.values())}"
+            )
+        return tuple(name for name, key in self.word_keys.items() if not keys or key in keys)
+
     @abstractmethod
-    def tokenise(self, prompts: Sequence[str], words: Mapping[str, range]) -> Tokens:
+    def tokenise(self, prompts: Sequence[str], words: Mapping[str, range], known: Known | None = None) -> Tokens:
         """Prompts in which every placeholder of `words` stands for the rows of that range.
 
+        known: placeholder -> the text encoders that know the word, where that is not all of them. The others read it as text.
         Raises PromptError when a prompt and its words do not fit into the model's context.
         """
 
     @abstractmethod
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        """`words`: text encoder -> (rows, D)."""
+        """words: text encoder -> (rows, D), for those that know any of them."""
 
     def embed_guided(
-        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
+        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
     ) -> Conditioning:
         """For classifier-free guidance of B prompts, 2 B: the empty prompt B times, then the prompts.
 
-        rows, words: as for `tokenise` and `embed`. Raises PromptError.
+        rows, words, known: as for `tokenise` and `embed`. Raises PromptError.
         """
-        return self.embed(self.tokenise(["" for _ in prompts] + list(prompts), rows), words)
+        return self.embed(self.tokenise(["" for _ in prompts] + list(prompts), rows, known), words)
 
     @abstractmethod
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
@@ -184,6 +197,20 @@ class Backbone(ABC):
     @abstractmethod
     def weights_digest(self) -> str:
         """Hex sha256 of all weights as they are in memory now. If it changes during a run, the model was not frozen."""
+
+
+def alias(number: int | str, placeholder: str = "") -> str:
+    """A name of its own for a word that shares its placeholder with others of a batch; `spelled` is the way back."""
+    return f"{ALIAS[0]}{number}{ALIAS[1]}{placeholder}"
+
+
+def spelled(name: str) -> str:
+    """The placeholder as a person writes it.
+
+    >>> spelled(alias(3, "<owl>")), spelled("<owl>")
+    ('<owl>', '<owl>')
+    """
+    return name.rpartition(ALIAS[1])[2]
 
 
 def placeholder_pattern(placeholders: Sequence[str]) -> re.Pattern[str]:

@@ -1,6 +1,6 @@
 """The families of models: which folders hold their weights, and which class draws with them. Needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.settings import Sampler
@@ -29,6 +29,15 @@ class Family:
     def weights(self) -> tuple[str, ...]:
         """The folders with weights."""
         return (self.denoiser, self.first_stage, *self.encoders)
+
+    def encoders_named(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """The keys in the family's order, () for all of them. Raises ValueError for one that is none of its text encoders."""
+        known = tuple(self.encoders.values())
+        if unknown := [key for key in keys if key not in known]:
+            raise ValueError(
+                f"--encoders: {unknown[0]!r} is no text encoder of {self.title}; choose from {', '.join(known)}"
+            )
+        return () if set(keys) == set(known) else tuple(key for key in known if key in keys)
 
     def refuse_unsuited(self, sampler: str, min_snr: float = 0.0) -> None:
         """Raises ValueError for a sampler that does not suit this family, and for Min-SNR weights if it cannot use them."""

@@ -1,6 +1,6 @@
 """What all families share: text encoders, a denoiser in latent space, and a first stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from pipeline.models.attention import AttentionByKeys
-from pipeline.models.base import Backbone, Conditioning, Posterior, PromptError, Tokens
+from pipeline.models.base import (
+    Backbone,
+    Conditioning,
+    Known,
+    Posterior,
+    PromptError,
+    Tokens,
+    spelled,
+    split_at_placeholders,
+)
 from pipeline.models.families import FAMILIES
 from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
@@ -106,8 +115,13 @@ class LatentModel(Backbone):
     def decode(self, latents: Tensor) -> np.ndarray:
         return self.first_stage.decode(latents)
 
-    def tokenise(self, prompts: Sequence[str], words: Mapping[str, range]) -> Tokens:
-        rows = [[each for encoder in self.text.values() for each in encoder.ids(prompt, words)] for prompt in prompts]
+    def tokenise(self, prompts: Sequence[str], words: Mapping[str, range], known: Known | None = None) -> Tokens:
+        known = known or {}
+        parts = []
+        for name, encoder in self.text.items():
+            there = {word: rows for word, rows in words.items() if name in known.get(word, self.text)}
+            parts.append([encoder.ids(_read_by(prompt, words, there), there) for prompt in prompts])
+        rows = [[each for part in of_prompt for each in part] for of_prompt in zip(*parts, strict=True)]
         return Tokens(torch.tensor(rows, device=self.device))
 
     def split(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -174,3 +188,11 @@ class LatentModel(Backbone):
 
     def weights_digest(self) -> str:
         return digest(self._parts())
+
+
+def _read_by(prompt: str, words: Collection[str], known: Collection[str]) -> str:
+    """The prompt as a text encoder reads it that knows some of the words: the others as plain text."""
+    if len(known) == len(words):
+        return prompt
+    others = {word.lower(): spelled(word) for word in words if word not in known}
+    return "".join(others.get(piece.lower(), piece) for piece in split_at_placeholders(prompt, list(words)))

@@ -10,7 +10,7 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from pipeline.models.base import Backbone, PromptError, split_at_placeholders
+from pipeline.models.base import Backbone, Known, PromptError, split_at_placeholders
 from pipeline.models.find import ModelError
 from pipeline.models.load import cached_backbone
 from pipeline.sampling.sampler import SamplerSettings, sample
@@ -56,8 +56,9 @@ def generate(
         cached_backbone, model, "cuda" if gpus else "cpu", model_settings, dict(options or {}), digest
     )
     rows = {name: range(len(next(iter(vectors.values())))) for name, vectors in words.items()}
+    known = {name: tuple(vectors) for name, vectors in words.items()}
     try:
-        ray.get(ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_measure).remote(load, list(prompts), rows))
+        ray.get(ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_measure).remote(load, list(prompts), rows, known))
     except RayTaskError as error:
         if isinstance(error.cause, ModelError | PromptError):
             raise error.cause from None
@@ -74,9 +75,9 @@ def generate(
             yield Drawing(prompts[index], seeds[index], pixels)
 
 
-def _measure(load: Callable[[], Backbone], prompts: list[str], rows: Mapping[str, range]) -> None:
+def _measure(load: Callable[[], Backbone], prompts: list[str], rows: Mapping[str, range], known: Known) -> None:
     torch.set_num_threads(1)
-    load().tokenise(prompts, rows)
+    load().tokenise(prompts, rows, known)
 
 
 def _draw(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.models.base import Backbone, placeholder_pattern
+from pipeline.models.base import Backbone, alias, placeholder_pattern
 from pipeline.protocols import Protocol
 from pipeline.records import Concept
 from pipeline.sampling.prompting import Request
@@ -23,7 +23,7 @@ Vectors = Mapping[str, np.ndarray]  # text encoder -> float32 (V, D)
 GRAIN = 4
 BATCH = 16  # on a GPU of which nothing was measured
 KEPT_BYTES = 2**30  # of pictures that may be asked for again
-NAME = "\ue000{}\ue001"  # of a word in a batch, of characters that no tokenizer gets to see
+NAME = alias(0)  # of any word in a prompt, where only the other words count
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Wanted:
 
     def prompt(self, name: str) -> str:
         """The prompt with the word spelled otherwise: two concepts may spell theirs alike."""
-        return placeholder_pattern([self.concept.placeholder]).sub(name, self.request.prompt)
+        return placeholder_pattern([self.concept.placeholder]).sub(lambda _: name, self.request.prompt)
 
     @property
     def content(self) -> str:
@@ -105,6 +105,8 @@ class PicturePool:
         # Seeds that are a concept's own bring no picture twice.
         may_recur = self._protocol.seeds == "class" and not wanted.request.trained
         content = wanted.content if may_recur else ""
+        if len(wanted.vectors) < len(self._backbone.encoders):
+            content += wanted.concept.placeholder  # which the other text encoders read
         if may_recur and (known := self._kept.get(content)) is not None:
             return known
         future: Future[np.ndarray] = Future()
@@ -157,7 +159,7 @@ class PicturePool:
         words: dict[str, Vectors] = {}
         prompts = []
         for each in wanted:
-            name = names.setdefault(id(each.vectors), NAME.format(len(names)))
+            name = names.setdefault(id(each.vectors), alias(len(names), each.concept.placeholder))
             words[name] = each.vectors
             prompts.append(each.prompt(name))
         seeds = [each.request.seed for each in wanted]

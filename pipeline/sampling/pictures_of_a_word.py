@@ -26,8 +26,9 @@ def draw_concept(
 def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Sequence[Request]) -> list[Wanted]:
     """The untrained word is what the concept's initializer gives. Raises PromptError where a prompt cannot be drawn."""
     initial = backbone.initial_vectors(concept.initializer, concept.vectors)
+    initial = {name: initial[name] for name in word}
     rows = {concept.placeholder: range(len(next(iter(word.values()))))}
-    backbone.tokenise(sorted({each.prompt for each in requests}), rows)
+    backbone.tokenise(sorted({each.prompt for each in requests}), rows, {concept.placeholder: tuple(word)})
     return [Wanted(concept, each, word if each.trained else initial) for each in requests]
 
 
@@ -36,10 +37,13 @@ def refuse_long_templates(backbone: Backbone, templates: Iterable[str]) -> None:
     backbone.tokenise([fill(each, WORD, "") for each in templates], {WORD: range(1)})
 
 
-def refuse_long_prompts(backbone: Backbone, concept: Concept, protocol: Protocol) -> None:
-    """Raises PromptError where one of the concept's prompts does not fit into the model's context with the whole word in it."""
+def refuse_long_prompts(backbone: Backbone, concept: Concept, protocol: Protocol, encoders: Sequence[str]) -> None:
+    """Raises PromptError where one of the concept's prompts does not fit into the model's context with the whole word in it.
+
+    encoders: text encoders that know the word.
+    """
     prompts = {request.prompt for request in requests_for(concept, protocol, seed=0)}
-    backbone.tokenise(sorted(prompts), {concept.placeholder: range(concept.vectors)})
+    backbone.tokenise(sorted(prompts), {concept.placeholder: range(concept.vectors)}, {concept.placeholder: encoders})
 
 
 def draw_pictures(

@@ -31,7 +31,7 @@ def sample(
     """One picture a prompt, uint8 (N, R, R, 3).
 
     seeds: N, each fixing its picture's initial latents, whatever it is batched with.
-    words: placeholder -> text encoder -> float32 (V, D).
+    words: placeholder -> text encoder -> float32 (V, D); a text encoder that does not know a word reads its placeholder.
     Raises PromptError when a prompt does not fit into the model's context.
     """
     pictures = []
@@ -61,7 +61,8 @@ def drawing(
 ) -> Generator[None, None, np.ndarray]:
     """`sample` of one batch, which stops after every denoising step so that something else can be done in between."""
     tables, rows = _stack(words, backbone)
-    conditioning = backbone.embed_guided(prompts, rows, tables)
+    known = {placeholder: tuple(vectors) for placeholder, vectors in words.items()}
+    conditioning = backbone.embed_guided(prompts, rows, tables, known)
     side = resolution or backbone.resolution
     latents = torch.cat([initial_latents(backbone, seed, side) for seed in seeds]).to(backbone.device)
     scheduler = backbone.scheduler(settings.sampler, settings.steps, (latents.shape[2], latents.shape[3]))
@@ -91,8 +92,8 @@ def _stack(
         count = len(next(iter(vectors.values())))
         rows[placeholder] = range(end, end + count)
         end += count
-        for name in parts:
-            parts[name].append(vectors[name])
+        for name, width in backbone.encoders.items():
+            parts[name].append(vectors.get(name, np.zeros((count, width), np.float32)))
     if not rows:
         return {}, {}
     return {name: torch.from_numpy(np.concatenate(some)).to(backbone.device) for name, some in parts.items()}, rows

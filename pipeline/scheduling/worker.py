@@ -193,9 +193,11 @@ class Worker:
 
     def _train(self, concept: Concept, fingerprint: str, images: ImageSet) -> Word:
         """Trains the word; if it diverges, once more at a lower rate. Raises InversionError and PromptError."""
-        self.batch.run(lambda: refuse_long_prompts(self.backbone, concept, self.settings.protocol))
+        settings, protocol = self.settings.inversion, self.settings.protocol
+        encoders = self.backbone.encoders_of(settings.encoders)
+        self.batch.run(lambda: refuse_long_prompts(self.backbone, concept, protocol, encoders))
         self._doing[concept.name] = "waiting"
-        before, settings = self.settings.run.checkpoint(concept.name), self.settings.inversion
+        before = self.settings.run.checkpoint(concept.name)
         slower = replace(settings, learning_rate=settings.learning_rate / SLOWER)
         if before is not None and (before.fingerprint, before.learning_rate) == (fingerprint, slower.learning_rate):
             return self._attempt(concept, fingerprint, images, slower, before)  # its first attempt diverged elsewhere

@@ -4,7 +4,7 @@
 |---|---|
 | diffusers | {placeholder: (V, D)}; `load_textual_inversion` reads it as it is |
 | AUTOMATIC1111 | .safetensors {"emb_params": (V, D)}, kohya's too; .pt {"string_to_param": {"*": (V, D)}, "name": ...} |
-| several text encoders | {"clip_l": (V, D), "clip_g": ..., "t5": ...}, as OneTrainer and diffusers' trainers write them |
+| several text encoders | {"clip_l": (V, D), "t5": ...}, those that know the word; OneTrainer's, and diffusers' trainers' |
 | ComfyUI | the same, with T5's rows called "t5xxl" |
 
 A word of several vectors becomes `<name>`, `<name>_1`, ... in diffusers, and the placeholder in its prompts stands for all
@@ -59,8 +59,8 @@ def encode_word(
     keys: Mapping[str, str] = MappingProxyType({FIRST: "clip_l"}),
     layout: Layout = "diffusers",
 ) -> bytes:
-    """vectors: text encoder -> float32 (V, D). keys: text encoder -> one of KEYS, as the model's family has it."""
-    if len(vectors) > 1 or (layout == "comfyui" and "t5" in keys.values()):
+    """vectors: text encoder -> float32 (V, D), of those that know the word. keys: each text encoder of the model -> one of KEYS."""
+    if len(keys) > 1 or (layout == "comfyui" and "t5" in keys.values()):
         spelled = COMFYUI if layout == "comfyui" else {}
         tensors = {spelled.get(keys[encoder], keys[encoder]): value for encoder, value in vectors.items()}
     else:
@@ -90,6 +90,7 @@ def suited(
 ) -> dict[str, np.ndarray]:
     """A file's vectors under the names of a model's text encoders.
 
+    A word need not be in all of them, but each of its vectors is for one of them.
     widths: text encoder -> width D, None where they are not known yet. keys: text encoder -> its key in word files.
     Raises WordFileError.
     """
@@ -97,13 +98,14 @@ def suited(
         found = dict(zip(keys, vectors.values(), strict=True))
     else:
         found = {encoder: vectors[key] for encoder, key in keys.items() if key in vectors}
-    if len(found) != len(vectors) or len(found) != len(keys):
+    if len(found) != len(vectors):
         has = ", ".join("one text encoder" if name == FIRST else name for name in vectors)
         raise WordFileError(
             f"the word has vectors for {has}; this model's text encoders are {', '.join(keys.values())}"
         )
-    if widths is not None and (wide := {name: value.shape[1] for name, value in found.items()}) != dict(widths):
-        raise WordFileError(f"the word has vectors as wide as {_widths(wide)}, but the model's are {_widths(widths)}")
+    wide = {name: value.shape[1] for name, value in found.items()}
+    if widths is not None and wide != (wanted := {name: widths.get(name, wide[name]) for name in wide}):
+        raise WordFileError(f"the word has vectors as wide as {_widths(wide)}, but the model's are {_widths(wanted)}")
     return found
 
 

@@ -29,7 +29,8 @@ def imported_word(
     except WordFileError as error:
         raise InversionError(f"{without_credentials(str(concept.word_file))}: {error}") from error
     count = len(next(iter(vectors.values())))
-    plain = replace(settings, progressive=0.0, start="words", start_clip="")
+    encoders = tuple(backbone.word_keys[name] for name in vectors)
+    plain = replace(settings, progressive=0.0, start="words", start_clip="", start_encoder="", encoders=encoders)
     slot = new_slot(
         replace(concept, vectors=count), images.pixels, backbone, plain, SideInformation(images.captions, images.masks)
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.models.base import Backbone, Tokens, placeholder_pattern, refuse_ambiguous
+from pipeline.models.base import Backbone, Tokens, alias, placeholder_pattern, refuse_ambiguous
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
 from pipeline.training.templates import templates_for
@@ -68,12 +68,13 @@ def sentences_of(
             prompts += [patterns[row].replace(HOLE, f"{concept.placeholder} with {own}") for row in places]
             chosen_with_own.append([places[row] for row in rows])
         choices.append(chosen_with_own)
-    return Sentences(Tokens(backbone.tokenise(prompts, names).ids.cpu()), torch.tensor(choices))
+    known = dict.fromkeys(names, backbone.encoders_of(settings.encoders))
+    return Sentences(Tokens(backbone.tokenise(prompts, names, known).ids.cpu()), torch.tensor(choices))
 
 
 def own_word(picture: int) -> str:
     """The name of a picture's own word for the tokenizer, in characters that no caption has."""
-    return f"\ue000{picture}\ue001"
+    return alias(picture)
 
 
 def as_pattern(caption: str, placeholder: str, template: str) -> str:

@@ -116,11 +116,13 @@ def new_slot(
     side_information = side_information or SideInformation()
     backbone.refuse_placeholder(concept.placeholder)
     settings.refuse_vectors(concept.vectors)
-    initial = start_vectors(backbone, concept, settings, side_information.nearest, side_information.pictured)
+    starts = start_vectors(backbone, concept, settings, side_information.nearest, side_information.pictured)
+    initial = {name: starts[name] for name in backbone.encoders_of(settings.encoders)}
     anchors = {}
     if settings.regularisation:
         crossed = settings.cross_initialised
-        anchors = initial if crossed else backbone.initial_vectors(concept.initializer, concept.vectors)
+        pulled_to = initial if crossed else backbone.initial_vectors(concept.initializer, concept.vectors)
+        anchors = {name: pulled_to[name] for name in initial}
     words = _on_device(_with_own(initial, backbone, settings, pixels), backbone)
     posterior = backbone.encode_images(_both_flips(pixels, settings))
     weights = None

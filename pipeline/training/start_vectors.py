@@ -65,7 +65,8 @@ class NormRule:
     @torch.no_grad()
     def __call__(self, words: Mapping[str, Tensor]) -> None:
         """words: text encoder -> (V, D), changed in place."""
-        for name, usual in self.usual.items():
+        for name in self.usual.keys() & words.keys():
+            usual = self.usual[name]
             norms = words[name].norm(dim=1, keepdim=True).clamp_min(1e-12)
             if self.fixed:
                 words[name].mul_(usual / norms)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pipeline.models.base import Conditioning, Tokens
+from pipeline.models.base import Conditioning, Known, Tokens
 from pipeline.models.find import Model, ModelError
 from pipeline.models.latent_model import LatentModel
 from pipeline.models.text_encoder import TextPart
@@ -50,11 +50,11 @@ class StableDiffusionXL(LatentModel):
         return Conditioning(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), pooled)
 
     def embed_guided(
-        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
+        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
     ) -> Conditioning:
         if not self.zeros_without_prompt:
-            return super().embed_guided(prompts, rows, words)
-        prompted = self.embed(self.tokenise(prompts, rows), words)
+            return super().embed_guided(prompts, rows, words, known)
+        prompted = self.embed(self.tokenise(prompts, rows, known), words)
         assert prompted.pooled is not None  # `embed` above makes it
         context, pooled = (torch.cat([torch.zeros_like(part), part]) for part in (prompted.context, prompted.pooled))
         return Conditioning(context, pooled)

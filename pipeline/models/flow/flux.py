@@ -11,7 +11,7 @@ from diffusers import ChromaTransformer2DModel, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from pipeline.models.base import Conditioning, Tokens
+from pipeline.models.base import Conditioning, Known, Tokens
 from pipeline.models.flow.patches import packed, unpacked
 from pipeline.models.latent_model import DenoiserPart, LatentModel
 from pipeline.models.text_encoder import TextPart
@@ -40,10 +40,10 @@ class Flux(LatentModel):
         return Conditioning(t5(ids["text_encoder_2"], words.get("text_encoder_2")).last_hidden_state, pooled)
 
     def embed_guided(
-        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor]
+        self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
     ) -> Conditioning:
         """The B prompts alone: guidance is distilled into the model."""
-        return self.embed(self.tokenise(prompts, rows), words)
+        return self.embed(self.tokenise(prompts, rows, known), words)
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         return self._predict(noisy, times, conditioning, TRAINED_AT)

@@ -209,7 +209,8 @@ def test_a_word_gets_the_name_that_its_models_text_encoder_has() -> None:
         ({"text_encoder": vectors(1)}, {"text_encoder": 768}, {"text_encoder": "clip_l"}, "as wide as 32, .* are 768"),
         ({"text_encoder": vectors(1)}, None, XL, "vectors for one text encoder; .* are clip_l, clip_g"),
         ({"clip_l": vectors(1), "clip_g": vectors(1)}, None, {"text_encoder": "t5"}, "for clip_l, clip_g; .* are t5"),
-        ({"clip_l": vectors(1), "t5": vectors(1)}, None, SD3, "for clip_l, t5; .* are clip_l, clip_g, t5"),
+        ({"clip_l": vectors(1), "gemma": vectors(1)}, None, SD3, "for clip_l, gemma; .* are clip_l, clip_g, t5"),
+        ({"t5": vectors(1)}, {"text_encoder_3": 4096}, SD3, "as wide as 32, .* are 4096"),
         ({"t5": vectors(1)}, None, {"text_encoder": "gemma"}, "for t5; .* are gemma"),
     ],
 )
@@ -219,6 +220,21 @@ def test_a_word_of_another_family_is_refused(
     """Catches a traceback from the middle of a run, and half a word used as if it were a whole one."""
     with pytest.raises(WordFileError, match=said):
         suited(word, widths, keys)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui"])
+@pytest.mark.parametrize("encoders", [("text_encoder",), ("text_encoder", "text_encoder_3")])
+def test_a_word_of_some_text_encoders_holds_their_keys_and_no_others(encoders: tuple[str, ...], layout: Layout) -> None:
+    """Catches rows made up for a text encoder that the word was not learned in, and a file that does not say which it is for."""
+    some = {name: THREE[name] for name in encoders}
+    data = encode_word("<w>", some, SD3, layout)
+    assert set(load(data)) == {"t5xxl" if (layout, SD3[name]) == ("comfyui", "t5") else SD3[name] for name in encoders}
+    name, found = decode_word(data)
+    back = suited(found, {encoder: rows.shape[1] for encoder, rows in THREE.items()}, SD3)
+    assert name == "<w>"
+    assert back.keys() == some.keys()
+    for encoder, rows in some.items():
+        np.testing.assert_array_equal(back[encoder], rows)
 
 
 NAN = np.full((1, 3), np.nan, np.float32)
