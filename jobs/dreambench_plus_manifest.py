@@ -1,0 +1,142 @@
+"""Turn DreamBench++'s data (Peng et al. 2024, dreambenchplus.github.io) into a manifest and a protocol for invert_all.py.
+
+  python jobs/dreambench_plus_manifest.py dreambench_plus/data --output dreambench_plus.csv
+  python jobs/invert_all.py dreambench_plus.csv --protocol dreambench_plus.toml --model stable-diffusion-v1-5/stable-diffusion-v1-5
+  python jobs/evaluate.py runs/dreambench_plus --group-by category
+
+DATA holds images/<category>/<number>.jpg and captions/<category>/<number>.txt: a file's first line is the subject, the others are
+its nine prompts with the subject in them, where the word goes. The categories are animal, human, object and style. Each concept has
+one picture and prompts of its own. Prompts without their subject in them just once are left out, and told.
+
+Exit codes: 0 written; 2 nothing was: no such data, or subjects that do not fit together, all of them listed.
+"""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.cli.log import Log
+from jobs.dreambench_manifest import NOT_STARTED, PICTURES, WRITTEN, DatasetError
+from pipeline.protocols import ProtocolError
+from pipeline.protocols.reading import read_protocol
+from pipeline.text_files import lines_of
+
+LISTED = 20
+# Their script's own settings for Textual Inversion, but for the sampler, which is Stable Diffusion's own there (PNDM).
+SAMPLING = """edit_images = 1
+untrained_images = 1
+plain_images = 4
+sampler = "ddim"
+steps = 100
+guidance = 7.5
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """name: of the concept, "animal-00". prompts: with {} where the word stands. left_out: those without such a place."""
+
+    name: str
+    category: str
+    noun: str
+    picture: Path
+    prompts: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dreambench_plus_manifest.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="the folder that holds images/ and captions/")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("dreambench_plus.csv"),
+        metavar="CSV",
+        help="the manifest; the protocol is written beside it, as .toml (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, log = parser().parse_args(argv), Log()
+    protocol = arguments.output.with_suffix(".toml")
+    try:
+        subjects = read_subjects(arguments.data)
+        written = protocol_text(subjects)
+        read_protocol(written.encode(), str(protocol))
+        protocol.write_text(written, encoding="utf-8")
+        with arguments.output.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, ["concept", "images", "class", "kind", "subject", "category"])
+            writer.writeheader()
+            writer.writerows(_row(subject) for subject in subjects)
+    except (DatasetError, ProtocolError, OSError) as error:
+        log.complain("not written", f"nothing was written.\n{error}")
+        return NOT_STARTED
+    left_out = [f"  {subject.name}: {prompt!r}" for subject in subjects for prompt in subject.left_out]
+    if left_out:
+        more = [f"  and {len(left_out) - LISTED} more"] if len(left_out) > LISTED else []
+        log.say("left out", "\n".join(["prompts without their subject in them just once:", *left_out[:LISTED], *more]))
+    log.say("written", f"{len(subjects)} subjects in {arguments.output}, their prompts in {protocol}")
+    return WRITTEN
+
+
+def read_subjects(data: Path) -> list[Subject]:
+    """By name. Raises DatasetError with a line for each thing that is wrong."""
+    captions = sorted((data / "captions").glob("*/*.txt"))
+    if not captions:
+        raise DatasetError(
+            f"{data}: there is no captions/<category>/<number>.txt in it; DATA is the folder that holds them"
+        )
+    subjects: list[Subject] = []
+    wrong: list[str] = []
+    for path in captions:
+        category = path.parent.name
+        images = data / "images" / category
+        pictures = sorted(each for each in images.glob(f"{path.stem}.*") if each.suffix.lower() in PICTURES)
+        try:
+            noun, *said = lines_of(path.read_bytes())
+        except ValueError as error:
+            wrong.append(f"{path}: it takes the subject in its first line, and prompts in the others ({error})")
+            continue
+        prompts = tuple(dict.fromkeys(filter(None, (_template(prompt, noun) for prompt in said))))
+        if len(pictures) != 1:
+            wrong.append(f"{images / path.stem}.*: there are {len(pictures)} pictures, where there should be one")
+        elif not prompts:
+            wrong.append(f"{path}: no prompt has the subject {noun!r} in it just once")
+        else:
+            left_out = tuple(prompt for prompt in said if _template(prompt, noun) is None)
+            name = re.sub(r"[^A-Za-z0-9]+", "-", f"{category}-{path.stem}")
+            subjects.append(Subject(name, category, noun.lower(), pictures[0].resolve(), prompts, left_out))
+    if wrong:
+        raise DatasetError("\n".join(wrong))
+    return subjects
+
+
+def protocol_text(subjects: Sequence[Subject]) -> str:
+    lists = [f"{json.dumps(each.name)} = {json.dumps(each.prompts, ensure_ascii=False)}" for each in subjects]
+    return SAMPLING + "\n[edits]\n" + "\n".join(lists) + "\n"
+
+
+def _template(prompt: str, noun: str) -> str | None:
+    """The prompt with {} for its subject; None where that is not in it just once, or braces are."""
+    pattern = re.compile(rf"(?<!\w){re.escape(noun)}(?!\w)", re.IGNORECASE)
+    if len(pattern.findall(prompt)) != 1 or "{" in prompt or "}" in prompt:
+        return None
+    return pattern.sub("{}", prompt)
+
+
+def _row(subject: Subject) -> dict[str, str]:
+    kind = "style" if subject.category == "style" else "object"
+    return {"concept": subject.name, "images": str(subject.picture), "class": subject.noun, "kind": kind,
+            "subject": subject.name, "category": subject.category}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
