@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jobs.dreambench_plus_manifest import NOT_STARTED, WRITTEN, main
+from jobs.dreambench_manifest import NOT_STARTED, WRITTEN
+from jobs.dreambench_plus_manifest import main
 from pipeline.inputs.manifest import read_manifest
 from pipeline.protocols import find_protocol
 
