@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored
+from pipeline.models.weight_files import weight_files
 from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
@@ -28,7 +29,7 @@ class ModelError(Exception):
 class Model:
     """A model on local disk. name: as the user gave it, a path made absolute.
 
-    digest: sha256 of the names and bytes of all its weights.
+    digest: sha256 of the names and bytes of the weights that are loaded.
     """
 
     name: str
@@ -77,7 +78,11 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     for part in parts:
         if not (folder / part).is_dir():
             raise ModelError(f"model {name!r}: {folder} has no folder {part}/")
-        if not any((folder / part).glob("*.safetensors")):
+        try:
+            loaded = weight_files(folder / part)[1]
+        except ValueError as error:
+            raise ModelError(f"model {name!r}: {error}") from error
+        if not loaded:
             raise ModelError(
                 f"model {name!r}: {folder / part} has no .safetensors file; pickled weights can run code and are not "
                 "loaded: convert them with diffusers' save_pretrained(..., safe_serialization=True)"
@@ -87,7 +92,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
 
 def _digest(folder: Path, parts: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(file for part in parts for file in (folder / part).glob("*.safetensors")):
+    for path in sorted(file for part in parts for file in weight_files(folder / part)[1]):
         digest.update(str(path.relative_to(folder)).encode())
         with path.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())

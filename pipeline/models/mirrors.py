@@ -23,19 +23,23 @@ from typing import Any
 from pipeline.store.storage import Storage, StorageNotFoundError, without_credentials
 
 AT_ONCE = 8  # files
+WEIGHTS = ".safetensors"
 
 
 def mirrored(url: str, options: Mapping[str, Any], wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
-    """The local folder with the URL's files that match a pattern of `wanted` and none of `unwanted`.
+    """The local folder with the URL's files that match a pattern of `wanted` and none of `unwanted`. A folder whose weights are all
+    unwanted keeps them.
 
     If another process is copying, waits for it. An interrupted copy is started again.
     Raises StorageError; StorageNotFoundError where there is no such file.
     """
     store = Storage(url, options)
+    fitting = {path: identity for path, identity in _identities(store).items() if _fits(path, wanted)}
+    weighty = {posixpath.dirname(path) for path in fitting if path.endswith(WEIGHTS) and not _fits(path, unwanted)}
     files = {
         path: identity
-        for path, identity in _identities(store).items()
-        if _fits(path, wanted) and not _fits(path, unwanted)
+        for path, identity in fitting.items()
+        if not _fits(path, unwanted) or posixpath.dirname(path) not in weighty
     }
     if not files:
         raise StorageNotFoundError(f"{without_credentials(url)} holds nothing of a model in diffusers' layout")

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.models.weight_files import weight_files
+
 
 def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:
     """The model in the folder. Raises ValueError if weights are missing, which the library would fill with random numbers."""
-    part, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **precision)
+    part, loaded = kind.from_pretrained(
+        folder, use_safetensors=True, variant=weight_files(folder)[0], output_loading_info=True, **precision
+    )
     if loaded["missing_keys"]:
         raise ValueError(f"{folder} lacks the weights {', '.join(sorted(loaded['missing_keys'])[:5])}")
     return part
