@@ -12,22 +12,13 @@ import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.inputs.colours import eight_bit
-from pipeline.inputs.png_chunks import bare_png, is_png
+from pipeline.inputs.picture_metadata import upright, without_metadata
 
 pillow_heif.register_heif_opener()
 # The JPEG reader also takes MPO, what many cameras write into a .jpg: a JPEG with a second one behind it.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read"
 MAX_PIXELS, MIN_SIDE = 80_000_000, 16
-ORIENTATION, TURNS = 0x0112, {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 # The tags of a TIFF that say how large its tiles are, and the pixels that a tile may have whatever the picture's size.
 TILE_WIDTH, TILE_LENGTH, MOST_TILE = 322, 323, 4_000_000
 # A picture of 80 megapixels takes 320 MB decoded, and as much again while it is converted to RGB. With two at a time, a
@@ -66,7 +57,7 @@ def opened(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.
 
 def _pixels(data: bytes) -> Image.Image:
     """The picture, loaded and upright. Raises ValueError."""
-    data, told = bare_png(data) if is_png(data) else (data, {})
+    data, told = without_metadata(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -85,7 +76,7 @@ def _pixels(data: bytes) -> Image.Image:
         try:
             image.load()  # of an animation, the first frame
             image.info.update(told)
-            return _upright(image)
+            return upright(image)
         except Exception as error:  # noqa: BLE001 - broken data can raise anything
             raise ValueError(f"a truncated or broken {image.format} ({error})") from None
 
@@ -101,19 +92,6 @@ def decode_drawn(png: bytes) -> Image.Image:
             return picture.convert("RGB")
     except Exception as error:  # noqa: BLE001 - broken data can raise anything
         raise ValueError(f"a picture of the run folder is no PNG that can be read ({error})") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says. No other tag is looked at: cameras and programs write nonsense into them."""
-    try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - broken metadata can raise anything, and never breaks pixels
-        return image
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info.update(image.info)
-    return turned
 
 
 def _refuse_large_tiles(image: Image.Image) -> None:

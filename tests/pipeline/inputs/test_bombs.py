@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from jobs.bench.peak import peak_of
-from pipeline.inputs.colours import _bands, on_white
+from pipeline.inputs.colours import bands, on_white
 from pipeline.inputs.manifest import read_manifest
 from pipeline.inputs.manifest_problems import LISTED, ManifestError
 from pipeline.inputs.picture_file import MAX_PIXELS
@@ -103,12 +103,12 @@ def test_a_packed_transparent_picture_takes_little_more_than_its_pixels(tmp_path
     assert grown < 1_000
 
 
-def test_working_in_bands_changes_no_pixel() -> None:
+def test_working_inbands_changes_no_pixel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (700, 90, 4), dtype=np.uint8)
     image = Image.fromarray(pixels)
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     assert np.array_equal(np.asarray(on_white(image)), np.asarray(Image.alpha_composite(white, image).convert("RGB")))
-    assert sum(band.height for band in _bands(image)) == 700
+    assert sum(band.height for band in bands(image)) == 700
     palette = image.convert("RGB").quantize(16)
     palette.info["transparency"] = 3
     whole = Image.alpha_composite(white, palette.convert("RGBA")).convert("RGB")

@@ -181,7 +181,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "text": (lambda: b"Not Found", "a text, not a picture; PNG, JPEG"),
     "noise": (lambda: bytes(range(256)), "not a picture of a known kind"),
     "PostScript, which Pillow would run": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
-    "negative greys": (lambda: encoded(Image.fromarray(grey_ramp(9).astype("i4") - 5), "TIFF"), "negative or"),
+    "negative greys": (lambda: encoded(Image.fromarray(grey_ramp(9).astype("i4") - 5), "TIFF"), "negative grey values"),
 }  # fmt: skip
 
 
