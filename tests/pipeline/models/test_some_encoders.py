@@ -22,6 +22,7 @@ from pipeline.store.word_files import decode_word, encode_word, suited
 from pipeline.training.inversion import new_slot, train_step
 from tests import their_transformers as diffusers_own
 from tests.pipeline.models.test_transformer_families import difference
+from tests.tiny_model import SECOND_WIDTH, WIDTH, load_pipeline
 from tests.tiny_transformers import save_tiny
 
 SIDE = 16
@@ -151,3 +152,15 @@ def test_an_unknown_text_encoder_is_refused_with_those_of_the_family(family: str
 def test_a_trainer_without_the_command_line_refuses_it_too(sd3: Path) -> None:
     with pytest.raises(ValueError, match=r"'gemma' is no text encoder of .*: clip_l, clip_g, t5"):
         learn(load_backbone(str(sd3)), ["gemma"])
+
+
+def test_a_file_of_several_text_encoders_is_refused_by_diffusers_as_it_is(xl_model: Path, tmp_path: Path) -> None:
+    """As docs/reference.md says; that one call for each tensor draws the same picture is held in test_families.py."""
+    vectors = {
+        "text_encoder": np.ones((1, WIDTH), np.float32),
+        "text_encoder_2": np.ones((1, SECOND_WIDTH), np.float32),
+    }
+    file = tmp_path / "word.safetensors"
+    file.write_bytes(encode_word("<owl>", vectors, FAMILIES["StableDiffusionXLPipeline"].encoders))
+    with pytest.raises(ValueError, match="clip_g"):
+        load_pipeline(xl_model).load_textual_inversion(file)
