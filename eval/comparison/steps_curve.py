@@ -33,7 +33,7 @@ from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import EarlyStop, InversionSettings
 from pipeline.store.storage import Storage, StorageNotFoundError
-from pipeline.training.early_stopping import VALIDATION_IMAGES, look_every
+from pipeline.training.early_stopping import VALIDATION_IMAGES, is_look
 from pipeline.training.inversion import train_step
 from pipeline.training.slot import new_slot
 
@@ -143,7 +143,7 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
             kept[recipe.name, step] = {slot.concept.name: _vectors(slot.words) for slot in slots}
         if step < settings.steps:
             for slot, _ in train_step(backbone, slots):
-                stopped.setdefault(slot.concept.name, (slot.step, _vectors(slot.words)))
+                stopped.setdefault(slot.concept.name, (slot.step, _vectors(slot.best or slot.words)))
     scorer = Scoring(backbone, clip, {each.name: each for each in concepts}, pixels)
     rows = [
         Measured(name, concept, step, step * settings.batch_size, *scorer(concept, vectors), settings.seed)
@@ -151,9 +151,9 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
         for concept, vectors in words.items()
     ]
     if settings.early_stop != "off":
-        every = look_every(settings.batch_size)
         for concept, (step, vectors) in stopped.items():
-            evaluations = step * settings.batch_size + (1 + step // every) * VALIDATION_IMAGES
+            looks = 1 + sum(is_look(each, settings.early_stop, settings.batch_size) for each in range(1, step + 1))
+            evaluations = step * settings.batch_size + looks * VALIDATION_IMAGES
             rows.append(Measured(recipe.stopped, concept, 0, evaluations, *scorer(concept, vectors), settings.seed))
     return rows
 
@@ -183,5 +183,5 @@ class Scoring:
         return scores[0].value, float(np.mean(texts))
 
 
-def _vectors(words: Mapping[str, torch.nn.Parameter]) -> dict[str, np.ndarray]:
+def _vectors(words: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: word.detach().cpu().numpy().copy() for name, word in words.items()}

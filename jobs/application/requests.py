@@ -123,7 +123,7 @@ class RunRequest:
     model: a diffusers folder (path or URL), a hub id, or "mini". clip: an open_clip model that scores. protocol: which
     pictures are drawn and scored: the name of a shipped protocol, or the path of a .toml file.
     columns: our name of a manifest's column -> what this manifest calls it.
-    settings: how a word is learned. row_defaults: of manifest rows that do not say themselves.
+    settings: how a word is learned; None has the model's recipe. row_defaults: of manifest rows that do not say themselves.
     import_words: words come from files, by the column `word_file` or from `word_folder`, instead of being learned.
     skip_invalid: bad manifest rows become failures. retry_failed: what failed before with the same inputs is tried again.
     storage_options: keyword arguments for fsspec.
@@ -134,7 +134,7 @@ class RunRequest:
     model: str = MINI
     clip: str = "mini"
     protocol: str = "quick"
-    settings: InversionSettings = field(default_factory=InversionSettings)
+    settings: InversionSettings | None = None
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     columns: Mapping[str, str] = field(default_factory=dict)
     row_defaults: RowDefaults = field(default_factory=RowDefaults)

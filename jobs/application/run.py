@@ -32,6 +32,7 @@ from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder, doubt_of_exactly_once, short
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.training.recipes import recipe_of
 
 if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
@@ -72,7 +73,7 @@ def invert(
 
 def read_request(request: RunRequest) -> tuple[Manifest, Protocol, Model]:
     """What a run is about, read and checked together. Raises ManifestError, ModelError, StorageError and ValueError."""
-    options, settings = request.storage_options, request.settings
+    options, settings = request.storage_options, request.settings or recipe_of(request.model)
     manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
     if request.import_words:
         manifest = with_words(manifest, request.word_folder, options)
@@ -95,9 +96,10 @@ class Run:
         request = replace(request, settings=replace(request.settings, encoders=encoders))
         self.request = request
         self.start_encoder = None
-        if request.settings.start == "pictures":
+        self.settings = request.settings or recipe_of(request.model)
+        if self.settings.start == "pictures":
             self.start_encoder = load_start_encoder(self.model)
-            self.request = replace(request, settings=replace(request.settings, start_encoder=self.start_encoder.digest))
+            self.settings = replace(self.settings, start_encoder=self.start_encoder.digest)
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         if said := doubt_of_exactly_once(self.folder.storage):
             _log.warning("%s", said)
@@ -113,7 +115,7 @@ class Run:
         parts = create_layout(self.folder, total)
         planned = plan(
             self.manifest.concepts, self.folder, self.model, self.request.model_settings.label,
-            self.request.settings,
+            self.settings,
             dict(self.folder.storage.options), retry_failed=self.request.retry_failed,
         )  # fmt: skip
         self._reach("planned")
@@ -205,7 +207,7 @@ class Run:
         resources = Resources(placement.workers or max(1, fit), placement.cpus_per_worker, gpus)
         settings = WorkerSettings(
             model=self.model.name, model_digest=self.model.digest, device="cuda" if gpus else "cpu",
-            threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=request.settings,
+            threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             templates=self.protocol.templates_for(self.manifest.concepts),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
@@ -248,11 +250,11 @@ class Run:
         return digests
 
     def _look(self, device: str) -> "NearestWords | None":
-        if self.request.settings.start != "nearest":
+        if self.settings.start != "nearest":
             return None
         from eval.judges.nearest_words import NearestWords
 
-        return NearestWords(self.request.settings.start_clip, device)
+        return NearestWords(self.settings.start_clip, device)
 
     def _leave(self, display: "ProgressDisplay", progress: "Progress") -> None:
         """What a run that is cut short still says."""
@@ -291,8 +293,8 @@ class Run:
             self.model.name,
             session.device,
             self.request.model_settings,
-            self.request.settings.seed,
-            self.request.settings.resolution,
+            self.settings.seed,
+            self.settings.resolution,
             self.folder.storage.options,
         )
         judgement = Judgement(
@@ -312,7 +314,7 @@ class Run:
             "model_revision": self.model.revision,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
-            "settings": self.request.settings.as_dict(),
+            "settings": self.settings.as_dict(),
             "model_settings": asdict(self.request.model_settings),
             "slots": self.request.placement.slots or "measured",
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},

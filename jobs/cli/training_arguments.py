@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from pipeline.settings import (
@@ -19,6 +20,7 @@ from pipeline.settings import (
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
 from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
+from pipeline.training.recipes import PUBLISHED, RECIPES, recipe_of
 
 # Option -> field of InversionSettings, type and what is shown for its value, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
@@ -42,8 +44,8 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
     ("--early-stop", "early_stop", EarlyStop, "when a word has converged: our rule, that of Voronov et al. 2023, or none"),
     ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
-     "deviation, the words that --clip finds nearest to the pictures, or what the model's own start encoder reads off the "
-     "pictures of an object (mini has one)")),
+     "deviation, the words that --clip finds nearest to the pictures, or, for objects, the initializer's moved by what the "
+     "model's own start encoder sees in the pictures (mini has one)")),
     ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
     ("--flow-times", "flow_times", FlowTimes, ("how often a rectified flow (Stable Diffusion 3, Flux, ...) is trained at which "
      "time; other models ignore it")),
@@ -53,19 +55,10 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
 
 
 def add_training(parser: argparse._ActionsContainer) -> None:
-    defaults = InversionSettings().as_dict()
     for option, field, kind, shown, said in NUMBERS:
-        parser.add_argument(
-            option, dest=field, type=kind, default=defaults[field], metavar=shown, help=f"{said} (default: %(default)s)"
-        )
+        parser.add_argument(option, dest=field, type=kind, metavar=shown, help=f"{said} ({_default(field)})")
     for option, field, choices, said in CHOICES:
-        parser.add_argument(
-            option,
-            dest=field,
-            default=defaults[field],
-            choices=get_args(choices),
-            help=f"{said} (default: %(default)s)",
-        )
+        parser.add_argument(option, dest=field, choices=get_args(choices), help=f"{said} ({_default(field)})")
     parser.add_argument(
         "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
     )
@@ -102,12 +95,25 @@ def add_training(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _default(field: str) -> str:
+    said = f"default: {getattr(PUBLISHED, field)}"
+    others = {
+        name: value for name, each in RECIPES.items() if (value := getattr(each, field)) != getattr(PUBLISHED, field)
+    }
+    return ", ".join([said, *(f"{value} for {name}" for name, value in others.items())])
+
+
 def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:
-    """options: for the store that the file of templates is in. Raises ValueError and StorageError."""
+    """What was given, and for the rest the model's recipe (pipeline/training/recipes.py).
+
+    options: for the store that the file of templates is in. Raises ValueError and StorageError.
+    """
     option_of: dict[str, str] = {each[1]: each[0] for each in NUMBERS} | {each[1]: each[0] for each in CHOICES}
+    given = {field: value for field in option_of if (value := getattr(arguments, field)) is not None}
     templates = _templates(arguments.templates, options)
     try:
-        return InversionSettings(
+        return replace(
+            recipe_of(arguments.model),
             resolution=arguments.resolution,
             flip=not arguments.no_flip,
             captions=arguments.captions,
@@ -115,7 +121,7 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
             encoders=tuple(key.strip() for key in arguments.encoders.split(",")) if arguments.encoders else (),
             templates=templates,
             start_clip=arguments.clip if arguments.start == "nearest" else "",
-            **{field: getattr(arguments, field) for field in option_of},
+            **given,
         )
     except SettingError as error:
         raise ValueError(f"{option_of.get(error.field, f'--{error.field}')}: {error}") from error

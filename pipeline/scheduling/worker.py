@@ -33,6 +33,7 @@ from pipeline.sampling.pictures_of_a_word import (
     wanted_of,
 )
 from pipeline.sampling.prompting import requests_for
+from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.scheduling.continuous_batch import ContinuousBatch
 from pipeline.scheduling.slot_count import measure_pictures, measure_slots
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
@@ -49,7 +50,11 @@ from pipeline.training.inversion import DivergedError, InversionError, SideInfor
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
-SLOWER = 4.0  # the learning rate is multiplied by this for a word that diverged
+SLOWER = 4.0  # the learning rate is divided by this for a word that diverged
+DRAWN, STEPS_DRAWN = 4, 12  # the model's own pictures of an initializer: how many, and denoising steps of each
+
+
+Seen = dict[str, np.ndarray]  # text encoder -> (D,), what a start encoder makes of pictures
 
 
 class Worker:
@@ -62,6 +67,7 @@ class Worker:
         self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._kept = time.monotonic()
+        self._drawn: dict[str, Seen] = {}  # by initializer
         torch.set_num_threads(settings.threads)
         with self._phase("the model was loaded"):
             self.backbone = load_backbone(
@@ -223,7 +229,7 @@ class Worker:
         nearest, rate = self._nearest(images), settings.learning_rate
         try:
             side_information = SideInformation(
-                captions_of(concept, images), images.masks, nearest, self._pictured(concept, images)
+                captions_of(concept, images), images.masks, nearest, *self._pictured(concept, images)
             )
         except ValueError as error:
             raise InversionError(str(error)) from error
@@ -245,12 +251,22 @@ class Worker:
         assert self.settings.look is not None, "whoever asks for the nearest words says who looks for them"
         return self.settings.look(images.pixels, self._vocabulary)
 
-    def _pictured(self, concept: Concept, images: ImageSet) -> dict[str, np.ndarray] | None:
+    def _pictured(self, concept: Concept, images: ImageSet) -> tuple[Seen | None, Seen | None]:
+        """What the start encoder sees in the concept's pictures, and in the model's own of the initializer."""
         # A style has no start in its pictures: the encoder reads what they show.
         if self.settings.inversion.start != "pictures" or concept.kind == "style":
-            return None
-        assert self.settings.start_encoder is not None, "whoever asks for a start from pictures says who reads them"
-        return self.settings.start_encoder.vectors(images.pixels)
+            return None, None
+        encoder = self.settings.start_encoder
+        assert encoder is not None, "whoever asks for a start from pictures says who reads them"
+        seen, initializer = encoder.vectors(images.pixels), concept.initializer
+        if initializer is None:
+            return seen, None
+        if initializer not in self._drawn:
+            prompts = [f"a photo of a {initializer}"] * DRAWN
+            settings = SamplerSettings(steps=STEPS_DRAWN)
+            drawn = self.batch.run(lambda: sample(self.backbone, prompts, range(DRAWN), {}, settings))
+            self._drawn[initializer] = encoder.vectors(drawn)
+        return seen, self._drawn[initializer]
 
     @functools.cached_property
     def _vocabulary(self) -> list[str]:

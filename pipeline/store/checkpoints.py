@@ -5,7 +5,7 @@ It holds no generator state, because every draw is a function of (seed, concept,
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 CHECKPOINT_SECONDS = (
     60.0  # between two checkpoints of a word, so a lost machine costs at most this much of its training
 )
-TABLES = ("vectors", "first_moments", "second_moments")
+TABLES = ("vectors", "first_moments", "second_moments", "best")
 SAID = ("concept", "fingerprint", "step", "learning_rate", "seconds", "losses")
 HEADER = "header"
 
@@ -26,6 +26,7 @@ class Checkpoint:
 
     vectors, first_moments, second_moments: text encoder -> float32 (V, D): the word, and Adam's running means of its
     gradient and squared gradient.
+    best: the word at the look of the lowest validation loss, of the same shape; {} where none is kept.
     losses: validation losses, oldest first, for early stopping.
     seconds: of training so far, over all attempts.
     """
@@ -39,6 +40,7 @@ class Checkpoint:
     vectors: Mapping[str, np.ndarray]
     first_moments: Mapping[str, np.ndarray]
     second_moments: Mapping[str, np.ndarray]
+    best: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:

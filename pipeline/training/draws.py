@@ -62,7 +62,7 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
     if training and slot.settings.per_image:
         own = torch.rand(count, generator=chance) < slot.settings.per_image
     weights = None if slot.weights is None else slot.weights[rows]
-    if training and slot.settings.min_snr:
+    if slot.settings.min_snr:
         by_time = min_snr_weights(backbone, timesteps, slot.settings.min_snr)[:, None, None, None]
         weights = by_time if weights is None else by_time * weights
     # The second half of the rows are the first half's pictures, mirrored.

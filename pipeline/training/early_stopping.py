@@ -4,9 +4,9 @@ The loss of a training step is too noisy to tell, because its noise and timestep
 and then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, section 3.3). Two rules decide when:
 
     dvar      theirs: the variance of the last values, over a window of 310 steps, is small beside the variance of all
-    settled   ours: the last third of the training has brought next to nothing of the whole fall. It has no window of its
-              own, so that a word which is learned in a hundred steps does not wait for three hundred more; but it waits
-              for a quarter of the budget, as a loss that has not begun to fall looks like one that has ended
+    settled   ours: since the last look but one, so for half of the steps so far, next to nothing of the whole fall was
+              won. It looks after 6, 12, 24, 48, ... steps, and waits for a quarter of the budget, as a loss that has not
+              begun to fall looks like one that has ended. Of the words looked at, the one of the lowest loss is kept
 """
 
 import math
@@ -14,14 +14,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.settings import EarlyStop
+
 WINDOW = 310  # steps
 THRESHOLD = 0.15
 VALIDATION_IMAGES = 8
-LAST, TOLERANCE, FEWEST_LOOKS, EARLIEST = 1 / 3, 0.05, 3, 1 / 4
+FIRST_LOOK, TOLERANCE, FEWEST_LOOKS, EARLIEST = 6, 0.05, 3, 1 / 4
+
+
+def is_look(step: int, rule: EarlyStop, batch_size: int) -> bool:
+    """Whether the rule looks at the fixed batch after that many steps, of which there is at least one.
+
+    >>> [step for step in range(1, 100) if is_look(step, "settled", 4)], is_look(24, "dvar", 4), is_look(24, "off", 4)
+    ([6, 12, 24, 48, 96], True, False)
+    """
+    if rule == "dvar":
+        return step % look_every(batch_size) == 0
+    return rule == "settled" and step % FIRST_LOOK == 0 and (step // FIRST_LOOK).bit_count() == 1
 
 
 def look_every(batch_size: int) -> int:
-    """Steps from one look at the fixed batch to the next, so that looking takes less than a twentieth of the time.
+    """Steps from one of DVAR's looks at the fixed batch to the next, so that looking takes less than a twentieth of the time.
 
     A look is a forward pass of the batch; a step goes back as well, and takes about twice as long a picture.
 
@@ -56,7 +69,7 @@ def has_converged(losses: Sequence[float], *, window: int, threshold: float = TH
 
 
 def has_settled(losses: Sequence[float], *, tolerance: float = TOLERANCE) -> bool:
-    """True when the lowest loss of the last third is lower than that of all before by at most `tolerance` of the whole fall.
+    """True when the last loss is lower than all before by at most `tolerance` of the whole fall, or not lower at all.
 
     losses: of the fixed batch, oldest first, the first one before any training. False for fewer than three looks after
     that one, for a loss that never fell, and for one that is no number.
@@ -66,6 +79,5 @@ def has_settled(losses: Sequence[float], *, tolerance: float = TOLERANCE) -> boo
     """
     if len(losses) <= FEWEST_LOOKS or not np.isfinite(losses).all():
         return False
-    before = min(losses[: len(losses) - math.ceil(LAST * (len(losses) - 1))])
     fall = losses[0] - min(losses)
-    return fall > 0 and before - min(losses) <= tolerance * fall
+    return fall > 0 and min(losses[:-1]) - losses[-1] <= tolerance * fall

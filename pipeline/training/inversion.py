@@ -22,6 +22,7 @@ from pipeline.training.early_stopping import (
     VALIDATION_IMAGES,
     has_converged,
     has_settled,
+    is_look,
     look_every,
     window_of,
 )
@@ -58,6 +59,7 @@ def snapshot(slot: Slot, fingerprint: str) -> Checkpoint:
         vectors=copied(slot.words),
         first_moments=copied(slot.means) if slot.step else {},
         second_moments=copied(slot.squares) if slot.step else {},
+        best=copied(slot.best),
     )
 
 
@@ -67,6 +69,9 @@ def restore(slot: Slot, checkpoint: Checkpoint) -> None:
     pairs: list[tuple[Mapping[str, Tensor], Mapping[str, np.ndarray]]] = [(slot.words, checkpoint.vectors)]
     if checkpoint.step:
         pairs += [(slot.means, checkpoint.first_moments), (slot.squares, checkpoint.second_moments)]
+    slot.best = {
+        name: torch.from_numpy(rows.copy()).to(slot.words[name].device) for name, rows in checkpoint.best.items()
+    }
     with torch.no_grad():
         for tables, kept in pairs:
             for encoder, table in tables.items():
@@ -123,6 +128,7 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
         slot.step += 1
         if any(slot.step == first for first, _ in slot.stages):
             slot.losses.clear()  # of other sentences, with which those to come cannot be compared
+            slot.best = {}
     validate(backbone, [slot for slot in slots if _is_due(slot)])
     return [(slot, end) for slot in slots if (end := end_of(slot)) is not None]
 
@@ -147,7 +153,7 @@ def _penalty(slots: Sequence[Slot], words: Mapping[str, Tensor], batch: Batch) -
 def _is_due(slot: Slot) -> bool:
     # The last step is always looked at: a word is not committed unless its loss is finite.
     return slot.step >= slot.settings.steps or (
-        _is_watched(slot) and slot.step % look_every(slot.settings.batch_size) == 0
+        slot.step > 0 and is_look(slot.step, slot.settings.early_stop, slot.settings.batch_size)
     )
 
 
@@ -182,6 +188,8 @@ def validate(backbone: Backbone, slots: list[Slot]) -> None:
         return
     for slot, value in zip(slots, values, strict=True):
         slot.losses.append(value)
+        if slot.settings.early_stop == "settled" and value == min(slot.losses):
+            slot.best = {name: word.detach().clone() for name, word in slot.words.items()}
 
 
 def end_of(slot: Slot) -> Word | InversionError | None:
@@ -195,7 +203,8 @@ def end_of(slot: Slot) -> Word | InversionError | None:
 
 
 def finished(slot: Slot, stopped_by: StoppedBy) -> Word | InversionError:
-    vectors = {name: _copied(value)[: slot.concept.vectors] for name, value in slot.words.items()}
+    kept = slot.best or slot.words  # the best one looked at, where the rule keeps it
+    vectors = {name: _copied(value)[: slot.concept.vectors] for name, value in kept.items()}
     if not all(np.isfinite(value).all() for value in vectors.values()):
         return DivergedError(f"the word stopped being finite by step {slot.step}")
     return Word(
@@ -207,6 +216,6 @@ def finished(slot: Slot, stopped_by: StoppedBy) -> Word | InversionError:
         steps=slot.step,
         stopped_by=stopped_by,
         learning_rate=slot.settings.learning_rate,
-        loss=slot.losses[-1],
+        loss=min(slot.losses) if slot.best else slot.losses[-1],
         seconds=slot.seconds,
     )

@@ -23,13 +23,15 @@ class SideInformation:
 
     captions: one each, None for a picture without; () where nobody asked for them.
     masks: uint8 (N, R, R), 255 where the concept is. nearest: the words that look most like the pictures.
-    pictured: text encoder -> (D,), what a start encoder makes of the pictures.
+    pictured, drawn: text encoder -> (D,), what a start encoder makes of the pictures, and of the model's own pictures of the
+    initializer.
     """
 
     captions: tuple[str | None, ...] = ()
     masks: np.ndarray | None = None
     nearest: tuple[str, ...] = ()
     pictured: Mapping[str, np.ndarray] | None = None
+    drawn: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Slot:
     posterior, weights: on the CPU, where each step's draws are made; weights (N or 2 N, 1, h, w) of the latents' places, if
     any has one.
     stages: from which step on the word has how many of its vectors; the last stage has all.
+    best: the words at the look of the lowest loss, of their shapes; {} where the rule for an early stop keeps none.
     anchors: where regularisation draws the words to, of their shapes; {} without it.
     ahead: what a later step needs, and which step that is, as it is being drawn (draws.py).
     """
@@ -75,6 +78,7 @@ class Slot:
     seconds_before: float = 0.0
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
     ahead: tuple[int, Future[Draws]] | None = None
 
     @property
@@ -116,7 +120,8 @@ def new_slot(
     side_information = side_information or SideInformation()
     backbone.refuse_placeholder(concept.placeholder)
     settings.refuse_vectors(concept.vectors)
-    starts = start_vectors(backbone, concept, settings, side_information.nearest, side_information.pictured)
+    seen = side_information
+    starts = start_vectors(backbone, concept, settings, seen.nearest, seen.pictured, seen.drawn)
     initial = {name: starts[name] for name in backbone.encoders_of(settings.encoders)}
     anchors = {}
     if settings.regularisation:

@@ -20,14 +20,17 @@ def start_vectors(
     settings: InversionSettings,
     nearest: Sequence[str] = (),
     pictured: Mapping[str, np.ndarray] | None = None,
+    drawn: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Text encoder -> float32 (V, D).
 
     "words": the initializer's own tokens, or the vocabulary's mean. "statistics": normal with the vocabulary's mean and
     standard deviation, dimension by dimension. "nearest": the mean of the words `nearest`, which look most like the
-    pictures; the initializer where it is (), as in measuring. "pictures": `pictured`, text encoder -> (D,), for every
-    vector; the initializer where it is None, as in measuring and for styles. Cross-initialised, "words" are what the text
-    encoder makes of the initializer's tokens.
+    pictures; the initializer where it is (), as in measuring. "pictures": the initializer, moved by the difference that a
+    start encoder sees between the pictures (`pictured`, text encoder -> (D,)) and the model's own of the initializer
+    (`drawn`): the outline stays the class's and the colours become the concept's. Without `drawn` it is `pictured` for
+    every vector, and the initializer where that is None too, as in measuring and for styles. Cross-initialised, "words"
+    are what the text encoder makes of the initializer's tokens.
     Raises PromptError.
     """
     if settings.start == "statistics":
@@ -42,7 +45,10 @@ def start_vectors(
             for name in backbone.encoders
         }
     if settings.start == "pictures" and pictured is not None:
-        return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in backbone.encoders}
+        if drawn is None:
+            return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in backbone.encoders}
+        own = backbone.initial_vectors(concept.initializer, concept.vectors)
+        return {name: own[name] + (pictured[name] - drawn[name]) for name in backbone.encoders}
     if settings.cross_initialised:
         return backbone.output_vectors(concept.initializer, concept.vectors)
     return backbone.initial_vectors(concept.initializer, concept.vectors)

@@ -20,6 +20,7 @@ from jobs.api import (
     invert,
 )
 from jobs.invert_all import parser, request_of
+from pipeline.training.recipes import recipe_of
 from tests.job_process import PATIENCE, ROOT, few_pictures, write_manifest
 from tests.test_documents import blocks
 
@@ -46,7 +47,7 @@ def test_the_documented_example_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_a_command_and_a_request_ask_for_the_same(tmp_path: Path) -> None:
     """Catches a default that a command has and Python has not: the one would learn again what the other has learned."""
-    assert request_of(parser().parse_args(["manifest.csv"])) == RunRequest("manifest.csv")
+    assert request_of(parser().parse_args(["manifest.csv"])) == RunRequest("manifest.csv", settings=recipe_of("mini"))
 
 
 @pytest.mark.parametrize(

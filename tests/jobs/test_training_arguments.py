@@ -13,6 +13,7 @@ from jobs.cli.training_arguments import settings_of
 from jobs.invert_all import parser
 from pipeline.inputs.manifest import MAX_VECTORS, RowDefaults, read_manifest
 from pipeline.settings import InversionSettings
+from pipeline.training.recipes import PUBLISHED, recipe_of
 
 GIVEN: dict[str, tuple[list[str], Any]] = {
     "steps": (["--steps", "7"], 7),
@@ -24,7 +25,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "flip": (["--no-flip"], False),
     "early_stop": (["--early-stop", "off"], "off"),
     "seed": (["--seed", "5"], 5),
-    "schedule": (["--schedule", "cosine"], "cosine"),
+    "schedule": (["--schedule", "linear"], "linear"),
     "warmup_steps": (["--warmup-steps", "2"], 2),
     "start": (["--start", "statistics"], "statistics"),
     "start_clip": (["--start", "nearest", "--clip", "mini"], "mini"),
@@ -53,8 +54,12 @@ def test_every_setting_has_an_option() -> None:
     assert set(GIVEN) | WITHOUT_OPTION == {field.name for field in dataclasses.fields(InversionSettings)}
 
 
-def test_without_options_the_settings_are_the_defaults() -> None:
-    assert settings() == InversionSettings()
+def test_without_options_a_model_has_its_own_recipe_and_a_large_one_the_published() -> None:
+    """Catches the shipped model's few steps given to a Stable Diffusion, and an option that loses the rest of the recipe."""
+    assert settings() == recipe_of("mini") != PUBLISHED
+    assert settings("--model", "somebody/stable-diffusion") == PUBLISHED
+    assert (PUBLISHED.steps, PUBLISHED.batch_size, PUBLISHED.learning_rate, PUBLISHED.start) == (3000, 4, 2e-3, "words")
+    assert settings("--seed", "5") == dataclasses.replace(recipe_of("mini"), seed=5)
 
 
 @pytest.mark.parametrize("field", GIVEN)
@@ -65,7 +70,7 @@ def test_an_option_reaches_its_setting(field: str, tmp_path: Path) -> None:
     arguments, value = GIVEN[field]
     found = getattr(settings(*(each.format(templates=file) for each in arguments)), field)
     assert found == value
-    assert found != getattr(InversionSettings(), field)
+    assert found != getattr(recipe_of("mini"), field)
 
 
 def test_every_option_is_explained() -> None:

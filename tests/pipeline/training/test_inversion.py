@@ -16,8 +16,9 @@ from pipeline.models.base import Backbone
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Word
 from pipeline.settings import InversionSettings
+from pipeline.store.checkpoints import decode_checkpoint, encode_checkpoint
 from pipeline.training.early_stopping import look_every
-from pipeline.training.inversion import Draws, InversionError, Slot, draw, losses, new_slot, train_step
+from pipeline.training.inversion import Draws, InversionError, Slot, draw, losses, new_slot, snapshot, train_step
 from tests.tiny_model import PIXELS, load_pipeline
 
 ENCODER = "text_encoder"
@@ -219,8 +220,37 @@ def test_a_word_does_not_settle_before_a_quarter_of_its_budget(
 ) -> None:
     """Catches a word of a large model that is given up while its loss has not begun to fall."""
     monkeypatch.setattr(inversion, "has_settled", lambda seen: True)
-    word = learned(backbone, CAT, replace(SHORT, steps=8 * EVERY, early_stop="settled"))
-    assert (word.stopped_by, word.steps) == ("settled", 2 * EVERY)
+    word = learned(backbone, CAT, replace(SHORT, steps=96, early_stop="settled"))
+    assert (word.stopped_by, word.steps) == ("settled", 24)
+
+
+def test_the_word_that_is_kept_is_the_best_one_looked_at_and_not_the_last(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a word that got worse and is handed on as it ended, also across an interruption."""
+    monkeypatch.setattr(inversion, "has_settled", lambda seen: False)
+    told = replace(SHORT, steps=24, early_stop="settled")
+    seen: dict[int, np.ndarray] = {}
+
+    def told_losses(_: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> torch.Tensor:
+        return torch.tensor([{0: 3.0, 6: 2.0, 12: 1.0, 24: 1.5}[slot.step] for slot in slots])
+
+    monkeypatch.setattr(inversion, "losses", told_losses)
+    slot = slot_of(CAT, backbone, told)
+    ended = None
+    while ended is None:
+        train_step(backbone, [slot])
+        seen[slot.step] = slot.words[ENCODER].detach().numpy().copy()
+        if slot.step == 18:
+            kept = decode_checkpoint(encode_checkpoint(snapshot(slot, "f" * 64)))
+            assert kept is not None
+            slot = slot_of(CAT, backbone, told)
+            inversion.restore(slot, kept)
+        ended = inversion.end_of(slot)
+    assert isinstance(ended, Word)
+    assert (ended.steps, ended.stopped_by, ended.loss) == (24, "steps", 1.0)
+    np.testing.assert_array_equal(ended.vectors[ENCODER], seen[12])
+    assert np.abs(seen[24] - seen[12]).max() > 0
 
 
 def test_the_loss_that_is_watched_is_always_of_the_same_draw(

@@ -36,6 +36,16 @@ def test_a_word_of_no_step_is_what_its_pictures_say_and_its_loss_is_told() -> No
         np.testing.assert_array_equal(without[name], rows)
 
 
+def test_an_initializer_is_moved_by_what_tells_the_pictures_from_the_models_own_of_it() -> None:
+    """Catches a start that loses the class's outline, one vector of several left where it was, and a sign turned round."""
+    model = load_backbone("mini")
+    settings = InversionSettings(start="pictures", start_encoder="a" * 64)
+    pictured, drawn = ({"text_encoder": np.full(128, value, np.float32)} for value in (0.5, 0.2))
+    (moved,) = start_vectors(model, CONCEPT, settings, (), pictured, drawn).values()
+    (frog,) = model.initial_vectors("frog", 2).values()
+    np.testing.assert_allclose(moved, frog + 0.3, atol=1e-6)
+
+
 def test_a_start_from_pictures_enters_the_fingerprint_and_its_absence_does_not() -> None:
     """Catches words of other starts found done, and old runs that would be learned again."""
     assert "start_encoder" not in InversionSettings().fingerprinted()
