@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.addresses import ClusterError
@@ -356,7 +357,9 @@ class Run:
         url = without_credentials(self.folder.storage.url)
         result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began)
         self.events.say("end", said, done=len(self.done), failed=len(self.failures))
-        self.events.say("report", f"report    {result.report}", url=result.report)
+        # A terminal makes a link of a file:// URL.
+        shown = Path(result.report).absolute().as_uri() if self.folder.storage.is_local else result.report
+        self.events.say("report", f"report    {shown}", url=result.report)
         return result
 
 

@@ -110,6 +110,8 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
     """
     option_of: dict[str, str] = {each[1]: each[0] for each in NUMBERS} | {each[1]: each[0] for each in CHOICES}
     given = {field: value for field in option_of if (value := getattr(arguments, field)) is not None}
+    if arguments.cross_initialised:
+        given.setdefault("start", "words")
     templates = _templates(arguments.templates, options)
     try:
         return replace(

@@ -72,15 +72,15 @@ def poses(drawing: int, *, sideways: bool = False, bare: bool = False) -> tuple[
 
 INDIVIDUALS = (
     Thing("my-frog", "frog", "frog", "individual", poses(0), colours=(1, 2, 0)),
-    Thing("my-elephant", "elephant", "elephant", "individual", poses(1), colours=(2, 0, 1)),
+    Thing("my-car", "car", "car", "individual", poses(1), colours=(2, 1, 0)),
     Thing("my-teapot", "teapot", "teapot", "individual", poses(1, sideways=True), colours=(1, 0, 2)),
     Thing("my-butterfly", "butterfly", "butterfly", "individual", poses(2), colours=(2, 1, 0)),
-    Thing("my-mushroom", "mushroom", "mushroom", "individual", poses(0, bare=True), colours=(1, 0, 2)),
-    Thing("my-cat", "cat", "cat", "individual", poses(1), colours=(0, 2, 1)),
+    Thing("my-fish", "fish", "fish", "individual", poses(1), colours=(1, 0, 2)),
+    Thing("my-house", "house", "house", "individual", poses(1, bare=True), colours=(2, 1, 0)),
 )
 NEW_KINDS = (
-    Thing("owl", "owl", "bird", "new kind", (*FOUR, Picture(1, "png", 0.74, mirrored=True, turn=6))),
-    Thing("ladybug", "ladybug", "insect", "new kind", FOUR, "honeybee", "images/ladybug/*"),
+    Thing("owl", "owl", "bird", "new kind", (*FOUR, Picture(1, "png", 0.74, mirrored=True, turn=6)), "eagle"),
+    Thing("bus", "bus", "car", "new kind", FOUR, "delivery truck", "images/bus/*"),
     Thing(
         "taxi",
         "taxi",
@@ -88,7 +88,7 @@ NEW_KINDS = (
         "new kind",
         (*FOUR[:3], Picture(3, "jpg", 0.88, sideways=True), Picture(2, "png", 0.8, mirrored=True)),
     ),
-    Thing("crown", "crown", "hat", "new kind", FOUR, "trophy", "list"),
+    Thing("christmas-tree", "christmas tree", "tree", "new kind", FOUR, "pine tree", "list"),
 )
 
 
@@ -208,7 +208,7 @@ def main() -> None:
             {
                 "concept": style.name,
                 "images": f"images/{style.name}",
-                "initializer": "",
+                "initializer": "oil painting",
                 "class": "painting",
                 "kind": "style",
                 "group": "style",

@@ -18,9 +18,9 @@ from pipeline.records import Sample
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.store.run_tables import samples_of
 
-SHOWN = ("my-elephant", "my-teapot", "my-butterfly", "my-mushroom", "crown", "ladybug", "duotone")
+SHOWN = ("my-car", "my-teapot", "my-fish", "my-butterfly", "my-frog", "taxi", "christmas-tree", "bus", "duotone")
 EDITS = ("on the grass", "at night", "a cat in", "a tree in")  # two of an object, two of a style
-TOGETHER = "a photo of <my-butterfly> and <my-mushroom>"
+TOGETHER = "a photo of <my-car> and <christmas-tree>"
 OUTPUT = Path(__file__).parent / "demo.png"
 TILE, GAP, LABEL, NAME = 112, 4, 18, 104
 

@@ -86,7 +86,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.long
 def test_a_full_disk_cuts_the_run_short_and_loses_nothing_that_was_done(small_disk: Path, tmp_path: Path) -> None:
     """Catches words that are said to be done, and whose files could not be written."""
-    manifest, run = write_manifest(tmp_path, ["owl", "taxi", "ladybug"]), small_disk / "run"
+    manifest, run = write_manifest(tmp_path, ["owl", "taxi", "christmas-tree"]), small_disk / "run"
     ended = job(manifest, "--output", run, *QUICKLY)
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "no space is left there" in ended.stderr

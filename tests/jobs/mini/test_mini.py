@@ -55,7 +55,7 @@ def test_the_generator_has_not_been_taught_the_demo_things() -> None:
 def test_words_learned_with_the_defaults_show_their_own_concept() -> None:
     """Would catch a trainer, a sampler or weights that run without learning anything."""
     backbone, clip = load_backbone("mini"), load_clip()
-    names = ("ladybug", "taxi")
+    names = ("christmas-tree", "taxi")
     pixels = [load_images([str(path) for path in sorted((DEMO / name).iterdir())], 64).pixels for name in names]
     training = [clip.encode_images(list(some)) for some in pixels]
     slots = [
@@ -71,7 +71,7 @@ def test_words_learned_with_the_defaults_show_their_own_concept() -> None:
             slots.remove(slot)
 
     def likeness(name: str, *, trained: bool) -> np.ndarray:
-        """Mean cosine of four pictures of the word to the training images of (ladybug, taxi)."""
+        """Mean cosine of four pictures of the word to the training images of (christmas-tree, taxi)."""
         vectors = words[name].vectors if trained else words[name].initial
         drawn = sample(backbone, [f"a photo of <{name}>"] * 4, range(4), {f"<{name}>": vectors}, SamplerSettings())
         features = clip.encode_images(list(drawn))
