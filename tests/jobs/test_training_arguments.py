@@ -23,7 +23,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "resolution": (["--resolution", "128"], 128),
     "crop": (["--crop", "squash"], "squash"),
     "flip": (["--no-flip"], False),
-    "early_stop": (["--early-stop", "off"], "off"),
+    "early_stop": (["--early-stop", "dvar"], "dvar"),
     "seed": (["--seed", "5"], 5),
     "schedule": (["--schedule", "linear"], "linear"),
     "warmup_steps": (["--warmup-steps", "2"], 2),
