@@ -91,13 +91,12 @@ class Run:
 
     def __init__(self, request: RunRequest, events: Listener, worker: "type[WorkerProcess] | None" = None) -> None:
         """Raises ManifestError, ModelError, StorageError and ValueError."""
-        self.events, self.worker = events, worker
+        self.request, self.events, self.worker = request, events, worker
         self.manifest, self.protocol, self.model = read_request(request)
-        encoders = family_of(self.model.family).encoders_named(request.settings.encoders)
-        request = replace(request, settings=replace(request.settings, encoders=encoders))
-        self.request = request
+        settings = request.settings or recipe_of(request.model)
+        encoders = family_of(self.model.family).encoders_named(settings.encoders)
+        self.settings = replace(settings, encoders=encoders)
         self.start_encoder = None
-        self.settings = request.settings or recipe_of(request.model)
         if self.settings.start == "pictures":
             self.start_encoder = load_start_encoder(self.model)
             self.settings = replace(self.settings, start_encoder=self.start_encoder.digest)
