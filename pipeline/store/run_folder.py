@@ -126,8 +126,8 @@ def doubt_of_exactly_once(storage: Storage) -> str:
     Raises StorageError for a folder that cannot be written.
     """
     probe = f"_writable-{uuid.uuid4().hex}"
+    storage.write_bytes(probe, b"")
     try:
-        storage.create_exclusive(probe, b"")
         twice = storage.create_exclusive(probe, b"")
     finally:
         storage.delete(probe)
