@@ -1,4 +1,4 @@
-"""Text as users save it: one way to read a text file, and one rule of what may stand in a line."""
+"""Text files as users save them: one reader for all, and one rule for the characters allowed in a line."""
 
 import codecs
 import re
@@ -12,7 +12,7 @@ MARKS = (  # how a file says its encoding; UTF-32 first, for its mark begins lik
 )
 MOST_TEXT_BYTES = 1_000_000  # of a list of sentences
 MOST_SENTENCE = 2_048  # characters: models read some hundred
-# What a terminal obeys: control characters but line ends, separators of lines, and signs that turn the order of a line.
+# What a terminal obeys: control characters except line ends, line separators, and signs that reorder a line.
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 REFUSED = ("Cc", "Zl", "Zp", "Cs")  # control characters, line and paragraph separators, unpaired surrogates
 

@@ -13,7 +13,7 @@ BAND = 256  # rows
 
 
 class UnfitError(ValueError):
-    """A sound picture from which nothing can be learned."""
+    """The picture can be decoded, but nothing can be learned from it."""
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -44,17 +44,17 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _white(mode: str, highest: float) -> float:
-    """The value that stands for white. Files do not say it: it is the least usual one that the picture does not go far over."""
+    """The value of white. Files do not state it, so it is the smallest usual one that the picture does not exceed by much."""
     if mode == "F" and highest < 16:
         return 1.0
-    # Of 16 bits, so small values would all be black: they are 8 bits in a deeper file.
+    # Read as 16 bits, such small values would all be black; they are 8-bit values in a deeper file.
     if highest <= 255 or (highest < 300 and not mode.startswith("I;16")):
         return 255.0
     return 65535.0 if mode.startswith("I") and highest <= 65535 else highest
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """RGB, by the picture's own profile where it has one that can be used. Raises UnfitError if all of it is transparent."""
+    """The picture as RGB on white, its colour profile applied if it can be used. Raises UnfitError if all is transparent."""
     brought = _to_srgb(image)
     if not image.has_transparency_data and brought is None:
         return image.convert("RGB")
@@ -69,13 +69,13 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def bands(image: Image.Image) -> Iterator[Image.Image]:
-    """The picture from top to bottom, some rows at a time: what is worked on then takes little beside the picture."""
+    """Strips of the picture from top to bottom, so that a conversion needs little memory beside the picture's own."""
     for top in range(0, image.height, BAND):
         yield image.crop((0, top, image.width, min(top + BAND, image.height)))
 
 
 def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
-    """What brings rows of the picture to sRGB by its own profile, or None: without one, or with one that cannot be used."""
+    """The conversion of a strip to sRGB by the picture's profile; None if it has no profile that can be used."""
     profile = profile_of(image)
     if not profile:
         return None

@@ -1,9 +1,9 @@
-"""A concept's files: which they are, and their pictures together.
+"""A concept's files: finds them, and reads its pictures with their captions and masks.
 
     concept -> find_sources -> Sources -> load_images -> ImageSet
 
-A file that cannot serve is set aside with its reason; only a concept left with too few images fails. A store that does
-not answer is another matter: StorageUnavailableError goes through, lest a word be learned from half of its pictures.
+A file that cannot be used is rejected with its reason. A concept fails only if too few pictures are left. If a store does not
+answer, StorageUnavailableError is raised, so that no word is learned from half of its pictures.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class ImageSetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """A concept's files, not read yet; and what is there besides and cannot be a picture, with its reason."""
+    """A concept's files, not read yet, and the files that cannot be pictures, with reasons."""
 
     files: tuple[Source, ...]
     unusable: tuple[RejectedImage, ...] = ()
@@ -55,8 +55,8 @@ class Sources:
 def find_sources(
     concept: Concept, storage_options: Mapping[str, Any] | None = None, extras: Extras = NOTHING
 ) -> Sources:
-    """The concept's images by URL, each once and not read yet; folders and globs expanded, hidden files left out. Each is
-    followed by what lies beside it, where that is wanted.
+    """The concept's images sorted by URL, each once and not read yet. Folders and globs are expanded, hidden files left out.
+    Each is followed by its caption and mask, if these are wanted.
 
     Raises ImageSetError when there are none or more than 1,000.
     """
@@ -87,7 +87,7 @@ def find_images(concept: Concept, storage_options: Mapping[str, Any] | None = No
 
 
 def digest_of(source: Source, storage_options: Mapping[str, Any]) -> str:
-    """sha256 of the file's bytes, "" for one that is not there or cannot be read. Raises StorageUnavailableError."""
+    """sha256 of the file's bytes; "" if it does not exist or cannot be read. Raises StorageUnavailableError."""
     try:
         return hashlib.sha256(_read(source, storage_options)).hexdigest()
     except StorageUnavailableError:
@@ -104,8 +104,8 @@ def load_images(
     minimum: int = 1,
     extras: Extras = NOTHING,
 ) -> ImageSet:
-    """Reads the images, sources or bare URLs, in the order given; those that cannot serve are in `rejected`, with reasons.
-    So are those without a mask where masks are wanted.
+    """Reads the images (sources or URLs) in the given order. Those that cannot be used are in `rejected` with reasons,
+    also those without a mask if masks are wanted.
 
     resolution: R of the pixels (N, R, R, 3). crop: "centre" cuts the middle square out, "pad" adds white bars,
     "squash" changes the proportions, as the original publication's code does.
@@ -129,7 +129,7 @@ def load_images(
             if digest in kept:
                 rejected.append(RejectedImage(shown, f"the same bytes as {kept[digest].url}, which is kept"))
                 continue
-            # Nothing of a picture is kept before all of it is read.
+            # A picture is kept only once its mask and caption are read too.
             kept[digest] = reader.picture(source, shown, data, seen)
         except StorageUnavailableError:
             raise
@@ -139,7 +139,7 @@ def load_images(
             rejected.append(RejectedImage(shown, f"larger than {MAX_BYTES // 1_000_000} MB: make it smaller"))
         except (StorageError, ValueError) as error:
             rejected.append(RejectedImage(shown, str(error)))
-    # What lies beside a picture that was not used counts in the fingerprint all the same: planning reads no pictures.
+    # Captions and masks of rejected pictures are in the fingerprint too, because planning does not decode pictures.
     looked_at = tuple(
         seen.get(each.url)
         or (replace(each, digest=digest_of(each, storage_options or {})) if each.role != "picture" else each)
@@ -160,7 +160,7 @@ def load_images(
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """All that is known of one picture. url: as it may be shown. pixels: uint8 (R, R, 3). mask: uint8 (R, R)."""
+    """One usable picture. url: without credentials. pixels: uint8 (R, R, 3). mask: uint8 (R, R)."""
 
     url: str
     pixels: np.ndarray
@@ -170,7 +170,7 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads pictures and what lies beside them, noting each file's digest in `seen`."""
+    """Reads pictures with their captions and masks, and notes each file's digest in `seen`."""
 
     resolution: int
     crop: CropMode
@@ -184,7 +184,7 @@ class _Reader:
         return data
 
     def picture(self, source: Source, shown: str, data: bytes, seen: dict[str, Source]) -> _Picture:
-        """Raises ValueError with the reason why the picture, its mask or its caption cannot serve."""
+        """Raises ValueError with the reason if the picture, its mask or its caption cannot be used."""
         pixels = decode(data, self.resolution, self.crop)
         return _Picture(shown, pixels, self._mask(source, data, seen), self._caption(source, seen))
 

@@ -1,4 +1,4 @@
-"""One encoded picture as pixels to train on: upright, on white, square, 8-bit RGB; or the reason why it cannot serve.
+"""Decodes one picture to pixels to train on: upright, on white, square, 8-bit RGB; or says why it cannot be used.
 
 bytes -> opened (picture_file.py) -> in sRGB on white (colours.py) -> square
 """
@@ -19,8 +19,8 @@ def decode(data: bytes, resolution: int, crop: CropMode) -> np.ndarray:
 
 
 def decode_alpha(data: bytes, resolution: int, crop: CropMode) -> np.ndarray:
-    """How opaque the picture is, uint8 (R, R), the bars around a padded one not at all. Raises ValueError as `decode` does,
-    and for a picture that is opaque everywhere or nowhere.
+    """The picture's alpha channel, uint8 (R, R); 0 in the bars of a padded picture. Raises ValueError as `decode` does, and
+    for a picture that is opaque everywhere or nowhere.
     """
     alpha = opened(data, lambda image: image.convert("RGBA").getchannel("A"))
     if alpha.getextrema()[0] == 255:

@@ -1,4 +1,4 @@
-"""Which file holds the word of which concept, where words are brought in instead of learned."""
+"""Finds the word file of each concept, for runs that import words instead of learning them."""
 
 from collections.abc import Mapping
 from dataclasses import replace

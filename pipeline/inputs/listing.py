@@ -1,7 +1,7 @@
-"""Which files one entry of a manifest's `images` stands for: a folder, a pattern, or a file's name.
+"""Expands one entry of a manifest's `images` column (a folder, a pattern or a file) to files.
 
-What a person wrote in the column may be a pattern. Everything else is a plain name: the folder that the entry is relative
-to, and every name that a listing finds, whatever signs it holds. A file that cannot serve is told with its reason.
+Only what a person wrote in the column may be a pattern. The folder that the entry is relative to and all listed names are
+plain names, whatever characters they hold. Files that cannot be used are returned with their reason.
 """
 
 import os
@@ -34,7 +34,7 @@ ESCAPED = re.compile(r"\[([*?[])\]")  # a sign of patterns that stands for itsel
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What an entry stands for. files: URL -> identity. unusable: what is there and cannot serve. note: why there is nothing."""
+    """The files of an entry. files: URL -> identity. unusable: files that cannot be used. note: why there are none."""
 
     files: Mapping[str, str | None] = field(default_factory=dict)
     unusable: tuple[RejectedImage, ...] = ()
@@ -42,12 +42,12 @@ class Listing:
 
 
 def plain(folder: str) -> str:
-    """The folder's name as the beginning of a pattern in which it stands for itself alone."""
+    """The folder's name escaped for use at the beginning of a pattern."""
     return SIGNS.sub(lambda sign: f"[{sign[0]}]", folder)
 
 
 def list_files(entry: str, options: Mapping[str, Any]) -> Listing:
-    """What one entry stands for; what is not there, or cannot be asked for, is a note. Raises StorageUnavailableError."""
+    """The files of one entry; `note` says if it does not exist or cannot be listed. Raises StorageUnavailableError."""
     name = ESCAPED.sub(r"\1", entry)
     shown = visible(without_credentials(name, options))
     try:
@@ -61,7 +61,7 @@ def list_files(entry: str, options: Mapping[str, Any]) -> Listing:
             return _inside(place, shown)
         if kind == "file" or place.is_link():
             return _sorted_out(place, {"": place.identity()}, "")
-        # A picture that is named and not there is told as one that could not be read.
+        # A file that is named but does not exist is reported later, as one that could not be read.
         return Listing({place.join(""): None}) if _suffix(name) in SUFFIXES else _inside(place, shown)
     except StorageUnavailableError:
         raise
@@ -117,7 +117,7 @@ def _what_is_wrong(place: Storage, url: str) -> str:
 
 
 def _printable(name: str) -> str:
-    """The name with its bytes that are not UTF-8 spelled out."""
+    """The name with bytes that are not UTF-8 as escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The manifest: one row, one concept. A bad one is refused as a whole, with all that is wrong in one message.
+"""Reads the manifest: one row, one concept. A bad manifest is refused as a whole, with all problems in one message.
 
     read_manifest("s3://bucket/manifest.csv") -> Manifest(concepts=...)  or  ManifestError
 
@@ -58,7 +58,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class RowDefaults:
-    """What rows have that say nothing themselves. Raises ValueError.
+    """Values for rows that have none of their own. Raises ValueError.
 
     initializer: of rows that name no class either.
     """
@@ -250,7 +250,7 @@ def _images(column: str, value: object, folder: str) -> tuple[str, ...]:
 
 
 def _path(column: str, value: object) -> str:
-    """A name of a file or folder, whatever signs and spaces it holds."""
+    """A file or folder name; any characters and spaces are allowed."""
     text = _text(column, value, MAX_URL)
     return value if isinstance(value, str) and text else text
 
@@ -334,7 +334,7 @@ def _words(concept: Concept) -> list[str]:
 
 
 def _clashes(concept: Concept, taken: Mapping[str, Concept]) -> list[Problem]:
-    """Why the concept cannot stand beside those above it."""
+    """Clashes of the concept's name or placeholder with those of rows above it."""
     if first := taken.get(f"concept {concept.name.lower()}"):
         same = "is already" if first.name == concept.name else f"differs only in case from {first.name!r}"
         right = f"{same} in line {first.line}; give one of the two another name"

@@ -1,4 +1,4 @@
-"""A manifest as Parquet: a file that may unpack to far more than it says, read as far as it keeps to the limits."""
+"""Reads Parquet manifests within limits, because a small Parquet file may unpack to gigabytes."""
 
 import io
 from collections.abc import Iterator

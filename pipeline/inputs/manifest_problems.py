@@ -1,6 +1,6 @@
-"""What is wrong with a manifest, in words; and how much of one is read.
+"""Problems of a manifest as text, and the limits of its size.
 
-The limits hold for what a file unpacks to, whatever it says of itself.
+The limits are on the unpacked content, whatever sizes the file declares.
 """
 
 import json

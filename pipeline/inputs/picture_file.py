@@ -1,7 +1,7 @@
-"""A picture's file, opened safely: its pixels upright and in 8 bits, or the reason why it cannot be read.
+"""Opens a picture's file safely: its pixels, upright and in 8 bits, or the reason why it cannot be read.
 
-Of all that a file holds beside its pixels only the orientation, the colour profile and the declared transparency are read.
-Anything else may be broken, or as large as it likes, without costing the picture.
+Of a file's metadata only the orientation, the colour profile and the declared transparency are used. All other metadata may be
+broken or of any size.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Files that lie beside a picture and say something of it: its sentence, and what of it is the concept.
+"""Files beside a picture: its caption, and a mask that shows where the concept is.
 
 cat.jpg   cat.txt   cat.mask.png (or cat-masklabel.png)
 """
@@ -20,7 +20,7 @@ MASKS = (".mask.png", "-masklabel.png")
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What besides its pixels is wanted of a picture."""
+    """What is wanted of a picture besides its pixels."""
 
     captions: bool = False
     masks: Masks = "off"

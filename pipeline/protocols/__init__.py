@@ -1,7 +1,7 @@
-"""Which pictures are drawn of a word, and how: a protocol is pinned, versioned and named beside every score it made.
+"""Protocols: which pictures of a word are drawn and scored, and how. Every score names its protocol and version.
 
-The shipped ones are the .toml files beside this one, written as a user writes his own. What was published is never
-edited: a change is a new version.
+The shipped ones are the .toml files in this folder, in the format for users' own. A published one is never edited; a change
+is a new version.
 """
 
 from pathlib import Path
