@@ -280,6 +280,17 @@ def test_a_bad_json_line_is_named(row: object, said: str, tmp_path: Path) -> Non
     assert len(read_manifest(url, skip_invalid=True).failures) == 1
 
 
+def test_a_parquet_file_that_ends_the_process_that_reads_it_is_refused(tmp_path: Path) -> None:
+    """Catches a job that pyarrow ends by SIGABRT: here a column says that it has no gaps, and its statistics count some."""
+    whole = parquet({"concept": ["a"], "images": ["a/"]})
+    optional = b"\x25\x02\x18\x07concept"
+    assert whole.count(optional) == 1
+    path = tmp_path / "manifest.parquet"
+    path.write_bytes(whole.replace(optional, b"\x25\x00" + optional[2:]))
+    with pytest.raises(ManifestError, match=r"not a readable Parquet file \(.*histogram size mismatch"):
+        read_manifest(str(path))
+
+
 def test_a_parquet_file_from_pandas_holds_floats_and_gaps(tmp_path: Path) -> None:
     url = parquet_file(
         tmp_path,
