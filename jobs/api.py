@@ -1,4 +1,4 @@
-"""wordmint from Python, for a notebook or a scheduler's task: a frozen request goes in, a frozen result comes out.
+"""The Python API, for a notebook or a scheduler's task: each function takes a frozen request and returns a frozen result.
 
     result = invert(RunRequest("manifest.csv", output="runs/demo"))
     night = evaluate(EvaluationRequest((result.url,)))

@@ -1,14 +1,14 @@
-"""The paper's baselines as settings of the same trainer, over the same concepts: where each lies between likeness and obedience.
+"""Compare the paper's baselines, as settings of one trainer on the same concepts, in reconstruction and editability.
 
   python jobs/compare.py --output runs/compare
   python jobs/compare.py --output runs/compare --steps-curve
   python jobs/compare.py --output s3://bucket/compare --manifest s3://bucket/manifest.csv --model ID
 
-Without a manifest, the concepts are things that the shipped model has never seen. Each variant is a run folder of its own under
-the output, learned by invert_all.py: the same command again goes on where the last one ended. What comes of it is index.html,
-table.md and points.parquet; of --steps-curve, curve.html, curve.md and curve.parquet.
+Without a manifest, the concepts are objects that the shipped model was not trained on. Each variant has its own run folder in the
+output; run the same command again to resume. It writes index.html, table.md and points.parquet; with --steps-curve, curve.html,
+curve.md and curve.parquet.
 
-Exit codes: 0 compared; 1 compared, but some concepts failed; 2 nothing was started; 3 cut short.
+Exit codes: 0 compared; 1 compared, but some concepts failed; 2 nothing was started; 3 interrupted.
 """
 
 import argparse
@@ -60,14 +60,23 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", default="runs/compare", metavar="URL", help="(default: %(default)s)")
     parser.add_argument(
-        "--manifest", metavar="URL", help="concepts to compare on (default: held-out things of the shipped model)"
+        "--output",
+        default="runs/compare",
+        metavar="URL",
+        help="folder for the runs and the page (default: %(default)s)",
     )
     parser.add_argument(
-        "--concepts", type=int, default=CONCEPTS, metavar="N", help="held-out things (default: %(default)s)"
+        "--manifest",
+        metavar="URL",
+        help="concepts to compare on (default: objects that the shipped model was not trained on)",
     )
-    parser.add_argument("--art", type=Path, default=Path("runs/mini/art"), help="where their drawings are, or go")
+    parser.add_argument(
+        "--concepts", type=int, default=CONCEPTS, metavar="N", help="number of these objects (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--art", type=Path, default=Path("runs/mini/art"), help="folder of their drawings, downloaded if it is missing"
+    )
     parser.add_argument(
         "--model",
         type=absolute_name,
@@ -76,17 +85,25 @@ def parser() -> argparse.ArgumentParser:
         help="as for invert_all.py (default: %(default)s)",
     )
     parser.add_argument(
-        "--clip", type=absolute_name, default="mini", metavar="NAME", help="that judges (default: %(default)s)"
+        "--clip",
+        type=absolute_name,
+        default="mini",
+        metavar="NAME",
+        help="open_clip model that scores (default: %(default)s)",
     )
     parser.add_argument(
-        "--steps", type=int, default=InversionSettings().steps, metavar="N", help="(default: %(default)s)"
+        "--steps",
+        type=int,
+        default=InversionSettings().steps,
+        metavar="N",
+        help="most optimiser steps (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds",
         type=int,
         default=SEEDS,
         metavar="N",
-        help="trainings of every word, from --seed 0 on (default: %(default)s)",
+        help="trainings of every word, with the seeds 0 to N-1 (default: %(default)s)",
     )
     parser.add_argument(
         "--variants",
@@ -94,19 +111,22 @@ def parser() -> argparse.ArgumentParser:
         help=f"some of {', '.join(variant.name for variant in TRAINED)} (default: all; {BASE} is always there)",
     )
     parser.add_argument(
-        "--caption-column", default="description", metavar="COLUMN", help="of the manifest (default: %(default)s)"
+        "--caption-column",
+        default="description",
+        metavar="COLUMN",
+        help="manifest column with a caption of each concept (default: %(default)s)",
     )
     parser.add_argument(
         "--steps-curve",
         action="store_true",
-        help="quality against U-Net evaluations of published recipes and ours, instead",
+        help="instead of the baselines, plot quality against U-Net evaluations for published recipes and ours",
     )
     parser.add_argument(
         "--curve-steps",
         type=int,
         default=800,
         metavar="N",
-        help="most steps a published recipe is followed (default: %(default)s)",
+        help="most steps for which a published recipe is trained (default: %(default)s)",
     )
     add_storage_and_cluster(parser)
     return parser
@@ -140,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chosen(names: str | None) -> tuple[Variant, ...]:
-    """Those named, and the base. Raises ValueError."""
+    """The variants named, and the base. Raises ValueError."""
     if names is None:
         return TRAINED
     wanted = {BASE, *(name.strip() for name in names.split(","))}
@@ -150,7 +170,7 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
 
 
 def held_out(arguments: argparse.Namespace) -> str:
-    """The manifest of the held-out things, beside the local output they are compared in."""
+    """Path of a manifest of held-out things, written into the local output folder."""
     from jobs.mini.held_out import write_manifest
     from jobs.mini.recipe import art, things
 

@@ -1,12 +1,13 @@
-"""Compare two runs of the same concepts: another model, another setting, another night.
+"""Compare two runs of the same concepts, made with different models, settings or nights.
 
   python jobs/diff.py runs/sd15 runs/sd21
   python jobs/diff.py s3://bucket/monday s3://bucket/tuesday --output runs/diff
 
 Concepts are paired by name. Writes a page with the pictures of both, concepts.csv, table.tex for a paper, and differences.json.
-Both runs must have been scored by the same protocol and CLIP: jobs/evaluate.py does that. Nothing is learned, drawn or scored.
+Both runs must have been scored with the same protocol and CLIP; jobs/evaluate.py does this. This command itself learns, draws
+and scores nothing.
 
-Exit codes: 0 compared; 2 nothing was: no such run, or nothing that can be compared.
+Exit codes: 0 compared; 2 not compared: no such run, or the runs have nothing in common that can be compared.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         prog="diff.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", metavar="A", help="a run folder, as given to invert_all.py's --output")
-    parser.add_argument("b", metavar="B", help="the run folder that is compared with it")
+    parser.add_argument("b", metavar="B", help="the run folder to compare it with")
     parser.add_argument(
         "--output", metavar="URL", default="runs/diff", help="folder for the page and the tables (default: %(default)s)"
     )

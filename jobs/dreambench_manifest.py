@@ -3,10 +3,10 @@
   python jobs/dreambench_manifest.py dreambooth/dataset --output dreambench.csv
   python jobs/invert_all.py dreambench.csv --protocol dreambench --model stable-diffusion-v1-5/stable-diffusion-v1-5
 
-DATASET is the folder with one folder of pictures a subject and prompts_and_classes.txt, which says each subject's class;
-classes that a live subject has are told by the protocol's own prompt lists.
+DATASET holds one folder of pictures for each subject, and prompts_and_classes.txt with the subjects' classes. Which classes are
+live subjects is read from the protocol.
 
-Exit codes: 0 written; 2 nothing was: no such folder, or subjects without a class or without pictures, all of them listed.
+Exit codes: 0 written; 2 not written: no such folder, or subjects without a class or pictures, which are listed.
 """
 
 import argparse
@@ -26,14 +26,14 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class DatasetError(ValueError):
-    """A folder that is not DreamBench's: one line for each thing that is wrong."""
+    """The folder does not hold DreamBench's data; one line for each fault."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dreambench_manifest.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="the checkout's folder dataset/")
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="the folder dataset/ of the checkout")
     parser.add_argument(
         "--output", type=Path, default=Path("dreambench.csv"), metavar="CSV", help="(default: %(default)s)"
     )
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def manifest_rows(dataset: Path) -> list[dict[str, str]]:
-    """One row a subject, by name. images: its folder, absolute. Raises DatasetError."""
+    """One manifest row for each subject, sorted by name. images: the absolute path of its folder. Raises DatasetError."""
     classes = read_classes(dataset / CLASSES)
     wrong = []
     for name in classes:
@@ -80,7 +80,7 @@ def manifest_rows(dataset: Path) -> list[dict[str, str]]:
 
 
 def read_classes(path: Path) -> dict[str, str]:
-    """Subject -> class, from the file's table, which ends at the first line that is no pair. Raises DatasetError."""
+    """Subject -> class, from the file's table; it ends at the first line without a comma-separated pair. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; DATASET is the folder that holds it")
     try:

@@ -4,11 +4,11 @@
   python jobs/invert_all.py dreambench_plus.csv --protocol dreambench_plus.toml --model stable-diffusion-v1-5/stable-diffusion-v1-5
   python jobs/evaluate.py runs/dreambench_plus --group-by category
 
-DATA holds images/<category>/<number>.jpg and captions/<category>/<number>.txt: a file's first line is the subject, the others are
-its nine prompts with the subject in them, where the word goes. The categories are animal, human, object and style. Each concept has
-one picture and prompts of its own. Prompts without their subject in them just once are left out, and told.
+DATA holds images/<category>/<number>.jpg and captions/<category>/<number>.txt. The first line of a caption file is the subject, the
+others are its nine prompts; the word replaces the subject in them. The categories are animal, human, object and style. Each concept
+has one picture and its own prompts. Prompts that do not hold their subject exactly once are left out and listed.
 
-Exit codes: 0 written; 2 nothing was: no such data, or subjects that do not fit together, all of them listed.
+Exit codes: 0 written; 2 not written: no such data, or subjects with faults, which are listed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pipeline.protocols.reading import read_protocol
 from pipeline.text_files import lines_of
 
 LISTED = 20
-# Their script's own settings for Textual Inversion, but for the sampler, which is Stable Diffusion's own there (PNDM).
+# The settings of their Textual Inversion script, except for the sampler: theirs is Stable Diffusion's default, PNDM.
 SAMPLING = """edit_images = 1
 untrained_images = 1
 plain_images = 4
@@ -39,7 +39,7 @@ guidance = 7.5
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """name: of the concept, "animal-00". prompts: with {} where the word stands. left_out: those without such a place."""
+    """name: the concept, such as "animal-00". prompts: with {} for the word. left_out: prompts without a place for it."""
 
     name: str
     category: str
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("dreambench_plus.csv"),
         metavar="CSV",
-        help="the manifest; the protocol is written beside it, as .toml (default: %(default)s)",
+        help="the manifest; the protocol is written beside it as a .toml file (default: %(default)s)",
     )
     return parser
 
@@ -82,13 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     left_out = [f"  {subject.name}: {prompt!r}" for subject in subjects for prompt in subject.left_out]
     if left_out:
         more = [f"  and {len(left_out) - LISTED} more"] if len(left_out) > LISTED else []
-        log.say("left out", "\n".join(["prompts without their subject in them just once:", *left_out[:LISTED], *more]))
+        log.say(
+            "left out",
+            "\n".join(["left out, as they do not hold their subject exactly once:", *left_out[:LISTED], *more]),
+        )
     log.say("written", f"{len(subjects)} subjects in {arguments.output}, their prompts in {protocol}")
     return WRITTEN
 
 
 def read_subjects(data: Path) -> list[Subject]:
-    """By name. Raises DatasetError with a line for each thing that is wrong."""
+    """The subjects, sorted by name. Raises DatasetError with a line for each fault."""
     captions = sorted((data / "captions").glob("*/*.txt"))
     if not captions:
         raise DatasetError(
@@ -103,13 +106,13 @@ def read_subjects(data: Path) -> list[Subject]:
         try:
             noun, *said = lines_of(path.read_bytes())
         except ValueError as error:
-            wrong.append(f"{path}: it takes the subject in its first line, and prompts in the others ({error})")
+            wrong.append(f"{path}: expected the subject in the first line and prompts in the others ({error})")
             continue
         prompts = tuple(dict.fromkeys(filter(None, (_template(prompt, noun) for prompt in said))))
         if len(pictures) != 1:
-            wrong.append(f"{images / path.stem}.*: there are {len(pictures)} pictures, where there should be one")
+            wrong.append(f"{images / path.stem}.*: there are {len(pictures)} pictures, expected one")
         elif not prompts:
-            wrong.append(f"{path}: no prompt has the subject {noun!r} in it just once")
+            wrong.append(f"{path}: no prompt holds the subject {noun!r} exactly once")
         else:
             left_out = tuple(prompt for prompt in said if _template(prompt, noun) is None)
             name = re.sub(r"[^A-Za-z0-9]+", "-", f"{category}-{path.stem}")
@@ -125,7 +128,7 @@ def protocol_text(subjects: Sequence[Subject]) -> str:
 
 
 def _template(prompt: str, noun: str) -> str | None:
-    """The prompt with {} for its subject; None where that is not in it just once, or braces are."""
+    """The prompt with {} for its subject; None if the subject is not in it exactly once, or if it has braces."""
     pattern = re.compile(rf"(?<!\w){re.escape(noun)}(?!\w)", re.IGNORECASE)
     if len(pattern.findall(prompt)) != 1 or "{" in prompt or "}" in prompt:
         return None

@@ -1,4 +1,4 @@
-"""Score the words of one run or several, say what got better or worse since the last good night, write the reports anew.
+"""Score the words of one or several runs, compare them with the last good night, and rewrite the reports.
 
   python jobs/evaluate.py runs/demo
   python jobs/evaluate.py s3://bucket/run-7 s3://bucket/run-8 --history s3://bucket/history --fail-on-drop 0.01
@@ -6,11 +6,11 @@
   python jobs/evaluate.py runs/demo --protocol prompts.toml --dino timm:vit_small_patch16_224.dino:WEIGHTS.safetensors
   python jobs/evaluate.py runs/demo --protocol paper --until-ci 0.005
 
-Only what is not scored yet under this protocol, model, CLIP and sampler is scored; pictures that the protocol asks for and
-that were not drawn in training are drawn from the words. The same night twice changes nothing.
+Only words without a score under this protocol, model, CLIP and sampler are scored. Pictures that the protocol asks for and
+that the run does not have are drawn from the words. Running the same night twice changes nothing.
 
-Exit codes: 0 scored, and no worse than before; 1 scored, but worse, or some words could not be; 2 nothing was started, or
-these runs cannot be compared.
+Exit codes: 0 scored, and no worse than before; 1 scored, but worse, or some words could not be scored; 2 nothing was started,
+or these runs cannot be compared.
 """
 
 import argparse
@@ -35,50 +35,54 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         metavar="NAME|FILE",
-        help=f"{', '.join(sorted(PROTOCOLS))} or a .toml file (default: the run's own)",
+        help=f"which pictures are scored: {', '.join(sorted(PROTOCOLS))} or a .toml file (default: the run's own)",
     )
     parser.add_argument(
         "--clip",
         type=absolute_name,
         metavar="NAME",
-        help="open_clip model, or transformers:FOLDER, that scores (default: the run's own, if that is the shipped one)",
+        help="open_clip model, or transformers:FOLDER, that scores the pictures (default: the run's own, if it is the shipped one)",
     )
     parser.add_argument(
         "--model",
         type=absolute_name,
         metavar="ID|PATH",
-        help="that the words were learned on (default: the run's own, if that is the shipped one)",
+        help="model that the words were learned on (default: the run's own, if it is the shipped one)",
     )
     parser.add_argument(
         "--dino",
         type=absolute_name,
         metavar="NAME",
-        help="a second judge of the same pictures: timm:ARCH:FILE or transformers:FOLDER",
+        help="DINO model that scores the same pictures a second time: timm:ARCH:FILE or transformers:FOLDER",
     )
     parser.add_argument(
         "--until-ci", type=float, default=0.0, metavar="X",
-        help="draw a prompt's pictures in rounds, only until its score is known to within X on either side",
+        help="draw a prompt's pictures in rounds, and stop when its score's 95%% interval is within X on either side",
     )  # fmt: skip
     nightly = parser.add_argument_group("nightly")
     nightly.add_argument(
-        "--history", metavar="URL", help="folder of the nights before (default: history/ in the first RUN)"
+        "--history",
+        metavar="URL",
+        help="folder with the results of earlier nights (default: history/ in the first RUN)",
     )
     nightly.add_argument(
         "--night",
         metavar="NAME",
-        help="nights follow each other in the order of their names (default: today's date, UTC)",
+        help="name of this night; nights are ordered by name (default: today's date, UTC)",
     )
     nightly.add_argument(
         "--fail-on-drop", type=float, metavar="X",
-        help="exit 1 on a loss beyond chance of X in a fifth of the concepts, or as much in total",
+        help="exit with 1 if a fifth of the concepts lost X beyond chance, or if the total loss is as large",
     )  # fmt: skip
     nightly.add_argument(
         "--baseline",
         metavar="NIGHT",
-        help="compared with besides the last good night, so that small losses are noticed as they add up (default: the first "
-        "good night)",
+        help="a second night to compare with, besides the last good one, so that small losses that add up are noticed "
+        "(default: the first good night)",
     )
-    nightly.add_argument("--group-by", metavar="COLUMN", help="of the manifest, to report and to hold the gate by")
+    nightly.add_argument(
+        "--group-by", metavar="COLUMN", help="manifest column; each of its values is reported and gated"
+    )
     add_storage_and_cluster(parser)
     return parser
 

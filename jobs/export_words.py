@@ -2,11 +2,11 @@
 
   python jobs/export_words.py runs/demo --layout a1111 --output embeddings
 
-words/ of a run already is in the layout of diffusers; where a model has several text encoders, the file holds one tensor
-for each (clip_l, clip_g, t5). AUTOMATIC1111, ComfyUI and kohya's scripts know a word by its file's name: each is called as
-its placeholder without the brackets.
+The files in a run's words/ already have the layout of diffusers; for a model with several text encoders, a file holds one tensor
+for each (clip_l, clip_g, t5). AUTOMATIC1111, ComfyUI and kohya's scripts identify a word by its file name, so each file is named
+for its placeholder without the brackets.
 
-Exit codes: 0 written; 2 nothing was written: no such run, no such concept, or two words of one name.
+Exit codes: 0 written; 2 nothing was written: no such run, no such concept, or two words with the same name.
 """
 
 import argparse
@@ -34,10 +34,14 @@ def parser() -> argparse.ArgumentParser:
         prog="export_words.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
-    parser.add_argument("--layout", required=True, choices=get_args(Layout), help="whose layout")
+    parser.add_argument("--layout", required=True, choices=get_args(Layout), help="program that reads the files")
     parser.add_argument("--output", required=True, metavar="URL", help="folder for the files, a path or any fsspec URL")
     parser.add_argument(
-        "--concept", action="append", default=[], metavar="NAME", help="this one only (may be repeated; default: all)"
+        "--concept",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="concept to export (may be repeated; default: all)",
     )
     add_storage(parser)
     return parser
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
-    """File name -> bytes. Raises ValueError for concepts that the run does not have, and for names that would clash."""
+    """File name -> content. Raises ValueError for concepts that the run does not have, and if two files would share a name."""
     keys = family_of(run.read_json("run.json").get("model_family", "")).encoders
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
@@ -73,7 +77,7 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
             continue
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '', placeholder) or concept}.safetensors"
         if name in files:
-            raise ValueError(f"two words would be called {name}; export them one by one, with --concept")
+            raise ValueError(f"two words would share the file name {name}; export them one by one, with --concept")
         files[name] = encode_word(placeholder, vectors, keys, layout)
     return files
 

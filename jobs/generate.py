@@ -1,9 +1,9 @@
-"""Use learned words in any sentence.
+"""Draw pictures of any sentence with learned words in it.
 
   python jobs/generate.py runs/demo --prompt "a photo of <owl> on the beach"
   python jobs/generate.py runs/demo --prompt "a photo of <owl> and <drum>" --count 8 --guidance 7 --output owls
 
-Exit codes: 0 drawn; 2 nothing was started: no such run, no known word in a prompt, or bad settings.
+Exit codes: 0 the pictures are drawn; 2 nothing was started: no such run, no known word in a prompt, or bad settings.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a word file of another run, a path or any fsspec URL (may be repeated)",
     )
-    parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures a prompt (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures per prompt (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of the first picture's noise (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="S", help="seed of the first picture's noise (default: %(default)s)"
     )
     parser.add_argument("--sampler", default="dpm++", choices=get_args(Sampler), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: %(default)s)")
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         type=absolute_name,
         metavar="ID|PATH",
-        help="that the words were learned on (default: the run's own, if that is the shipped one)",
+        help="model that the words were learned on (default: the run's own, if it is the shipped one)",
     )
     add_storage_and_cluster(parser)
     return parser

@@ -3,10 +3,10 @@
   python jobs/invert_all.py jobs/demo/manifest.csv --output runs/demo
   ray job submit --working-dir . -- python jobs/invert_all.py s3://bucket/manifest.csv --output s3://bucket/run-7
 
-The same command again goes on where the last one ended, and does nothing when all is done.
+Run the same command again to resume an interrupted run; if all concepts are done, it does nothing.
 
-Exit codes: 0 all concepts done; 1 some failed, listed; 2 nothing was started: bad arguments, manifest or model;
-3 the run was cut short.
+Exit codes: 0 all concepts are done; 1 some concepts failed, and are listed; 2 nothing was started: bad arguments, manifest or
+model; 3 the run was interrupted.
 """
 
 import argparse
@@ -40,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
         prog="invert_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "manifest", metavar="MANIFEST", help="CSV, JSONL or Parquet, a path or any fsspec URL; one row, one concept"
+        "manifest", metavar="MANIFEST", help="CSV, JSONL or Parquet with one concept a row; a path or any fsspec URL"
     )
 
-    what = parser.add_argument_group("what goes where")
+    what = parser.add_argument_group("input and output")
     what.add_argument(
         "--output",
         metavar="URL",
@@ -54,14 +54,14 @@ def parser() -> argparse.ArgumentParser:
         type=absolute_name,
         default=MINI,
         metavar="ID|PATH|URL",
-        help="diffusers folder (path or fsspec URL) or hub id (default: the shipped mini)",
+        help="model to learn the words on: a diffusers folder (path or fsspec URL) or a hub id (default: the shipped mini)",
     )
     what.add_argument(
         "--clip",
         type=absolute_name,
         default="mini",
         metavar="NAME",
-        help="open_clip model that scores (default: the shipped one)",
+        help="open_clip model that scores the pictures (default: the shipped one)",
     )
     what.add_argument(
         "--protocol",
@@ -74,10 +74,14 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OURS=THEIRS",
-        help="a column that the manifest calls by another name, as in concept=SKU (may be repeated)",
+        help="read our column OURS from the manifest's column THEIRS, as in concept=SKU (may be repeated)",
     )
-    what.add_argument("--skip-invalid", action="store_true", help="record bad manifest rows as failures and go on")
-    what.add_argument("--retry-failed", action="store_true", help="try again what failed before with the same inputs")
+    what.add_argument(
+        "--skip-invalid", action="store_true", help="record invalid manifest rows as failures and run the others"
+    )
+    what.add_argument(
+        "--retry-failed", action="store_true", help="retry concepts that already failed with the same inputs"
+    )
 
     how = parser.add_argument_group("how a word is learned")
     add_training(how)
@@ -87,53 +91,62 @@ def parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help="at most so many model holders (default: one a GPU, else one a CPU core)",
+        help="maximum number of workers; each holds one copy of the model (default: one a GPU, without GPUs one a CPU core)",
     )
     where.add_argument(
         "--slots",
         type=int,
         metavar="K",
-        help="concepts in training at once on each worker (default: as many as speed it up, measured at its start)",
+        help="concepts that a worker trains at once (default: as many as raise its speed, measured when it starts)",
     )
     where.add_argument(
         "--checkpoint-gradients",
         default="auto",
         choices=("auto", "on", "off"),
-        help="compute activations twice to save memory (default: where that buys slots)",
+        help="recompute activations in the backward pass to save memory (default: auto, where this makes room for more slots)",
     )
     where.add_argument(
-        "--gpus-per-worker", type=float, metavar="G", help="(default: 1 where the cluster has GPUs, else 0)"
+        "--gpus-per-worker",
+        type=float,
+        metavar="G",
+        help="GPUs per worker (default: 1 if the cluster has GPUs, else 0)",
     )
     where.add_argument(
-        "--cpus-per-worker", type=float, metavar="C", default=1, help="also its torch threads (default: %(default)s)"
+        "--cpus-per-worker",
+        type=float,
+        metavar="C",
+        default=1,
+        help="CPU cores per worker, and its number of torch threads (default: %(default)s)",
     )
     where.add_argument(
         "--dtype",
         default="auto",
         choices=DTYPES,
-        help="of the frozen model (default: bfloat16 on GPUs that have it, else float16; float32 on CPUs)",
+        help="data type of the frozen model (default: bfloat16 on GPUs that support it, else float16; float32 on CPUs)",
     )
     where.add_argument(
         "--text-encoder-dtype",
         default="auto",
         choices=DTYPES,
-        help="of its text encoders, which the words go through (default: that of the model)",
+        help="data type of its text encoders (default: that of the model)",
     )
     where.add_argument(
         "--first-stage-dtype",
         default="auto",
         choices=DTYPES,
-        help="of its autoencoder (default: float32; with --dtype float16, float16 where the model says that it stands it)",
+        help="data type of its autoencoder (default: float32; with --dtype float16, float16 if the model's config allows it)",
     )
     where.add_argument(
         "--offload-first-stage",
         action="store_true",
-        help="keep the autoencoder in main memory while it is not at work: room for more slots on a GPU",
+        help="keep the autoencoder in main memory while it is not used, which frees GPU memory for more slots",
     )
     add_storage_and_cluster(where)
-    where.add_argument("--shared-filesystem", action="store_true", help="all nodes see the local output path")
+    where.add_argument(
+        "--shared-filesystem", action="store_true", help="confirm that all nodes see the local output path"
+    )
 
-    wrong = parser.add_argument_group("when things go wrong")
+    wrong = parser.add_argument_group("limits and logging")
     wrong.add_argument(
         "--max-failures", type=int, metavar="N", help="stop, with exit code 3, when more than N concepts have failed"
     )
@@ -142,24 +155,27 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=limits.checkpoint_seconds,
         metavar="S",
-        help="what a lost machine costs at most of each word (default: %(default)s)",
+        help="seconds between two checkpoints of a word: the most training that a lost machine costs (default: %(default)s)",
     )
     wrong.add_argument(
         "--stall-seconds",
         type=float,
         default=limits.stall_seconds,
         metavar="S",
-        help="a worker without a step or a picture for so long is given up (default: %(default)s)",
+        help="give up a worker that finishes no step and no picture for S seconds (default: %(default)s)",
     )
     wrong.add_argument(
-        "--concept-seconds", type=float, metavar="S", help="a concept may take so long in one go (default: no limit)"
+        "--concept-seconds",
+        type=float,
+        metavar="S",
+        help="longest time for one attempt at a concept (default: no limit)",
     )
     wrong.add_argument(
         "--placing-seconds",
         type=float,
         default=limits.placing_seconds,
         metavar="S",
-        help="give up when the first worker has waited this long for a node (default: %(default)s)",
+        help="give up if the first worker has waited S seconds for a node (default: %(default)s)",
     )
     wrong.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="json: one object a line (default: %(default)s)"
@@ -168,12 +184,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None" = None) -> int:
-    """The exit code. worker: the class of the actors, if not the one that does the work."""
+    """Returns the exit code. worker: the actor class; None uses WorkerProcess."""
     return start(parser().parse_args(argv), worker)
 
 
 def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = None, **changed: Any) -> int:
-    """The exit code. changed: fields of the request that another command sets."""
+    """Returns the exit code. changed: fields of the request that another command overrides."""
     log = Log(arguments.log_format)
     show_log(arguments.log_format, verbose=arguments.verbose)
     try:
@@ -208,19 +224,19 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
-    """Our names -> the manifest's. Raises ValueError."""
+    """Our column names -> the manifest's. Raises ValueError."""
     columns: dict[str, str] = {}
     for pair in pairs:
         ours, _, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and theirs):
             raise ValueError(f"--column {pair}: it takes OURS=THEIRS, as in concept=SKU")
         if columns.setdefault(ours, theirs) != theirs:
-            raise ValueError(f"--column {pair}: {ours} is {columns[ours]} already")
+            raise ValueError(f"--column {pair}: {ours} is already {columns[ours]}")
     return columns
 
 
 def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" = None) -> int:
-    """Of the run, after it came to its end or did not."""
+    """Runs the request to its end and returns the exit code; an exception of the run is logged."""
     try:
         return SOME_FAILED if invert(request, log, worker).failures else ALL_DONE
     except NotStartedError as error:

@@ -1,11 +1,12 @@
-"""What has become of a run: done, failed and why, in training, rate and time to go; read from its run folder alone.
+"""Show the state of a run: concepts done, failed and in training, reasons of failures, rate and remaining time.
 
   python jobs/status.py runs/demo
   python jobs/status.py s3://bucket/run-7 --log-format json
 
-It needs no cluster and no GPU, and may be asked while the run goes on, from anywhere that reaches the folder.
+Everything is read from the run folder: it needs no cluster and no GPU, works while the run goes on, and from any machine that
+reaches the folder.
 
-Exit codes: 0 told; 2 there is no such run.
+Exit codes: 0 shown; 2 there is no such run.
 """
 
 import argparse
@@ -35,16 +36,17 @@ from pipeline.text_files import visible
 
 TOLD, NOT_STARTED = 0, 2
 SHOWN = 20
-READERS = 16  # threads: a store is waited for, mostly
+READERS = 16  # threads, which mostly wait for the store
 SILENT_SECONDS = 60.0  # a driver at work writes progress.json every few seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """total: concepts of the manifest, None before a driver has said so. done: with a word. failures: some of `failed`.
+    """total: concepts of the manifest, None until a driver has written it. done: concepts with a word.
 
-    training: concept -> the step of its last checkpoint, of some of those `in_training`.
-    state: "running", "scoring", "cut short" or "finished". silent: seconds since its driver was last heard of.
+    failures: the first of the `failed` ones. training: concept -> step of its last checkpoint, for the first of those
+    `in_training`. state: "running", "scoring", "cut short" or "finished". eta: seconds to go.
+    silent: seconds since the driver last wrote to the run folder.
     """
 
     total: int | None
@@ -79,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         configuration = run.read_json("run.json")
         status = read_status(run, configuration, datetime.now(UTC))
     except (StorageError, ValueError) as error:
-        log.complain("not started", f"there is no run to tell of.\n{error}")
+        log.complain("not started", f"there is no such run.\n{error}")
         return NOT_STARTED
     log.say("status", "\n".join(
-                visible(line, lines=True).replace("\n", "\n      ")  # a reason of several lines is one of ours, or a stranger's
+                visible(line, lines=True).replace("\n", "\n      ")  # a reason's later lines stay below its concept
                 for line in lines(status, without_credentials(run.storage.url), configuration)
             ),
             total=status.total, done=status.done, failed=status.failed, training=status.training,
@@ -95,8 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) -> Status:
     """configuration: run.json.
 
-    Of a run that has ended, its own last words: the folder may hold words and failures that its manifest has no more, and its
-    failures need not have a fingerprint to be recorded under.
+    The counts of a finished run are those in its run.json: the folder may hold words and failures of concepts that are no longer
+    in the manifest, and a failure without a fingerprint is in the published table only.
     """
     counts = configuration.get("counts", {})
     if configuration["finished"] and {"total", "done", "failed"} <= counts.keys():
@@ -126,13 +128,13 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
 
 
 def _published_failures(run: RunFolder) -> tuple[Failure, ...]:
-    """The first ones of the table."""
+    """The first failures of the published table."""
     table = read_parts(run, "failures", 1, FAILURES).slice(0, SHOWN)
     return tuple(Failure(**each) for each in table.to_pylist())
 
 
 def _progress(run: RunFolder) -> dict[str, Any]:
-    """{} while its workers are still being placed, and of a file that is damaged."""
+    """progress.json; {} if it does not exist yet or is damaged."""
     try:
         found = run.read_json("progress.json")
         datetime.fromisoformat(found["updated"])
@@ -145,11 +147,11 @@ def _failure(run: RunFolder, key: tuple[str, str]) -> Failure | None:
     try:
         return run.failure(*key)
     except (StorageNotFoundError, DamagedFileError):
-        return None  # it has been tried again since the listing, or will be
+        return None  # the concept has been retried since the listing, or will be
 
 
 def lines(status: Status, url: str, configuration: dict[str, Any]) -> list[str]:
-    """As a person reads them."""
+    """The status as lines of text."""
     steps = configuration["settings"]["steps"]
     said = [
         f"run       {url}",
@@ -164,7 +166,7 @@ def lines(status: Status, url: str, configuration: dict[str, Any]) -> list[str]:
     ]
     if status.state == "running" and status.silent > SILENT_SECONDS:
         said.append(
-            f"state     nothing heard of its driver for {duration(status.silent)}: if it is dead, the same command goes on"
+            f"state     its driver has written nothing for {duration(status.silent)}; if it is dead, run the same command to resume"
         )
     elif status.state == "running":
         to_go = f", about {duration(status.eta)} to go" if status.eta else ""

@@ -1,4 +1,4 @@
-"""Options that every job has, spelled and explained alike."""
+"""Options that several commands share: the storage, the log level and the Ray cluster."""
 
 import argparse
 import os
@@ -12,15 +12,17 @@ def add_storage(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=os.environ.get(STORAGE_OPTIONS, "").split(),
         metavar="KEY=VALUE|@FILE",
-        help="for S3, such as endpoint_url=http://minio:9000; gs.NAME=VALUE for Google's store, az. and hdfs. likewise; @FILE: "
-        "one a line, where other accounts of the machine cannot see it (may be repeated; default: what the environment's "
-        f"{STORAGE_OPTIONS} lists)",
+        help="option of the storage: for S3 such as endpoint_url=http://minio:9000, for other stores with the prefix gs., az. or "
+        "hdfs.; @FILE reads options from a file, one a line, and so hides them from other accounts of the machine (may be "
+        f"repeated; default: those in the environment variable {STORAGE_OPTIONS})",
     )
 
 
 def add_storage_and_cluster(parser: argparse._ActionsContainer) -> None:
     add_storage(parser)
-    parser.add_argument("--verbose", action="store_true", help="also say what goes as it should")
+    parser.add_argument("--verbose", action="store_true", help="log information as well as warnings")
     parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="cluster to join (default: the job's own, else a local Ray)"
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Ray cluster to join (default: that of the submitted job, else a local one)",
     )

@@ -1,4 +1,4 @@
-"""What a job says: sentences for a person, or one JSON object a line for a program; and what the libraries log meanwhile."""
+"""A job's output, as text or as one JSON object a line, and the handlers for what the libraries log."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ class Log(Listener):
         self._write(event, text, fields, sys.stdout)
 
     def complain(self, event: str, text: str, **fields: Any) -> None:
-        """The same on standard error."""
+        """Like `say`, but to standard error."""
         self._write(event, f"wordmint: {text}", fields, sys.stderr)
 
     def _write(self, event: str, text: str, fields: dict[str, Any], to: TextIO) -> None:
@@ -37,7 +37,7 @@ class Log(Listener):
 
 
 def show_log(format: LogFormat = "text", *, verbose: bool = False) -> None:
-    """Has what our modules log written to standard error: warnings, or with `verbose` information too."""
+    """Sends our modules' log records to standard error: warnings and above, with `verbose` also information."""
     handler = _Handler()
     handler.setFormatter(_Json() if format == "json" else _Text("wordmint: %(message)s"))
     for name in OURS:
@@ -47,7 +47,7 @@ def show_log(format: LogFormat = "text", *, verbose: bool = False) -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """To standard error, whatever its encoding."""
+    """Writes to standard error; characters that its encoding lacks are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         return _escaped(super().format(record), self.stream)
@@ -55,12 +55,12 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        # A line of what is told cannot pass for one of another message.
+        # Later lines of a message are indented, so that none can pass for a message of its own.
         return visible(without_credentials(super().format(record)), lines=True).replace("\n", "\n  ")
 
 
 class _Json(logging.Formatter):
-    """One object a line, like the job's own."""
+    """One JSON object a line, like the job's own output."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"level": record.levelname.lower(), "logger": record.name}
@@ -71,10 +71,10 @@ class _Json(logging.Formatter):
 
 def _as_json(event: str, message: str, fields: dict[str, Any]) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "event": event, "message": message, **fields})  # in ASCII: no stream need escape it
+    return json.dumps({"time": now, "event": event, "message": message, **fields})  # ASCII, so any stream can hold it
 
 
 def _escaped(text: str, to: TextIO) -> str:
-    """The text with what the stream's encoding cannot hold spelled out: a terminal without UTF-8 ends no job."""
+    """The text with characters that the stream's encoding lacks escaped, so that a terminal without UTF-8 ends no job."""
     encoding = getattr(to, "encoding", None) or "utf-8"  # a notebook's streams have none
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,4 +1,4 @@
-"""The options that change a word, spelled as invert_all.py takes them, and the settings they become."""
+"""The options of invert_all.py that change how a word is learned, and the InversionSettings made from them."""
 
 import argparse
 from collections.abc import Mapping
@@ -22,35 +22,35 @@ from pipeline.store.storage import Storage
 from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
 from pipeline.training.recipes import PUBLISHED, RECIPES, recipe_of
 
-# Option -> field of InversionSettings, type and what is shown for its value, help.
+# Each row: option, field of InversionSettings, type, metavar, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
-    ("--steps", "steps", int, "N", "budget of optimiser steps; 0 takes the words as they start"),
-    ("--learning-rate", "learning_rate", float, "X", "of AdamW, never rescaled"),
-    ("--warmup-steps", "warmup_steps", int, "N", "the rate rises over so many steps first"),
-    ("--weight-decay", "weight_decay", float, "X", "of AdamW; it shrinks the word itself"),
-    ("--batch-size", "batch_size", int, "B", "pictures a step"),
-    ("--seed", "seed", int, "S", "of every random draw"),
-    ("--progressive", "progressive", float, "SHARE", ("of the budget between a word's vectors: the first is trained alone, "
-     "then the second joins it, ...; the paper's baseline is 0.4 with --vectors 3")),
-    ("--per-image-words", "per_image", float, "SHARE", ("of the prompts that also hold a word of the picture's own, thrown "
-     "away in the end; the paper's baseline is 0.25")),
+    ("--steps", "steps", int, "N", "most optimiser steps for a word; 0 keeps its starting vectors"),
+    ("--learning-rate", "learning_rate", float, "X", "learning rate of AdamW; not scaled by the batch size"),
+    ("--warmup-steps", "warmup_steps", int, "N", "steps over which the learning rate rises at the start"),
+    ("--weight-decay", "weight_decay", float, "X", "weight decay of AdamW; it shrinks the word's vectors"),
+    ("--batch-size", "batch_size", int, "B", "pictures per step"),
+    ("--seed", "seed", int, "S", "seed of every random draw"),
+    ("--progressive", "progressive", float, "SHARE", ("share of the steps after which a word's next vector is added: the "
+     "first is trained alone, then the second joins it, ...; the paper's baseline is 0.4 with --vectors 3")),
+    ("--per-image-words", "per_image", float, "SHARE", ("share of the prompts that also hold a word learned for that one "
+     "picture; these words are discarded at the end; the paper's baseline is 0.25")),
     ("--regularisation", "regularisation", float, "X", "weight of the squared distance to the initializer's vectors"),
-    ("--min-snr", "min_snr", float, "GAMMA", "weigh timesteps by min(SNR, gamma); 5 is usual, 0 for none"),
-    ("--norm-limit", "norm_limit", float, "X", "vectors at most so many times as long as the vocabulary's mean; 0 for none"),
-    ("--mask-background", "background", float, "X", "weight of what a mask leaves out, the concept's being 1"),
+    ("--min-snr", "min_snr", float, "GAMMA", "weight timesteps by min(SNR, gamma); 5 is usual, 0 turns it off"),
+    ("--norm-limit", "norm_limit", float, "X", "longest vector, in multiples of the vocabulary's mean norm; 0: no limit"),
+    ("--mask-background", "background", float, "X", "loss weight outside the mask; inside it is 1"),
 )  # fmt: skip
 CHOICES: tuple[tuple[str, str, Any, str], ...] = (
-    ("--schedule", "schedule", Schedule, "the rate after the warm-up: linear and cosine fall to 0 at the budget's end"),
+    ("--schedule", "schedule", Schedule, "learning rate after the warm-up: linear and cosine fall to 0 at the last step"),
     ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
-    ("--early-stop", "early_stop", EarlyStop, "when a word has converged: our rule, that of Voronov et al. 2023, or none"),
-    ("--start", "start", Start, ("from which vectors: the initializer's words, noise with the vocabulary's mean and standard "
-     "deviation, the words that --clip finds nearest to the pictures, or, for objects, the initializer's moved by what the "
-     "model's own start encoder sees in the pictures (mini has one)")),
-    ("--masks", "masks", Masks, "learn only what a mask shows: the pictures' own transparency, or NAME.mask.png beside NAME.jpg"),
-    ("--flow-times", "flow_times", FlowTimes, ("how often a rectified flow (Stable Diffusion 3, Flux, ...) is trained at which "
-     "time; other models ignore it")),
-    ("--timesteps", "timesteps", Timesteps, "of a step's pictures: spread over all times, or each drawn by itself, as published"),
-    ("--norm", "norm", Norm, "vocabulary: every vector stays as long as the vocabulary's mean"),
+    ("--early-stop", "early_stop", EarlyStop, "rule that stops a word early: ours, that of Voronov et al. 2023, or none"),
+    ("--start", "start", Start, ("starting vectors: the initializer's words; noise with the vocabulary's mean and standard "
+     "deviation; the words that --clip finds nearest to the pictures; or, for objects, the initializer's words shifted by the "
+     "model's start encoder, which looks at the pictures (mini has one)")),
+    ("--masks", "masks", Masks, "learn only what a mask shows: the picture's alpha channel, or NAME.mask.png beside NAME.jpg"),
+    ("--flow-times", "flow_times", FlowTimes, ("distribution of the times that a rectified flow (Stable Diffusion 3, Flux, ...) "
+     "is trained at; other models ignore it")),
+    ("--timesteps", "timesteps", Timesteps, "timesteps of a step's pictures: spread evenly, or drawn independently, as published"),
+    ("--norm", "norm", Norm, "length of the vectors; vocabulary: always the vocabulary's mean norm"),
 )  # fmt: skip
 
 
@@ -60,38 +60,49 @@ def add_training(parser: argparse._ActionsContainer) -> None:
     for option, field, choices, said in CHOICES:
         parser.add_argument(option, dest=field, choices=get_args(choices), help=f"{said} ({_default(field)})")
     parser.add_argument(
-        "--resolution", type=int, metavar="R", help="side of the training pictures in pixels (default: the model's own)"
+        "--resolution",
+        type=int,
+        metavar="R",
+        help="side of the square training pictures, in pixels (default: the model's own)",
     )
     parser.add_argument(
-        "--no-flip", action="store_true", help="do not mirror training pictures: for writing, or left and right hands"
+        "--no-flip",
+        action="store_true",
+        help="never mirror training pictures; for concepts with text, or with a left and a right",
     )
     parser.add_argument(
         "--templates",
         metavar="FILE",
-        help="sentences to train in, one a line with {} for the word (default: the paper's)",
+        help="file of training sentences, one a line with {} for the word (default: the paper's)",
     )
     parser.add_argument(
         "--captions",
         action="store_true",
-        help="NAME.txt beside NAME.jpg is its sentence, with {} for the word; without one, a picture has the templates",
+        help="train NAME.jpg with the sentence in NAME.txt beside it, with {} for the word; pictures without one use the templates",
     )
     parser.add_argument(
         "--cross-initialisation",
         dest="cross_initialised",
         action="store_true",
-        help="start from what the text encoder makes of the initializer (Pang et al. 2023)",
+        help="start from the text encoder's output for the initializer (Pang et al. 2023)",
     )
     parser.add_argument(
         "--encoders",
         metavar="KEY,...",
-        help="text encoders that the word is learned in, such as t5,clip_l; the others read its placeholder as plain text "
+        help="text encoders to learn the word in, such as t5,clip_l; the others read its placeholder as plain text "
         "(default: all)",
     )
     parser.add_argument(
-        "--vectors", type=int, default=1, metavar="V", help="of rows that do not say how many (default: %(default)s)"
+        "--vectors",
+        type=int,
+        default=1,
+        metavar="V",
+        help="vectors per word, for rows that give no number (default: %(default)s)",
     )
     parser.add_argument(
-        "--initializer", metavar="TEXT", help="of rows that name neither an initializer nor a class (default: none)"
+        "--initializer",
+        metavar="TEXT",
+        help="initializer for rows that give neither an initializer nor a class (default: none)",
     )
 
 
@@ -104,9 +115,9 @@ def _default(field: str) -> str:
 
 
 def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:
-    """What was given, and for the rest the model's recipe (pipeline/training/recipes.py).
+    """The options given; the others come from the model's recipe (pipeline/training/recipes.py).
 
-    options: for the store that the file of templates is in. Raises ValueError and StorageError.
+    options: fsspec options of the store that holds the file of templates. Raises ValueError and StorageError.
     """
     option_of: dict[str, str] = {each[1]: each[0] for each in NUMBERS} | {each[1]: each[0] for each in CHOICES}
     given = {field: value for field in option_of if (value := getattr(arguments, field)) is not None}
@@ -138,5 +149,5 @@ def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:
     except ValueError as error:
         raise ValueError(f"--templates {url}: {error}") from None
     if not templates:
-        raise ValueError(f"--templates {url}: it holds no sentence")
+        raise ValueError(f"--templates {url}: the file holds no sentence")
     return templates

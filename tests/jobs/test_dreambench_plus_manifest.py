@@ -54,7 +54,7 @@ def test_all_that_does_not_fit_together_is_said_at_once(data: Path, capsys: pyte
     (data / "captions" / "object" / "03.txt").write_bytes(b"")
     assert main([str(data), "--output", str(data / "plus.csv")]) == NOT_STARTED
     said = capsys.readouterr().err
-    for part in ("there are 0 pictures", "no prompt has the subject 'Watercolor'", "03.txt: it takes the subject"):
+    for part in ("there are 0 pictures", "no prompt holds the subject 'Watercolor'", "03.txt: expected the subject"):
         assert part in said
     assert not (data / "plus.csv").exists()
     assert main([str(data / "images")]) == NOT_STARTED

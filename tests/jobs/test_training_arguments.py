@@ -124,7 +124,7 @@ def test_a_column_of_another_name_reaches_the_request(job: ModuleType) -> None:
     for wrong, said in (
         ("SKU", "takes OURS=THEIRS"),
         ("concept=", "takes OURS=THEIRS"),
-        ("concept=ID", "is SKU already"),
+        ("concept=ID", "is already SKU"),
     ):
         with pytest.raises(ValueError, match=said):
             invert_all.request_of(job.parser().parse_args(["manifest.csv", *options, "--column", wrong]))
