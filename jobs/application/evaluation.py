@@ -1,4 +1,4 @@
-"""Scores the words of run folders, compares them with the nights before, and writes their reports anew."""
+"""Scores the words of run folders, compares them with earlier nights, and rewrites their reports."""
 
 import math
 from collections import Counter
@@ -32,7 +32,7 @@ LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedRun:
-    """A run folder with what its words were made by. model: the name to load it by, which run.json may have another for."""
+    """A run folder and how its words were made. model: the name to load it by; run.json may have another one."""
 
     folder: RunFolder
     configuration: dict[str, Any]
@@ -53,10 +53,10 @@ class EvaluatedRun:
 
 
 def evaluate(request: EvaluationRequest, events: Listener | None = None) -> EvaluationResult:
-    """Scores what is not scored yet, judges the night and writes the reports. The same night twice changes nothing.
+    """Scores the words that have no score yet, compares the night with earlier ones and writes the reports.
 
-    Raises NotStartedError before anything was started, and NotComparedError where the runs were scored but cannot be put
-    together.
+    The same night twice changes nothing. Raises NotStartedError before anything is started, and NotComparedError if the runs
+    were scored but cannot be compared as one night.
     """
     events = events or Listener()
     try:
@@ -65,7 +65,7 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
         check_runs(runs, night)
         options = request.storage_options
         history = Storage(request.history, options) if request.history else runs[0].folder.storage.folder("history")
-        # open_clip and torch take seconds to import; a mistyped run should be told at once.
+        # open_clip and torch take seconds to import; a mistyped run should be reported at once.
         from eval.scores.score_run import check_tokenizer, load_scorer
 
         for name in {run.clip for run in runs} | ({request.dino} if request.dino else set()):
@@ -86,8 +86,8 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
 
 
 def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
-    """Raises when there is no such run, it names what may not be loaded on its word, or its model has other weights now than
-    its words were learned on.
+    """Raises StorageError if there is no such run, UnnamedError if the run names a model or CLIP that does not ship with wordmint
+    and the request does not name it, and ModelError if the model's weights are not those that the words were learned on.
     """
     options = request.storage_options
     folder, shown = RunFolder(Storage(url, options)), without_credentials(url, options).rstrip("/")
@@ -97,7 +97,7 @@ def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
     if model.digest != configuration["model_digest"]:
         raise ModelError(
             f"{shown}: its words were learned on {model.name} with weights "
-            f"{configuration['model_digest'][:12]}; here it has {model.digest[:12]}, and means something else by them"
+            f"{configuration['model_digest'][:12]}; here it has {model.digest[:12]}, with which the words mean something else"
         )
     if request.protocol:
         protocol = find_protocol(request.protocol)
@@ -111,7 +111,7 @@ def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
 
 
 def check_runs(runs: Sequence[EvaluatedRun], night: str) -> None:
-    """Raises ValueError for runs that make no night together."""
+    """Raises ValueError if the runs cannot be compared as one night, or if its name is invalid."""
     from eval.nightly.history import NIGHT
 
     if not NIGHT.fullmatch(night):
@@ -119,7 +119,9 @@ def check_runs(runs: Sequence[EvaluatedRun], night: str) -> None:
     for what in ("protocol", "clip"):
         found = {run.protocol.label if what == "protocol" else run.clip for run in runs}
         if len(found) > 1:
-            raise ValueError(f"these runs were scored by different ones: {', '.join(sorted(found))}; give --{what}")
+            raise ValueError(
+                f"these runs were scored with different settings of --{what}: {', '.join(sorted(found))}; give one of them"
+            )
 
 
 def _evaluate(
@@ -209,7 +211,7 @@ def _report(
 
 
 def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
-    """The night on one screen."""
+    """The night's verdict as a few lines of text."""
     against = f"against {verdict.against}" if verdict.against else "the first night scored this way"
     lines = [f"night     {verdict.night}: {'good' if verdict.good else 'NOT GOOD'}, {against}"]
     lines += [
@@ -231,9 +233,9 @@ def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
 
 
 def noticed(detectable: float, drop: float | None) -> str:
-    """What may be said of losses that were not found."""
+    """The smallest loss that the gate would probably have noticed, in words."""
     if drop is None:
         return ""
     if math.isnan(detectable):
-        return "; too few for any loss to be an alarm"
-    return f"; four times in five a loss of {detectable:.4f} would have been an alarm"
+        return "; too few words for any loss to raise an alarm"
+    return f"; a loss of {detectable:.4f} would have raised an alarm four times in five"

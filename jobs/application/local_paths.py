@@ -1,6 +1,6 @@
-"""Local paths as they are typed, made absolute once: workers stand in other folders than the job.
+"""Makes local paths in the names of models and judges absolute, because workers run in other folders than the job.
 
-URLs and paths of files and folders become a Storage, and models go through find_model; both do it themselves.
+Other paths need no help: Storage and find_model make theirs absolute themselves.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.store.locations import local_path
 
 
 def absolute_name(typed: str) -> str:
-    """The name of a model, a CLIP or another judge, with the path in it made absolute.
+    """The name of a model, CLIP or other judge, with its path made absolute.
 
     >>> absolute_name("ViT-B-32-quickgelu:openai")
     'ViT-B-32-quickgelu:openai'
@@ -27,7 +27,7 @@ def absolute_name(typed: str) -> str:
 
 
 def local_paths(*names: str) -> tuple[str, ...]:
-    """Of names of models and judges, as find_model and absolute_name give them: the local paths in them.
+    """The local paths in names of models and judges, as find_model and absolute_name return them.
 
     >>> local_paths("mini", "/models/sd", "timm:vit:/models/dino.safetensors", "s3://bucket/model", "runwayml/sd")
     ('/models/sd', '/models/dino.safetensors')

@@ -1,4 +1,4 @@
-"""Draws learned words in any sentence into a folder of pictures."""
+"""Draws pictures of sentences with learned words in them, into a folder."""
 
 import difflib
 import json
@@ -27,7 +27,7 @@ Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float
 
 
 def generate(request: PictureRequest, events: Listener | None = None) -> PictureResult:
-    """Raises NotStartedError before anything was drawn: no such run, no known word in a prompt, or bad settings."""
+    """Raises NotStartedError before anything is drawn: no such run, no known word in a prompt, or bad settings."""
     events = events or Listener()
     try:
         options = request.storage_options
@@ -55,7 +55,7 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
 def _draw(
     request: PictureRequest, configuration: Mapping[str, Any], model: str, words: Words, output: Storage
 ) -> tuple[Sample, ...]:
-    # torch and diffusers take seconds to import; a mistyped prompt should be told at once.
+    # torch and diffusers take seconds to import; a mistyped prompt should be reported at once.
     from pipeline.randomness import derive_seed
     from pipeline.sampling.generation import generate
     from pipeline.sampling.grid import draw_grid, encode_png
@@ -102,7 +102,7 @@ def _words_of_files(
     known: Words,
     configuration: dict[str, Any],
 ) -> Words:
-    """A file that does not name its word is called by its own name, as in AUTOMATIC1111."""
+    """A file that does not state its placeholder is called by its file name, as in AUTOMATIC1111."""
     from pipeline.store.word_files import MAX_BYTES, WordFileError, decode_word, suited
 
     keys = family_of(configuration.get("model_family", "")).encoders

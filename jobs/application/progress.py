@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line on a terminal, a line now and then in a log, and progress.json."""
+"""Progress of a run: one live line on a terminal, a line now and then in a log, and progress.json in the run folder."""
 
 import shutil
 import time
@@ -10,12 +10,12 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError
 
 LOG_SECONDS, TERMINAL_SECONDS, FILE_SECONDS = 15.0, 0.5, 5.0
-# In the order in which a concept goes through them.
+# The stages of a concept, in order.
 DOING = ("starting", "images", "waiting", "training", "sampling", "committing")
 
 
 class ProgressDisplay:
-    """before: concepts of the manifest that were done, and that had failed, when this driver began."""
+    """before: how many concepts of the manifest were done, and how many had failed, when this driver started."""
 
     def __init__(self, run: RunFolder, events: Listener, before: tuple[int, int] = (0, 0)) -> None:
         self._run, self._events, self._before, self._began = run, events, before, time.monotonic()
@@ -40,7 +40,7 @@ class ProgressDisplay:
         self._ended = ended
 
     def write(self, state: str, progress: Progress) -> None:
-        """Brings progress.json up to date. A store out of reach for a moment is no reason to end a run."""
+        """Writes progress.json. If the store cannot be reached, a warning is logged and the run goes on."""
         content = {"state": state, **self._content(progress, time.monotonic())}
         try:
             self._run.write_json("progress.json", content)
@@ -48,7 +48,7 @@ class ProgressDisplay:
             self._events.complain("storage", f"progress.json could not be written: {error}")
 
     def _rate_and_eta(self, progress: Progress, now: float) -> tuple[float, float | None]:
-        """Concepts a minute, and seconds to go, None before the first has ended."""
+        """Concepts per minute, and seconds to go; None until the first concept has ended."""
         ended, elapsed = progress.done + progress.failed, now - self._began
         rate = ended / elapsed if elapsed else 0.0
         return rate * 60, (progress.total - ended) / rate if rate else None

@@ -1,4 +1,4 @@
-"""Words and grids that were deleted from a run folder, written anew from its tables: nothing is learned or drawn for them."""
+"""Restores words and grids that were deleted from a run folder from its tables; nothing is learned or drawn for this."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from pipeline.store.word_files import encode_word
 def restore_public_files(
     run: RunFolder, done: Mapping[str, str], parts: Mapping[str, int], keys: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """The paths that were missing, or empty, and are there again.
+    """Returns the paths that were missing or empty and have been restored.
 
-    done: concept -> fingerprint. parts: table -> number of parts. keys: text encoder -> its name in word files. What has no rows
-    in the tables is left to `publish`, which has it learned again.
+    done: concept -> fingerprint. parts: table -> number of parts. keys: text encoder -> its name in word files. A concept without
+    rows in the tables is left to `publish`, after which it is learned again.
     """
     missing: dict[str, dict[str, str]] = defaultdict(
         dict

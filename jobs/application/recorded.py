@@ -1,17 +1,17 @@
-"""What a run folder says it was made by, and what of that is loaded on its word: nothing but what ships with this.
+"""Which models a run folder may name: only those that ship with wordmint are loaded because run.json names them.
 
-A run folder may be a stranger's, and whoever names a model or a judge names files that are opened.
+A run folder may come from somebody else, and the name of a model or judge decides which files are opened.
 """
 
 from pipeline.models.find import MINI
 
 
 class UnnamedError(ValueError):
-    """A run folder names a model or a judge that the person who gave the command has not named."""
+    """A run folder names a model or judge that does not ship with wordmint and that the command did not name."""
 
 
 def allowed(recorded: object, given: str | None, option: str, url: str) -> str:
-    """The name to load by: what was `given` with `option`, else what run.json has `recorded` if that is shipped.
+    """The name to load: the one `given` with `option`, else the one `recorded` in run.json if it ships with wordmint.
 
     url: of the run, without credentials. Raises UnnamedError.
     """

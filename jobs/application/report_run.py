@@ -1,4 +1,4 @@
-"""Puts a run's tables and grids together into report/: the page, the headline figures and one row a concept."""
+"""Writes a run's report/ from its tables and grids: the page, the headline figures and one row a concept."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -23,14 +23,14 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS, FAILURES
 from pipeline.store.storage import StorageError, StorageUnavailableError, without_credentials
 
-# All that a summary needs of the words; their vectors stay where they are.
+# The columns that a summary needs; the vectors are not read.
 OF_WORDS = ("concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried")
 
 MOST_GRID_BYTES = 100_000_000
 
 
 class Grids(Mapping[str, bytes]):
-    """A run's grids by concept, each read when it is asked for: a hundred thousand of them are tens of gigabytes."""
+    """A run's grids by concept, each read on access, because a hundred thousand of them are tens of gigabytes."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
@@ -44,7 +44,7 @@ class Grids(Mapping[str, bytes]):
         except StorageUnavailableError:
             raise
         except StorageError:
-            return b""  # gone since it was listed, too large, or no file: the report does without it
+            return b""  # deleted since it was listed, too large, or not a file: the report leaves it out
 
     def __contains__(self, concept: object) -> bool:
         return concept in self._names
@@ -57,7 +57,7 @@ class Grids(Mapping[str, bytes]):
 
 
 def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
-    """Of the scores, those made `under` these conditions are summarised."""
+    """The summary of the scores made `under` these conditions."""
     parts = read_layout(run)
     embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
     scores = read_parts(run, "scores", parts["scores"], SCORES)
@@ -68,7 +68,7 @@ def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
 def write_report(
     run: RunFolder, under: ScoredUnder, configuration: Mapping[str, Any], background: Background | None = None
 ) -> Summary:
-    """background: what is not the run's own, such as the nights before."""
+    """background: what the run itself does not hold, such as earlier nights."""
     summary = summarise_run(run, under)
     title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
     plain = all_without_credentials(configuration, run.storage.options)  # an older run.json may have some
@@ -84,7 +84,7 @@ def write_report(
 
 
 def headline(summary: Summary) -> str:
-    """The two figures a person wants first, each beside what it has to be read against."""
+    """The two most important figures, each with its floor and ceiling."""
     return (
         f"reconstruction {summary.reconstruction.value:.3f}, untrained words {summary.reconstruction_floor:.3f}, "
         f"real pictures {summary.reconstruction_ceiling:.3f}: a median of {summary.covered.value:.0%} of the way\n"

@@ -1,4 +1,4 @@
-"""What a run is told, and what it gives back: frozen records, so that a command, a notebook and a scheduler ask alike."""
+"""Requests and results of runs, evaluations and drawings, as frozen records for commands, notebooks and schedulers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,21 +23,21 @@ MOST_PICTURES, MOST_SAMPLER_STEPS = 10_000, 1000
 
 
 class NotStartedError(Exception):
-    """Nothing was started: what is wrong with the request, the manifest, the model or the cluster, and what to do."""
+    """Nothing was started. The message says what is wrong with the request, manifest, model or cluster, and what to do."""
 
 
 class NotComparedError(Exception):
-    """The runs were scored, but cannot be put together into one night."""
+    """The runs were scored, but cannot be compared as one night."""
 
 
 class TooManyFailuresError(Exception):
-    """More concepts failed than the person who started the run was ready to accept."""
+    """More concepts failed than `Limits.max_failures` allows."""
 
 
 def require(option: str, value: float | None, least: float, most: float, *, above: bool = False) -> None:
-    """Raises ValueError for a number of the command line that is not from `least` to `most`; None is none.
+    """Raises ValueError if the value of a command-line option is not between `least` and `most`; None means not given.
 
-    above: least itself is not taken. What is no number, and infinity, is never taken.
+    above: `least` itself is refused. NaN is always refused.
     """
     if value is None or (least <= value <= most and not (above and value == least)):
         return
@@ -48,15 +48,15 @@ def require(option: str, value: float | None, least: float, most: float, *, abov
 
 
 class Listener:
-    """What a caller hears while something runs. This one is deaf; jobs/cli/log.py prints."""
+    """Receives the messages of a run. This one ignores them; the one in jobs/cli/log.py prints them."""
 
     @property
     def live(self) -> bool:
-        """Whether the caller has a terminal, on which one line may be written over and over."""
+        """Whether output goes to a terminal, where a progress line can be overwritten."""
         return False
 
     def say(self, event: str, text: str, **fields: Any) -> None:
-        """event: one word that a program can look for. text: what a person reads. fields: the figures in it."""
+        """event: a fixed name for programs. text: the message for people. fields: its figures."""
 
     def complain(self, event: str, text: str, **fields: Any) -> None:
         """Something went wrong."""
@@ -64,13 +64,13 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a run's workers run. None leaves it to the cluster.
+    """Where a run's workers run. None: chosen from the cluster's resources.
 
-    workers: at most so many. slots: concepts that each of them trains at once. checkpoint_gradients: whether activations are
-    computed twice to save memory; "auto" where that buys slots.
-    cpus_per_worker: also its torch threads. ray_address: of the cluster to join; without one, the job's own, else a local Ray.
-    shared_filesystem: all nodes see a local output path.
-    Raises ValueError naming the option, its value and what is taken.
+    workers: the maximum number. slots: concepts that a worker trains at once. checkpoint_gradients: recompute activations in
+    the backward pass to save memory; "auto" does so where this makes room for more slots.
+    cpus_per_worker: CPU cores, and torch threads. ray_address: the cluster to join; None joins that of the submitted job, else
+    starts a local Ray. shared_filesystem: all nodes see a local output path.
+    Raises ValueError with the option, its value and the values allowed.
     """
 
     workers: int | None = None
@@ -93,12 +93,12 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a run gives something up. Times are in seconds.
+    """Limits after which a run gives up a concept, a worker or itself. Times are in seconds.
 
-    max_failures: the run stops when more concepts have failed. checkpoint_seconds: between two step checkpoints.
-    placing_seconds: that the first worker may wait for a node. stall_seconds: that a worker may be without a step or a
-    picture. concept_seconds: that a concept may take in one go.
-    Raises ValueError naming the option, its value and what is taken.
+    max_failures: the run stops when more concepts have failed. checkpoint_seconds: time between two checkpoints of a word.
+    placing_seconds: longest wait of the first worker for a node. stall_seconds: longest time in which a worker finishes no
+    step and no picture. concept_seconds: longest time for one attempt at a concept.
+    Raises ValueError with the option, its value and the values allowed.
     """
 
     max_failures: int | None = None
@@ -117,15 +117,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """All that a run is told.
+    """Everything that defines a run.
 
-    manifest: a path or any fsspec URL. output: the run folder, likewise; without one, beside the manifest or in runs/.
-    model: a diffusers folder (path or URL), a hub id, or "mini". clip: an open_clip model that scores. protocol: which
-    pictures are drawn and scored: the name of a shipped protocol, or the path of a .toml file.
-    columns: our name of a manifest's column -> what this manifest calls it.
-    settings: how a word is learned; None has the model's recipe. row_defaults: of manifest rows that do not say themselves.
-    import_words: words come from files, by the column `word_file` or from `word_folder`, instead of being learned.
-    skip_invalid: bad manifest rows become failures. retry_failed: what failed before with the same inputs is tried again.
+    manifest: a path or any fsspec URL. output: path or URL of the run folder; None puts it beside the manifest or in runs/.
+    model: a diffusers folder (path or URL), a hub id, or "mini". clip: the open_clip model that scores. protocol: decides which
+    pictures are drawn and scored; the name of a shipped protocol, or the path of a .toml file.
+    columns: our column name -> the manifest's.
+    settings: how a word is learned; None uses the model's recipe. row_defaults: for manifest rows that leave a value out.
+    import_words: words are read from files, named in the column `word_file` or found in `word_folder`, instead of learned.
+    skip_invalid: invalid manifest rows become failures. retry_failed: concepts that failed with the same inputs are retried.
     storage_options: keyword arguments for fsspec.
     """
 
@@ -149,7 +149,7 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run that came to its end.
+    """The result of a finished run.
 
     url: of the run folder. done: concept -> fingerprint of its word. failures: concept -> why it has no word.
     """
@@ -167,15 +167,15 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """All that an evaluation is told.
+    """Everything that defines an evaluation.
 
-    runs: URLs of run folders. protocol, clip: None takes each run's own; so does model, where the run names the shipped one.
-    dino: "timm:ARCH:FILE", a second judge that sees pictures only. until_ci: half a width of an interval; a prompt's pictures
-    are drawn in rounds only until its score is known to within it, 0 draws them all.
-    history: URL of the folder of the nights before; None is history/ in the first run. night: its name, None is today's date.
+    runs: URLs of run folders. protocol: None takes each run's own. clip, model: None takes each run's own, if it is the shipped
+    one. dino: "timm:ARCH:FILE", a second judge that sees pictures only. until_ci: half the width of a 95 % interval; a prompt's
+    pictures are drawn in rounds until the interval of its score is that narrow; 0 draws them all.
+    history: URL of the folder of earlier nights; None is history/ in the first run. night: its name; None is today's date.
     baseline: a night to compare with besides the last good one; None is the first good one.
-    fail_on_drop: a loss of so much beyond chance makes the night a bad one. group_by: a column of the manifest.
-    Raises ValueError naming the option, its value and what is taken.
+    fail_on_drop: a loss of this size, beyond chance, makes the night a bad one. group_by: a column of the manifest.
+    Raises ValueError with the option, its value and the values allowed.
     """
 
     runs: tuple[str, ...]
@@ -196,12 +196,12 @@ class EvaluationRequest:
         if self.fail_on_drop is not None and not 0 < self.fail_on_drop < 1:
             raise ValueError(f"--fail-on-drop {self.fail_on_drop}: it takes a similarity between 0 and 1, such as 0.01")
         if not 0 <= self.until_ci < 1:
-            raise ValueError(f"--until-ci {self.until_ci}: it takes half a width of an interval, such as 0.005")
+            raise ValueError(f"--until-ci {self.until_ci}: it takes half the width of an interval, such as 0.005")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """verdict: on the night. summaries: one a run. failures: words that could not be scored, and why."""
+    """verdict: the comparison with earlier nights. summaries: one a run. failures: words that could not be scored, and why."""
 
     verdict: "Verdict"
     summaries: "tuple[Summary, ...]"
@@ -215,12 +215,12 @@ class EvaluationResult:
 
 @dataclass(frozen=True, slots=True)
 class PictureRequest:
-    """Pictures of prompts with learned words in them.
+    """A request for pictures of prompts with learned words in them.
 
-    run: URL of the run folder whose words these are. word_files: URLs of words of other runs. count: pictures a prompt.
-    seed: of the noise. steps: denoising steps. output: folder for the pictures; None is generated/ in the run.
-    model: that the words were learned on; None takes the run's own if that is the shipped one.
-    Raises ValueError naming the option, its value and what is taken.
+    run: URL of the run folder with the words. word_files: URLs of word files of other runs. count: pictures per prompt.
+    seed: of the noise. steps: denoising steps. guidance: guidance scale. output: folder for the pictures; None is generated/ in
+    the run. model: the one that the words were learned on; None takes the run's own, if it is the shipped one.
+    Raises ValueError with the option, its value and the values allowed.
     """
 
     run: str
@@ -245,7 +245,7 @@ class PictureRequest:
 
 @dataclass(frozen=True, slots=True)
 class PictureResult:
-    """url: of the folder that the pictures are in. samples: the pictures, in the order of the prompts."""
+    """url: of the folder with the pictures. samples: the pictures, in the order of the prompts."""
 
     url: str
     samples: tuple[Sample, ...]

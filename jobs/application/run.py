@@ -49,12 +49,12 @@ PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pya
 def invert(
     request: RunRequest, events: Listener | None = None, worker: "type[WorkerProcess] | None" = None
 ) -> RunResult:
-    """Learns a word for every concept of the manifest, and scores and reports them; goes on where the last run ended.
+    """Learns a word for every concept of the manifest, scores the words and reports them; resumes an interrupted run.
 
-    worker: the class of the actors, if not the one that does the work.
-    Raises NotStartedError before anything was started. What cuts a run short goes through, after the concepts in training
-    were checkpointed: TooManyFailuresError, StorageError of the run folder, KeyboardInterrupt. A concept that fails raises
-    nothing: it is in the result.
+    worker: the actor class; None uses WorkerProcess.
+    Raises NotStartedError before anything is started. An interruption is raised after the concepts in training have been
+    checkpointed: TooManyFailuresError, StorageError of the run folder, KeyboardInterrupt. A concept that fails raises
+    nothing; it is in the result's failures.
     """
     events = events or Listener()
     try:
@@ -73,7 +73,10 @@ def invert(
 
 
 def read_request(request: RunRequest) -> tuple[Manifest, Protocol, Model]:
-    """What a run is about, read and checked together. Raises ManifestError, ModelError, StorageError and ValueError."""
+    """Reads the manifest, protocol and model and checks that they fit together.
+
+    Raises ManifestError, ModelError, StorageError and ValueError.
+    """
     options, settings = request.storage_options, request.settings or recipe_of(request.model)
     manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
     if request.import_words:
@@ -104,7 +107,7 @@ class Run:
         if said := doubt_of_exactly_once(self.folder.storage):
             _log.warning("%s", said)
         self.began = time.monotonic()
-        self.reached: dict[str, float] = {}  # point of the run -> seconds from its beginning
+        self.reached: dict[str, float] = {}  # milestone of the run -> seconds since it started
         self.log = EventLog(self.folder)
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
@@ -151,7 +154,7 @@ class Run:
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
 
     def _check_judge(self) -> None:
-        """Before a concept is learned, as its name or its files may be wrong. The shipped one needs no check.
+        """Checks --clip before anything is learned: its name or files may be wrong. The shipped CLIP needs no check.
 
         Raises NotStartedError.
         """
@@ -172,7 +175,7 @@ class Run:
 
     @contextmanager
     def _seen_by_all(self, session: Session) -> Iterator[tuple[str, ...]]:
-        """The local paths of this run that workers of a cluster have to see."""
+        """Checks that the cluster's nodes see this run's local paths, and yields them. Raises NotStartedError."""
         if session.local:
             yield ()
             return
@@ -193,7 +196,7 @@ class Run:
             )
 
     def _invert(self, left: tuple[Concept, ...], session: Session) -> tuple[str, str] | None:
-        # Ray takes a second to import: a run with nothing to do never gets here.
+        # Ray takes a second to import, which a run with nothing to do saves.
         from jobs.application.progress import ProgressDisplay
         from pipeline.scheduling.deadlines import Deadlines
         from pipeline.scheduling.driver import Driver, Resources, WorkersNeverStartedError
@@ -257,7 +260,7 @@ class Run:
         return NearestWords(self.settings.start_clip, device)
 
     def _leave(self, display: "ProgressDisplay", progress: "Progress") -> None:
-        """What a run that is cut short still says."""
+        """Writes the progress and failures of an interrupted run."""
         display.write("cut short", progress)
         if self.failures:
             publish_failures(self.folder, self.failures.values())
@@ -288,7 +291,7 @@ class Run:
         from jobs.application.report_run import headline, write_report
 
         self.events.say("scoring", "scoring")
-        # A finished run under another protocol than it was drawn by has its words drawn again, not learned again.
+        # Under a protocol other than the one a finished run was drawn with, words are drawn again, not learned again.
         drawing = RunModel(
             self.model.name,
             session.device,
@@ -327,7 +330,7 @@ class Run:
         })  # fmt: skip
 
     def _is_reported(self) -> bool:
-        """Whether the last run of this folder ended with just these words, this CLIP and this protocol in its report."""
+        """Whether the last run of this folder finished with exactly these words, this CLIP and this protocol in its report."""
         try:
             last = self.folder.read_json("run.json")
         except StorageError:

@@ -1,4 +1,4 @@
-"""Compares two run folders that have the same concepts: tables and grids are read, nothing is learned, drawn or scored."""
+"""Compares two run folders with the same concepts, from their tables and grids; nothing is learned, drawn or scored."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class DiffRequest:
 
 @dataclass(frozen=True, slots=True)
 class DiffResult:
-    """url: of the folder. differences: one a metric. pairs: one a concept, the worst first."""
+    """url: of the folder. differences: one for each metric. pairs: one for each concept, the worst first."""
 
     url: str
     differences: "tuple[Difference, ...]"
@@ -38,8 +38,8 @@ class DiffResult:
 def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
     """Writes index.html, concepts.csv, table.tex and differences.json.
 
-    Raises NotStartedError when a run or its tables cannot be read, and NotComparedError when the runs have no scores or no
-    concepts in common.
+    Raises NotStartedError if a run or its tables cannot be read, and NotComparedError if the runs have no scores or no concepts
+    in common.
     """
     events = events or Listener()
     options = request.storage_options
@@ -89,7 +89,7 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
 
 
 def _names(urls: list[str]) -> tuple[str, str]:
-    """The folders' own names, or the whole URLs where these are the same."""
+    """The names of the two folders, or their whole URLs if the names are equal."""
     short = [url.rstrip("/").rsplit("/", 1)[-1] for url in urls]
     first, second = short if short[0] != short[1] else urls
     return first, second

@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
         (("--protocol", "papre"), "protocol 'papre': there is no such file"),
         (("--night", "../n"), "--night '../n'"),
         (("--fail-on-drop", "2"), "--fail-on-drop 2.0: it takes a similarity between 0 and 1"),
-        (("--until-ci", "2"), "--until-ci 2.0: it takes half a width of an interval"),
+        (("--until-ci", "2"), "--until-ci 2.0: it takes half the width of an interval"),
         (("--clip", "nowhere"), "there is no CLIP named 'nowhere'"),
         (("--dino", "timm:no_such:x"), "must be timm:ARCHITECTURE:FILE"),
     ],
@@ -119,7 +119,9 @@ def test_runs_that_were_scored_differently_are_not_put_together(
     made = json.loads((run / "run.json").read_text())
     (other / "run.json").write_text(json.dumps({**made, "protocol": "paper-v1"}))
     assert main([str(run), str(other)]) == NOT_STARTED
-    assert "scored by different ones: paper-v1, quick-v1; give --protocol" in capsys.readouterr().err
+    assert (
+        "these runs differ in their protocol: paper-v1, quick-v1; choose one with --protocol" in capsys.readouterr().err
+    )
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
