@@ -97,27 +97,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) -> Status:
     """configuration: run.json.
 
-    The counts of a finished run are those in its run.json: the folder may hold words and failures of concepts that are no longer
-    in the manifest, and a failure without a fingerprint is in the published table only.
+    The counts are what the driver itself wrote last, in run.json or progress.json: the folder may hold words and failures of
+    concepts that are no longer in the manifest, and a failure without a fingerprint is in the published table only.
     """
-    counts = configuration.get("counts", {})
-    if configuration["finished"] and {"total", "done", "failed"} <= counts.keys():
-        silent = (now - datetime.fromisoformat(configuration["updated"])).total_seconds()
-        told = _published_failures(run) if counts["failed"] else ()
-        return Status(counts["total"], counts["done"], counts["failed"], told, 0, {}, None, None, "finished", silent)
-    done = {name for name, _ in run.committed()}
-    failed = sorted(key for key in run.failed() if key[0] not in done)
-    training = [name for name in run.checkpointed() if name not in done]
-    progress = _progress(run) or {"state": "running", "updated": configuration["updated"]}
+    progress = _progress(run)
+    old = datetime.fromisoformat(configuration["updated"])
+    if not progress or configuration["finished"] or datetime.fromisoformat(progress["updated"]) < old:
+        # None, that of an earlier driver, or of this one before it published its words.
+        published = "last_word" in configuration.get("seconds_until", {})
+        state = "finished" if configuration["finished"] else "scoring" if published else "running"
+        progress = {**configuration.get("counts", {}), "state": state, "updated": configuration["updated"]}
+    else:
+        published = progress["state"] == "cut short"
+    state = progress["state"]
+    committed = {name for name, _ in run.committed()}
+    recorded = sorted(key for key in run.failed() if key[0] not in committed)
+    if {"done", "failed"} <= progress.keys():
+        done, failed = int(progress["done"]), int(progress["failed"])
+    else:  # a folder whose driver said nothing yet
+        done, failed = len(committed), len(recorded)
+    training = [] if state == "finished" else [name for name in run.checkpointed() if name not in committed]
     with ThreadPoolExecutor(READERS) as readers:
-        failures = readers.map(lambda key: _failure(run, key), failed[:SHOWN])
+        if failed and (published or state == "finished"):
+            failures = _published_failures(run)
+        else:
+            read = readers.map(lambda key: _failure(run, key), recorded[: min(SHOWN, failed)])
+            failures = tuple(failure for failure in read if failure is not None)
         checkpoints = readers.map(run.checkpoint, training[:SHOWN])
-        state = "finished" if configuration["finished"] else str(progress["state"])
         return Status(
             total=configuration.get("counts", {}).get("total"),
-            done=len(done),
-            failed=len(failed),
-            failures=tuple(failure for failure in failures if failure is not None),
+            done=done,
+            failed=failed,
+            failures=failures,
             in_training=len(training),
             training={checkpoint.concept: checkpoint.step for checkpoint in checkpoints if checkpoint is not None},
             per_minute=progress.get("concepts_per_minute"),
@@ -137,8 +148,9 @@ def _progress(run: RunFolder) -> dict[str, Any]:
     """progress.json; {} if it does not exist yet or is damaged."""
     try:
         found = run.read_json("progress.json")
-        datetime.fromisoformat(found["updated"])
-        return {**found, "state": str(found["state"])}
+        datetime.fromisoformat(found["updated"]).astimezone(UTC)
+        counts: dict[str, Any] = {name: int(found[name]) for name in ("done", "failed") if name in found}
+        return {**found, **counts, "state": str(found["state"])}
     except (StorageNotFoundError, DamagedFileError, KeyError, TypeError, ValueError):
         return {}
 

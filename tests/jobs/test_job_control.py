@@ -91,6 +91,9 @@ def test_a_run_stops_when_more_has_failed_than_its_owner_accepts(tmp_path: Path)
     failures = table(tmp_path / "run", "failures")
     assert len(failures) == 3
     assert failures["reason"].str.contains("no images found").all()
+    told = job(tmp_path / "run", script="status.py").stdout
+    assert "failed    3\n" in told
+    assert "state     cut short" in told
 
 
 @pytest.mark.long

@@ -1,6 +1,6 @@
-"""What status.py says of a run that has ended is what the run itself said last."""
+"""What status.py says of a run is what the run itself said last."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -43,3 +43,38 @@ def test_status_counts_what_the_run_counted(
     assert status.state == "finished"
     assert {each.concept for each in status.failures} <= {each.concept for each in failures}
     assert len(status.failures) == min(len(failures), 20)
+
+
+def at(seconds: int) -> str:
+    return (NOW + timedelta(seconds=seconds)).isoformat()
+
+
+@pytest.mark.parametrize("state", ["running", "cut short", "scoring"])
+def test_status_of_a_run_that_has_not_ended_counts_what_its_driver_counted(state: str, tmp_path: Path) -> None:
+    """Catches markers counted of words that the manifest has no more, and bad rows that nobody is told of."""
+    run = RunFolder(Storage(str(tmp_path)))
+    for name in ("a", "gone", "before"):
+        run.commit(Marker(name, "f" * 64, "attempt", 1, 1.0))
+    run.record_failure(Failure("mended", "images", "no picture", fingerprint="f" * 64))
+    run.record_failure(PICTURES)
+    publish_failures(run, (PICTURES, ROW))
+    run.write_json("progress.json", {"state": state, "done": 2, "failed": 2, "total": 9, "updated": at(5)})
+    made = {"finished": False, "updated": at(0), "counts": {"total": 9, "done": 1, "failed": 1}}
+    status = read_status(run, made, NOW + timedelta(seconds=6))
+    assert (status.state, status.total, status.done, status.failed, status.silent) == (state, 9, 2, 2, 1)
+    # Before they are published, those on record are shown, and no more than failed.
+    assert {each.concept for each in status.failures} == ({"b", "line 3"} if state == "cut short" else {"b", "mended"})
+
+
+@pytest.mark.parametrize("before", ["cut short", "scoring", "running"])
+def test_status_of_a_run_taken_up_again_is_not_what_the_last_driver_said(before: str, tmp_path: Path) -> None:
+    run = RunFolder(Storage(str(tmp_path)))
+    run.commit(Marker("a", "f" * 64, "attempt", 1, 1.0))
+    run.write_json("progress.json", {"state": before, "done": 7, "failed": 1, "total": 9, "updated": at(-60)})
+    made = {"finished": False, "updated": at(0), "counts": {"total": 5, "done": 3, "failed": 0}}
+    status = read_status(run, made, NOW)
+    assert (status.state, status.total, status.done, status.failed, status.failures) == ("running", 5, 3, 0, ())
+    published = made | {"counts": {"total": 5, "done": 4, "failed": 1}, "seconds_until": {"last_word": 9.0}}
+    publish_failures(run, (PICTURES,))
+    status = read_status(run, published, NOW)
+    assert (status.state, status.done, status.failed, status.failures) == ("scoring", 4, 1, (PICTURES,))
