@@ -263,7 +263,7 @@ def test_the_norm_is_held_at_every_step(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
-def test_min_snr_weighs_the_timesteps_of_training_and_no_others(gamma: float, either_model: Path) -> None:
+def test_min_snr_weighs_the_timesteps_of_training_and_of_the_looks_at_it(gamma: float, either_model: Path) -> None:
     """Hang et al. 2023, equations 6 and 7: computed here from the schedule itself."""
     model = load_backbone(str(either_model))
     slot = slot_of(model, replace(SHORT, min_snr=gamma))
@@ -278,7 +278,12 @@ def test_min_snr_weighs_the_timesteps_of_training_and_no_others(gamma: float, ei
     one = [draw(slot, model, "step", 0, 1), draw(slot_of(model, SHORT), model, "step", 0, 1)]
     weighed, unweighed = losses(model, [slot], one[:1])[0].item(), losses(model, [slot], one[1:])[0].item()
     assert weighed == pytest.approx(unweighed * one[0].weights.item(), rel=1e-4)  # type: ignore[union-attr]
-    assert draw(slot, model, "validation", 0, 8).weights is None
+    look = draw(slot, model, "validation", 0, 16)  # the word that looks best is to be the one that the training wants
+    assert look.weights is not None
+    kept = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)[look.timesteps]
+    ratio = kept / (1 - kept)
+    wanted = torch.minimum(ratio, torch.tensor(gamma)) / (ratio + 1 if model.predicts_velocity else ratio)
+    torch.testing.assert_close(look.weights.flatten(), wanted, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -288,8 +293,8 @@ def test_min_snr_weighs_the_timesteps_of_training_and_no_others(gamma: float, ei
         ({"warmup_steps": 10}, "warm-up steps is 10; it must be from 0 to below 10 steps"),
         ({"start": "zeros"}, "start is 'zeros'; it must be words, statistics, nearest or pictures"),
         ({"start": "nearest"}, "start clip is ''; it must be the name of a CLIP"),
-        ({"templates": ("a photo",)}, "template is 'a photo'; it must be one line with one {}"),
-        ({"templates": ("{} and {}",)}, "one line with one {}"),
+        ({"templates": ("a photo",)}, "template is 'a photo'; it must be one line of at most 2,048 characters with one {}"),
+        ({"templates": ("{} and {}",)}, "characters with one {}"),
         ({"masks": "on"}, "masks is 'on'; it must be off, alpha or sidecar"),
         ({"background": 0.5}, "background is 0.5; it must be 0 without masks"),
         ({"progressive": 1.0}, "progressive is 1.0; it must be from 0 up to, not including, 1"),
