@@ -10,6 +10,7 @@ import pytest
 from jobs.bench import bench_gpu, pack
 
 
+@pytest.mark.long
 def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "bench-gpu.json"
     told = [

@@ -293,7 +293,10 @@ def test_min_snr_weighs_the_timesteps_of_training_and_of_the_looks_at_it(gamma: 
         ({"warmup_steps": 10}, "warm-up steps is 10; it must be from 0 to below 10 steps"),
         ({"start": "zeros"}, "start is 'zeros'; it must be words, statistics, nearest or pictures"),
         ({"start": "nearest"}, "start clip is ''; it must be the name of a CLIP"),
-        ({"templates": ("a photo",)}, "template is 'a photo'; it must be one line of at most 2,048 characters with one {}"),
+        (
+            {"templates": ("a photo",)},
+            "template is 'a photo'; it must be one line of at most 2,048 characters with one {}",
+        ),
         ({"templates": ("{} and {}",)}, "characters with one {}"),
         ({"masks": "on"}, "masks is 'on'; it must be off, alpha or sidecar"),
         ({"background": 0.5}, "background is 0.5; it must be 0 without masks"),
