@@ -12,6 +12,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 Start = Literal["words", "statistics", "nearest", "pictures"]
 Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
+Optimiser = Literal["adamw", "directional"]
 Sampler = Literal["ddim", "dpm++", "euler"]
 FlowTimes = Literal["logit_normal", "uniform"]
 Timesteps = Literal["spread", "uniform"]
@@ -23,7 +24,7 @@ ABSENT: dict[str, object] = {
     "templates": (), "captions": False,
     "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
     "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal", "timesteps": "spread",
-    "cross_initialised": False, "encoders": (),
+    "cross_initialised": False, "encoders": (), "optimiser": "adamw", "concentration": 1e-4,
 }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ class InversionSettings:
     """How a word is trained.
 
     steps: the budget of optimiser steps. batch_size: pictures a step.
-    learning_rate: as AdamW sees it; nothing rescales it. weight_decay: 0, because decay shrinks the word itself.
+    learning_rate: as the optimiser sees it; nothing rescales it. weight_decay: 0, because decay shrinks the word itself.
     schedule, warmup_steps: how the rate changes over the budget (schedules.py).
     resolution: side of the training pictures in pixels; None is the model's own.
     early_stop: by our criterion, "settled", by that of Voronov et al. 2023, "dvar", or not at all (early_stopping.py).
@@ -108,6 +109,8 @@ class InversionSettings:
     timesteps: of a step's pictures, "spread" over all times, one from each interval, or each drawn by itself, "uniform".
     norm: "vocabulary" keeps every vector as long as the vocabulary's mean. norm_limit: at most so many times that; 0 for
     no limit.
+    optimiser: "directional" learns a vector's direction at the vocabulary's mean length (directional.py; Kim et al. 2025).
+    concentration: kappa of its prior, which draws a direction towards its initializer's; 0 for none.
     encoders: keys of the text encoders that the word is learned in, as word files have them (word_files.py); () for all. The
     others read the placeholder as plain text.
 
@@ -143,6 +146,8 @@ class InversionSettings:
     timesteps: Timesteps = "spread"
     cross_initialised: bool = False
     encoders: tuple[str, ...] = ()
+    optimiser: Optimiser = "adamw"
+    concentration: float = 1e-4
 
     def __post_init__(self) -> None:
         _require(0 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 0 to 1,000,000")
@@ -158,6 +163,7 @@ class InversionSettings:
         for name, choices in (
             ("crop", CropMode), ("early_stop", EarlyStop), ("schedule", Schedule), ("start", Start), ("masks", Masks),
             ("norm", Norm), ("flow_times", FlowTimes), ("timesteps", Timesteps),
+            ("optimiser", Optimiser),
         ):  # fmt: skip
             _require_one_of(name, getattr(self, name), get_args(choices))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
@@ -195,6 +201,7 @@ class InversionSettings:
             ("regularisation", self.regularisation),
             ("min_snr", self.min_snr),
             ("norm_limit", self.norm_limit),
+            ("concentration", self.concentration),
         ):
             _require(0 <= value < math.inf, name, value, "0 or above")
         _require(
@@ -204,6 +211,14 @@ class InversionSettings:
             "'words' with cross initialisation",
         )
         _require(self.norm == "free" or not self.norm_limit, "norm_limit", self.norm_limit, "0 where the norm is fixed")
+        if self.optimiser == "directional":
+            for name, without in (("weight_decay", 0), ("norm", "free"), ("norm_limit", 0), ("regularisation", 0)):
+                value = getattr(self, name)
+                _require(value == without, name, value, f"{without} with the directional optimiser")
+        elif self.concentration != ABSENT["concentration"]:
+            raise SettingError(
+                "concentration", self.concentration, f"{ABSENT['concentration']} without the directional optimiser"
+            )
 
     def refuse_vectors(self, vectors: int) -> None:
         """Raises ValueError for a word of so many vectors that the last ones would never be trained."""

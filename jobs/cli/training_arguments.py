@@ -12,6 +12,7 @@ from pipeline.settings import (
     InversionSettings,
     Masks,
     Norm,
+    Optimiser,
     Schedule,
     SettingError,
     Start,
@@ -25,7 +26,7 @@ from pipeline.training.recipes import PUBLISHED, RECIPES, recipe_of
 # Each row: option, field of InversionSettings, type, metavar, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
     ("--steps", "steps", int, "N", "most optimiser steps for a word; 0 keeps its starting vectors"),
-    ("--learning-rate", "learning_rate", float, "X", "learning rate of AdamW; not scaled by the batch size"),
+    ("--learning-rate", "learning_rate", float, "X", "learning rate of the optimiser; not scaled by the batch size"),
     ("--warmup-steps", "warmup_steps", int, "N", "steps over which the learning rate rises at the start"),
     ("--weight-decay", "weight_decay", float, "X", "weight decay of AdamW; it shrinks the word's vectors"),
     ("--batch-size", "batch_size", int, "B", "pictures per step"),
@@ -37,6 +38,8 @@ NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
     ("--regularisation", "regularisation", float, "X", "weight of the squared distance to the initializer's vectors"),
     ("--min-snr", "min_snr", float, "GAMMA", "weight timesteps by min(SNR, gamma); 5 is usual, 0 turns it off"),
     ("--norm-limit", "norm_limit", float, "X", "longest vector, in multiples of the vocabulary's mean norm; 0: no limit"),
+    ("--concentration", "concentration", float, "KAPPA", ("concentration of the directional optimiser's prior, which draws a "
+     "vector's direction towards its initializer's; 0 turns it off")),
     ("--mask-background", "background", float, "X", "loss weight outside the mask; inside it is 1"),
 )  # fmt: skip
 CHOICES: tuple[tuple[str, str, Any, str], ...] = (
@@ -50,6 +53,8 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--flow-times", "flow_times", FlowTimes, ("distribution of the times that a rectified flow (Stable Diffusion 3, Flux, ...) "
      "is trained at; other models ignore it")),
     ("--timesteps", "timesteps", Timesteps, "timesteps of a step's pictures: spread evenly, or drawn independently, as published"),
+    ("--optimiser", "optimiser", Optimiser, ("directional: only the direction of each vector is learned, at the vocabulary's mean "
+     "norm (Kim et al. 2025)")),
     ("--norm", "norm", Norm, "length of the vectors; vocabulary: always the vocabulary's mean norm"),
 )  # fmt: skip
 

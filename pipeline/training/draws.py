@@ -12,6 +12,7 @@ from pipeline.models.base import Backbone, Tokens
 from pipeline.randomness import torch_generator
 from pipeline.settings import Timesteps
 from pipeline.training.adam import factors
+from pipeline.training.directional import turns
 from pipeline.training.schedules import rate_at
 from pipeline.training.sentences import Sentences
 from pipeline.training.slot import Draws, Slot
@@ -27,9 +28,10 @@ class Batch:
     """The draws of K slots one after the other, on the model's device: B pictures, and R rows of words.
 
     tokens: whose words begin where the table of all slots' words has them. shares: float32 (B,): of a slot's loss that a
-    picture makes out. told: float32 (3, R), what Adam does with each row. scales: float32 (R,), what the loss of a row's slot
-    is multiplied by (precision.py); `shares` and `pull` hold it already. pull: float32 (2, R), how many vectors a row's word has
-    and the weight of its regularisation; None where no slot has any.
+    picture makes out. scales: float32 (R,), what the loss of a row's slot is multiplied by (precision.py); `shares` and `pull`
+    hold it already. told: float32 (3, R), what Adam does with each row; None where it has none. turns: float32 (2, R), what
+    directional.py does with each row; None where it has none. pull: float32 (2, R), how many vectors a row's word has and the
+    weight of its regularisation; None where no slot has any.
     """
 
     latents: Tensor
@@ -37,8 +39,9 @@ class Batch:
     timesteps: Tensor
     tokens: Tokens
     shares: Tensor
-    told: Tensor
     scales: Tensor
+    told: Tensor | None = None
+    turns: Tensor | None = None
     weights: Tensor | None = None
     pull: Tensor | None = None
 
@@ -102,7 +105,6 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
     counts, rows = [len(drawn.latents) for drawn in draws], [slot.rows for slot in slots]
     begins = np.cumsum([0, *rows[:-1]])
     scales = np.array([backbone.loss_scale(drawn.latents.numel()) for drawn in draws], np.float32)
-    told = [factors(slot.step, rate_at(slot.step, slot.settings), slot.settings.weight_decay) for slot in slots]
     parts = {
         "latents": torch.cat([drawn.latents for drawn in draws]),
         "noise": torch.cat([drawn.noise for drawn in draws]),
@@ -111,17 +113,33 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
         "begins": torch.from_numpy(np.repeat(begins, counts)),
         "shares": torch.from_numpy(np.repeat(scales / np.array(counts, np.float32), counts)),
         "scales": torch.from_numpy(np.repeat(scales, rows)),
-        "told": torch.from_numpy(np.repeat(np.stack(told, 1), rows, axis=1)),
     }
     if any(drawn.weights is not None for drawn in draws):
         parts["weights"] = _weights_of(draws)
-    if any(slot.anchors for slot in slots):
+    if not all(slot.is_directional for slot in slots):
+        told = np.stack([_told(slot) for slot in slots], 1)
+        parts["told"] = torch.from_numpy(np.repeat(told, rows, axis=1))
+    if any(slot.is_directional for slot in slots):
+        parts["turns"] = torch.from_numpy(np.concatenate([_turns(slot) for slot in slots], axis=1))
+    if any(slot.settings.regularisation for slot in slots):
         parts["pull"] = torch.from_numpy(
             np.concatenate([_pull(slot, scale) for slot, scale in zip(slots, scales, strict=True)], axis=1)
         )
     there = brought(parts, backbone.device)
     tokens = Tokens(there.pop("ids")).shifted(backbone.vocabulary, there.pop("begins")[:, None])
     return Batch(**there, tokens=tokens)
+
+
+def _told(slot: Slot) -> np.ndarray:
+    """float32 (3,). At a rate of 0 Adam leaves the words of another optimiser as they are."""
+    rate = 0.0 if slot.is_directional else rate_at(slot.step, slot.settings)
+    return factors(slot.step, rate, slot.settings.weight_decay)
+
+
+def _turns(slot: Slot) -> np.ndarray:
+    """float32 (2, rows)."""
+    rate = rate_at(slot.step, slot.settings) if slot.is_directional else 0.0
+    return turns(rate, slot.settings.concentration, slot.rows, slot.concept.vectors)
 
 
 def _pull(slot: Slot, scale: float) -> np.ndarray:

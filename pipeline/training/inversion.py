@@ -6,7 +6,7 @@ The weights are frozen, so the concepts' gradients are independent. Each slot ha
 and does not depend on its neighbours. A finished concept leaves its slot, and the next one enters at the following step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.models.base import Backbone
 from pipeline.records import StoppedBy, Word
 from pipeline.store.checkpoints import Checkpoint
-from pipeline.training import adam
+from pipeline.training import adam, directional
 from pipeline.training.draws import Batch, batch_of, draw, next_draws
 from pipeline.training.early_stopping import (
     EARLIEST,
@@ -119,8 +119,13 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
         table.requires_grad_()
     loss = (_errors(backbone, words, batch) * batch.shares).sum() + _penalty(slots, words, batch)
     gradients = torch.autograd.grad(loss, list(words.values()))
-    for name, gradient in zip(words, gradients, strict=True):
-        adam.update(words[name], gradient / batch.scales[:, None], means[name], squares[name], batch.told)
+    anchors = _anchors(slots, words) if batch.turns is not None else {}
+    for name, scaled in zip(words, gradients, strict=True):
+        gradient = scaled / batch.scales[:, None]
+        if batch.told is not None:
+            adam.update(words[name], gradient, means[name], squares[name], batch.told)
+        if batch.turns is not None:
+            directional.update(words[name], gradient, anchors[name], batch.turns)
     for tables, stacked in (("words", words), ("means", means), ("squares", squares)):
         _share_out(slots, tables, stacked)
     for slot in slots:
@@ -145,9 +150,13 @@ def _penalty(slots: Sequence[Slot], words: Mapping[str, Tensor], batch: Batch) -
     """What regularisation adds to the loss."""
     if batch.pull is None:
         return 0.0
-    with torch.no_grad():
-        anchors = {name: torch.cat([(slot.anchors or slot.words)[name] for slot in slots]) for name in words}
-    return distance(words, anchors, *batch.pull.unbind())
+    return distance(words, _anchors(slots, words), *batch.pull.unbind())
+
+
+@torch.no_grad()
+def _anchors(slots: Sequence[Slot], encoders: Iterable[str]) -> dict[str, Tensor]:
+    """Text encoder -> (R, D). The words of a slot without anchors stand for themselves."""
+    return {name: torch.cat([(slot.anchors or slot.words)[name] for slot in slots]) for name in encoders}
 
 
 def _is_due(slot: Slot) -> bool:

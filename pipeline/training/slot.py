@@ -59,7 +59,7 @@ class Slot:
     any has one.
     stages: from which step on the word has how many of its vectors; the last stage has all.
     best: the words at the look of the lowest loss, of their shapes; {} where the rule for an early stop keeps none.
-    anchors: where regularisation draws the words to, of their shapes; {} without it.
+    anchors: where regularisation or the directional prior draws the words to, of their shapes; {} without either.
     ahead: what a later step needs, and which step that is, as it is being drawn (draws.py).
     """
 
@@ -80,6 +80,11 @@ class Slot:
     losses: list[float] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     ahead: tuple[int, Future[Draws]] | None = None
+
+    @property
+    def is_directional(self) -> bool:
+        """Whether directional.py moves its word, and not Adam."""
+        return self.settings.optimiser == "directional"
 
     @property
     def sentences(self) -> Sentences:
@@ -124,7 +129,7 @@ def new_slot(
     starts = start_vectors(backbone, concept, settings, seen.nearest, seen.pictured, seen.drawn)
     initial = {name: starts[name] for name in backbone.encoders_of(settings.encoders)}
     anchors = {}
-    if settings.regularisation:
+    if settings.regularisation or settings.optimiser == "directional":
         crossed = settings.cross_initialised
         pulled_to = initial if crossed else backbone.initial_vectors(concept.initializer, concept.vectors)
         anchors = {name: pulled_to[name] for name in initial}
@@ -144,10 +149,14 @@ def new_slot(
         squares={name: torch.zeros_like(vectors) for name, vectors in words.items()},
         posterior=Posterior(posterior.mean.cpu(), posterior.std.cpu()),
         stages=_stages(backbone, concept, settings, side_information.captions or (None,) * len(pixels)),
-        hold_norm=NormRule(backbone, settings),
+        hold_norm=NormRule(backbone, fixed=settings.norm == "vocabulary", limit=settings.norm_limit),
         anchors=_on_device(_with_own(anchors, backbone, settings, pixels), backbone) if anchors else {},
         weights=weights,
     )
+    if slot.is_directional:
+        usual = NormRule(backbone, fixed=True)
+        usual(slot.words)
+        usual(slot.anchors)
     slot.hold_norm(slot.words)
     return slot
 

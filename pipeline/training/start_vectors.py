@@ -61,10 +61,10 @@ def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.nd
 
 
 class NormRule:
-    """Applies the settings' limits on vector length, if there are any."""
+    """Holds vectors at the vocabulary's mean length, or below `limit` times it; 0 is no limit."""
 
-    def __init__(self, backbone: Backbone, settings: InversionSettings) -> None:
-        self.fixed, self.limit = settings.norm == "vocabulary", settings.norm_limit
+    def __init__(self, backbone: Backbone, *, fixed: bool, limit: float = 0.0) -> None:
+        self.fixed, self.limit = fixed, limit
         wanted = backbone.encoders if self.fixed or self.limit else ()
         self.usual = {name: float(np.linalg.norm(backbone.vocabulary_vectors(name), axis=1).mean()) for name in wanted}
 

@@ -40,7 +40,8 @@ INVERT: dict[str, tuple[str, str]] = {
         for option, value in {
             "--steps": "-1", "--learning-rate": "nan", "--warmup-steps": "-1", "--weight-decay": "1", "--batch-size": "0",
             "--seed": "-1", "--progressive": "1", "--per-image-words": "1.5", "--regularisation": "inf", "--min-snr": "nan",
-            "--norm-limit": "-1", "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
+            "--norm-limit": "-1", "--concentration": "nan",
+            "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
             "--gpus-per-worker": "-1", "--cpus-per-worker": "0", "--max-failures": "-1", "--checkpoint-seconds": "inf",
             "--stall-seconds": "nan", "--concept-seconds": "0", "--placing-seconds": "-5",
         }.items()
@@ -48,7 +49,7 @@ INVERT: dict[str, tuple[str, str]] = {
     **{
         option: choice(option)
         for option in (
-            "--schedule", "--crop", "--early-stop", "--start", "--masks", "--flow-times", "--timesteps", "--norm",
+            "--schedule", "--crop", "--early-stop", "--start", "--masks", "--flow-times", "--timesteps", "--norm", "--optimiser",
             "--checkpoint-gradients",
             "--dtype", "--text-encoder-dtype", "--first-stage-dtype", "--log-format",
         )

@@ -24,6 +24,7 @@ EVERY_OPTION = replace(
     SHORT, schedule="cosine", warmup_steps=4, progressive=0.01, per_image=0.5, regularisation=0.1, min_snr=5.0,
     weight_decay=0.01, start="statistics",
 )  # fmt: skip
+DIRECTIONAL = replace(EVERY_OPTION, regularisation=0.0, weight_decay=0.0, optimiser="directional")
 # What reads a tensor's value, or makes one whose size depends on values, waits on a GPU for all that was asked before.
 WAITS = {"aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.equal", "aten.masked_select"}
 
@@ -68,7 +69,7 @@ def calls_of_a_step(backbone: Backbone, slots: list[Slot]) -> Counter[str]:
     return calls.seen
 
 
-@pytest.mark.parametrize("settings", [SHORT, EVERY_OPTION], ids=["plain", "every option"])
+@pytest.mark.parametrize("settings", [SHORT, EVERY_OPTION, DIRECTIONAL], ids=["plain", "every option", "directional"])
 def test_a_step_asks_the_model_for_as_much_with_one_slot_as_with_many(
     settings: InversionSettings, any_model: Path
 ) -> None:
@@ -80,8 +81,9 @@ def test_a_step_asks_the_model_for_as_much_with_one_slot_as_with_many(
 
 def test_nothing_in_a_step_waits_for_the_device(any_model: Path) -> None:
     model = load_backbone(str(any_model))
-    seen = calls_of_a_step(model, slots_of(2, model, EVERY_OPTION))
-    assert not WAITS & seen.keys()
+    for settings in (EVERY_OPTION, DIRECTIONAL):
+        seen = calls_of_a_step(model, slots_of(2, model, settings))
+        assert not WAITS & seen.keys()
 
 
 @pytest.mark.parametrize(
