@@ -35,6 +35,7 @@ INVERT: dict[str, tuple[str, str]] = {
     "--output": UNKNOWN_STORE, "--model": NO_MODEL, "--clip": NO_CLIP, "--protocol": NO_PROTOCOL,
     "--column": ("SKU", "--column SKU: it takes OURS=THEIRS"), "--templates": NO_FILE,
     "--vectors": ("0", "--vectors: vectors is 0"), "--initializer": (" ", "--initializer: initializer is ' '"),
+    "--encoders": ("no-such", "--encoders: 'no-such' is no text encoder"),
     **{
         option: number(option, value)
         for option, value in {
@@ -82,6 +83,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
         "--storage-option": CLUSTER["--storage-option"],
     }),
+    "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x")}),
     "dreambench_manifest": (("{folder}",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv")}),
 }  # fmt: skip
 # Whose every value is a good one, or can be judged only when there are scores: names of columns and nights, a cache.
@@ -120,6 +122,9 @@ def filled(finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "prompts_and_classes.txt").write_text("subject_name,class\ncat,cat\n", encoding="utf-8")
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.jpg").write_bytes(b"x")
+    for name, content in (("images/animal/1.jpg", b"x"), ("captions/animal/1.txt", b"cat\na cat asleep\n")):
+        (tmp_path / "plus" / name).parent.mkdir(parents=True)
+        (tmp_path / "plus" / name).write_bytes(content)
     return {
         "run": str(finished_run.folder),
         "manifest": str(write_manifest(tmp_path, ["owl"])),

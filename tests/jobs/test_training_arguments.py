@@ -43,7 +43,6 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "encoders": (["--encoders", "t5,clip_l"], ("t5", "clip_l")),
     "timesteps": (["--timesteps", "uniform"], "uniform"),
     "cross_initialised": (["--cross-initialisation"], True),
-    "encoders": (["--encoders", "t5, clip_l"], ("t5", "clip_l")),
     "optimiser": (["--optimiser", "directional"], "directional"),
     "concentration": (["--optimiser", "directional", "--concentration", "0.01"], 0.01),
 }
