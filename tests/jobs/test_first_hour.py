@@ -102,5 +102,5 @@ def test_the_readmes_python_runs_as_it_stands(run: Path, tmp_path: Path, code: s
     (tmp_path / "runs" / "demo").symlink_to(run)
     (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=PATIENCE)
-    if "owl.png" in code:
-        assert (tmp_path / "owl.png").stat().st_size > 1000
+    if "taxi.png" in code:
+        assert (tmp_path / "taxi.png").stat().st_size > 1000
