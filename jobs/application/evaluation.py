@@ -117,10 +117,10 @@ def check_runs(runs: Sequence[EvaluatedRun], night: str) -> None:
     if not NIGHT.fullmatch(night):
         raise ValueError(f"--night {night!r}: it takes letters a-z and A-Z, digits, '.', ':', '_' and '-', 41 at most")
     for what in ("protocol", "clip"):
-        found = {run.protocol.label if what == "protocol" else run.clip for run in runs}
-        if len(found) > 1:
+        values = {run.protocol.label if what == "protocol" else run.clip for run in runs}
+        if len(values) > 1:
             raise ValueError(
-                f"these runs were scored with different settings of --{what}: {', '.join(sorted(found))}; give one of them"
+                f"these runs differ in their {what}: {', '.join(sorted(values))}; choose one with --{what}"
             )
 
 
