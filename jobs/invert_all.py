@@ -250,7 +250,7 @@ def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None
         log.complain("cut short", f"cut short by its storage; the same command goes on from here.\n{error}")
     except Exception:  # noqa: BLE001 - exit code 1 would say that the run had finished
         log.complain(
-            "cut short", f"cut short by this error; the same command goes on from here.\n{traceback.format_exc()}"
+            "cut short", f"cut short by this error; the words that are done are kept.\n{traceback.format_exc()}"
         )
     return CUT_SHORT
 

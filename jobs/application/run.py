@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from pipeline.models.families import family_of
 from pipeline.models.find import MINI, Model, ModelError, find_model
 from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import Protocol, find_protocol
-from pipeline.protocols.protocol import fill
+from pipeline.protocols.protocol import ProtocolError, fill
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
@@ -212,7 +212,7 @@ class Run:
             model=self.model.name, model_digest=self.model.digest, device="cuda" if gpus else "cpu",
             threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
-            templates=self.protocol.templates_for(self.manifest.concepts),
+            longest=self._longest(left),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
             start_encoder=self.start_encoder,
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,
@@ -240,6 +240,8 @@ class Run:
             digests = driver.run(iter(left), len(left))
         except WorkersNeverStartedError as error:
             raise NotStartedError(f"no worker could load {self.model.name!r}: {error}") from error
+        except ProtocolError as error:
+            raise NotStartedError(str(error)) from error
         except BaseException:
             self._leave(display, driver.progress())
             raise
@@ -251,6 +253,15 @@ class Run:
                 f"the frozen weights changed during the run, from {digests[0]} to {digests[1]}: its words cannot be trusted"
             )
         return digests
+
+    def _longest(self, left: Sequence[Concept]) -> tuple[Concept, ...]:
+        """Of each set of prompts. With --skip-invalid a word that is too long is a failure of its own."""
+        found: dict[tuple[str, tuple[str, ...]], Concept] = {}
+        for concept in left:
+            some = replace(concept, vectors=1) if self.request.skip_invalid else concept
+            prompts = self.protocol.templates_of(some)
+            found[prompts] = max(found.get(prompts, some), some, key=lambda each: (each.vectors, len(each.noun or "")))
+        return tuple(found.values())
 
     def _look(self, device: str) -> "NearestWords | None":
         if self.settings.start != "nearest":

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, PromptError
 from pipeline.protocols import Protocol
-from pipeline.protocols.protocol import fill
+from pipeline.protocols.protocol import ProtocolError, fill
 from pipeline.records import Concept, Sample
 from pipeline.sampling.grid import encode_png
 from pipeline.sampling.picture_pool import PicturePool, Vectors, Wanted
@@ -32,9 +32,23 @@ def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Seq
     return [Wanted(concept, each, word if each.trained else initial) for each in requests]
 
 
-def refuse_long_templates(backbone: Backbone, templates: Iterable[str]) -> None:
-    """Raises PromptError for a template that does not fit into the model's context with the shortest of words."""
-    backbone.tokenise([fill(each, WORD, "") for each in templates], {WORD: range(1)})
+def refuse_long_protocol(
+    backbone: Backbone, concepts: Iterable[Concept], protocol: Protocol, encoders: Sequence[str]
+) -> None:
+    """Raises ProtocolError for a protocol whose prompts do not fit into the model's context with a word as long as these have.
+
+    encoders: text encoders that know the words.
+    """
+    for concept in concepts:
+        plain, edits = protocol.templates_of(concept)
+        prompts = [fill(each, WORD, concept.noun) for each in (plain, *edits)]
+        try:
+            backbone.tokenise(prompts, {WORD: range(concept.vectors)}, {WORD: encoders})
+        except PromptError as error:
+            word = f"a word of {concept.vectors} vectors, as {concept.name} has," if concept.vectors > 1 else "a word"
+            raise ProtocolError(
+                f"the protocol {protocol.label} with {word} does not fit into the model's context: {error}"
+            ) from None
 
 
 def refuse_long_prompts(backbone: Backbone, concept: Concept, protocol: Protocol, encoders: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Event, EventKind, Failure
 from pipeline.scheduling.deadlines import Deadlines, Overdue
 from pipeline.scheduling.last_output import last_output
@@ -231,6 +232,8 @@ class Driver:
         except RayTaskError as error:
             if isinstance(error.cause, UnseenPathError):
                 raise UnseenPathError(str(error.cause)) from None  # another worker there would not see it either
+            if isinstance(error.cause, ProtocolError) and ref == seat.next:
+                raise ProtocolError(str(error.cause)) from None  # the model is the same for all workers
             if ref == seat.next:
                 self._lose(seat, error)
             elif ref == seat.pulse:

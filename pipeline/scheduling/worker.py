@@ -28,7 +28,7 @@ from pipeline.sampling.grid import draw_grid, encode_png
 from pipeline.sampling.picture_pool import PicturePool
 from pipeline.sampling.pictures_of_a_word import (
     refuse_long_prompts,
-    refuse_long_templates,
+    refuse_long_protocol,
     samples_of,
     wanted_of,
 )
@@ -61,7 +61,7 @@ class Worker:
     """slots: how many concepts it trains at once."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Loads the frozen model, which can take minutes. Raises ModelError."""
+        """Loads the frozen model, which can take minutes. Raises ModelError and ProtocolError."""
         self.settings = settings
         self._doing: dict[str, Doing] = {}
         self._checkpoints: queue.SimpleQueue[list[Checkpoint]] = queue.SimpleQueue()
@@ -77,7 +77,8 @@ class Worker:
                 settings.storage_options,
                 settings.model_digest,
             )
-        refuse_long_templates(self.backbone, settings.templates)
+        encoders = self.backbone.encoders_of(settings.inversion.encoders)
+        refuse_long_protocol(self.backbone, settings.longest, settings.protocol, encoders)
         # On a GPU the host digests while the device is measured. On a CPU it would be measured beside the digest.
         with ThreadPoolExecutor(1) as beside:
             digest = beside.submit(self._digest)

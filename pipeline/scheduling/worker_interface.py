@@ -25,7 +25,7 @@ class WorkerSettings:
     slots: concepts in training at once; None: the worker measures it. checkpoint_gradients: recompute the denoiser's
     activations instead of keeping them, which is slower and saves memory; "auto": if that buys enough slots.
     checkpoint_seconds: between two step checkpoints.
-    shared_paths: local paths that every worker must see. templates: of the protocol, that the model has to be able to read.
+    shared_paths: local paths that every worker must see. longest: concepts whose prompts have to fit into the model's context.
     look: finds the vocabulary's words that look most like the pictures (for settings.start "nearest").
     start_encoder: computes first vectors from the pictures (for settings.start "pictures").
     """
@@ -43,7 +43,7 @@ class WorkerSettings:
     look: Look | None = None
     start_encoder: StartEncoder | None = None
     shared_paths: tuple[str, ...] = ()
-    templates: tuple[str, ...] = ()
+    longest: tuple[Concept, ...] = ()
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     checkpoint_gradients: CheckpointGradients = "auto"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.job_process import ROOT, FinishedRun, job, write_manifest
+from tests.job_process import ROOT, FinishedRun, few_pictures, job, write_manifest
 
 UNKNOWN_STORE = ("nfs4://x/y", "nothing is known of nfs4:// here")
 NO_FILE = ("no-such-file.txt", "no-such-file.txt")
@@ -125,6 +125,7 @@ def filled(finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.Monkey
     for name, content in (("images/animal/1.jpg", b"x"), ("captions/animal/1.txt", b"cat\na cat asleep\n")):
         (tmp_path / "plus" / name).parent.mkdir(parents=True)
         (tmp_path / "plus" / name).write_bytes(content)
+    few_pictures(tmp_path, "long", edit="a " + "very " * 100 + "{}")
     return {
         "run": str(finished_run.folder),
         "manifest": str(write_manifest(tmp_path, ["owl"])),
@@ -170,6 +171,8 @@ def test_a_bad_value_is_refused_and_named_before_anything_is_started(
     [
         ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--clip", "ViT-B-32"), {}, "--clip ViT-B-32: there is no"),
         ("invert_all.py", ("{manifest}", "--output", "{folder}/run"), {"RAY_ADDRESS": "http://127.0.0.1:8265"}, "RAY_ADDRESS http"),
+        ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--protocol", "{folder}/long.toml"), {}, "does not fit into"),
+        ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--vectors", "60"), {}, "a word of 60 vectors, as owl has,"),
         ("generate.py", ("{run}", "--prompt", "<owl>" + " owl" * 100), {}, "tokens; the model takes"),
         ("evaluate.py", ("{run}", "--night", "later", "--protocol", "paper"), {"TMPDIR": "/tmp/" + "x" * 90}, "TMPDIR is /tmp/xxx"),
         ("compare.py", ("--manifest", "{manifest}", "--output", "{folder}/c"), {"RAY_ADDRESS": "head"}, "RAY_ADDRESS head: this"),
