@@ -1,13 +1,13 @@
-"""The model that scores: any CLIP that open_clip can load, or the shipped mini one.
+"""The CLIP that scores pictures: any that open_clip can load, or the shipped mini one.
 
-Names, as they are given on a command line and recorded beside every score:
+A name, as given on the command line and recorded beside every score, is one of these:
 
     mini                          the shipped CLIP (64 px, made for the mini model's world)
     ViT-B-32-quickgelu:openai     open_clip's architecture and pretrained tag; the CLIP of the paper and of DreamBench
     hf-hub:ORG/NAME               an open_clip model on the Hugging Face hub, copied into the hub's cache as such a folder
     local-dir:FOLDER or FOLDER    a folder with open_clip_config.json, open_clip_model.safetensors and its tokenizer
 
-Weights are read from safetensors alone, and nothing of a folder is run: see clip_folder.py.
+Weights are read from safetensors only, and no code of a folder is run: see clip_folder.py.
 """
 
 import difflib
@@ -38,9 +38,9 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class ClipScorer(Protocol):
-    """What scoring needs of a CLIP.
+    """The part of a CLIP that scoring uses.
 
-    name: which model, as it was asked for. fingerprint: sha256 of the weights and settings that decide its features.
+    name: the model's name as given. fingerprint: sha256 of the weights and settings that its features depend on.
     """
 
     @property
@@ -61,7 +61,7 @@ class ClipScorer(Protocol):
 class OpenClipScorer:
     """An open_clip model in fp32 and eval mode, with its own preprocessing (PIL resizing) and tokenizer.
 
-    tokenizer_digest: sha256 of what decides how it reads a text, which `fingerprint` does not cover.
+    tokenizer_digest: sha256 of the tokenizer's files and settings, which `fingerprint` does not cover.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class OpenClipScorer:
     def encode_texts(self, texts: Sequence[str]) -> Features:
         """-> float32 (N, D), rows of length one.
 
-        Raises ValueError for a text longer than the model can read: its end would be left out of the score unseen.
+        Raises ValueError for a text longer than the model can read, because its end would silently not be scored.
         """
         batches = [self._encode(self._tokenised(list(batch)), self._model.encode_text) for batch in _batches(texts)]
         return np.concatenate(batches) if batches else np.empty((0, self._width), np.float32)
@@ -109,7 +109,7 @@ class OpenClipScorer:
     def _tokenised(self, texts: list[str]) -> Tensor:
         tokens = self._tokenizer(texts)
         room = tokens.shape[1]
-        # One more place changes the last token of exactly those texts that were cut.
+        # A context one token longer changes the last token of exactly those texts that were truncated.
         cut = (self._tokenizer(texts, context_length=room + 1)[:, :room] != tokens).any(dim=1)
         for text, is_cut in zip(texts, cut.tolist(), strict=True):
             if is_cut:
@@ -127,9 +127,9 @@ class OpenClipScorer:
 def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
     """Loads a CLIP by one of the names above.
 
-    Raises ValueError for a name that open_clip does not know, one whose activation is not that of its weights, one without
-    safetensors, and a configuration that would have code run (pipeline.models.configuration.ConfigurationError); and
-    FileNotFoundError for a folder that is not there or not complete.
+    Raises ValueError for a name that open_clip does not know, an architecture whose activation differs from that of its weights,
+    and weights without safetensors; ConfigurationError (pipeline.models.configuration), a ValueError, for a configuration that
+    would run code; and FileNotFoundError for a folder that is missing or incomplete.
     """
     folder = _folder(name)
     if folder is None:
@@ -142,7 +142,7 @@ def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
         model, preprocess = open_clip.create_model_from_pretrained(
             identifier, pretrained=tag, precision="fp32", device=device
         )
-        # Only tokenizers of transformers know of remote code.
+        # Only transformers' tokenizers have the option for remote code.
         off = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
         tokenizer = open_clip.get_tokenizer(identifier, **off)
     except (RuntimeError, TypeError, KeyError, OSError) as error:
@@ -153,7 +153,7 @@ def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
 
 
 def _folder(name: str) -> Path | None:
-    """Where the CLIP's files are; None for one of open_clip's own names. Raises ValueError."""
+    """The folder with the CLIP's files; None for one of open_clip's own names. Raises ValueError."""
     if name == MINI:
         return MINI_FOLDER
     if name.startswith("hf-hub:"):
@@ -169,8 +169,8 @@ def _downloaded(name: str) -> Path:
     repository, _, revision = name.removeprefix("hf-hub:").partition("@")
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
-    except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
-        raise ValueError(f"CLIP {name!r}: the hub did not give it: {error}") from error
+    except (OSError, ValueError) as error:  # the hub raises either, depending on what went wrong
+        raise ValueError(f"CLIP {name!r}: it could not be fetched from the hub: {error}") from error
 
 
 def _built_in(name: str) -> tuple[str, str]:
@@ -187,7 +187,7 @@ def _built_in(name: str) -> tuple[str, str]:
     published = open_clip.get_pretrained_cfg(architecture, tag)
     safe = published.get("hf_hub")
     try:
-        # Where the hub has no safetensors it falls back to a pickle, which is then not opened.
+        # If the hub has no safetensors, open_clip falls back to a pickle, which is refused below.
         safe = safe and open_clip.download_pretrained(published).endswith(".safetensors")
     except OSError as error:
         raise ValueError(f"CLIP {name!r}: its weights could not be fetched: {error}") from error
@@ -200,9 +200,10 @@ def _built_in(name: str) -> tuple[str, str]:
 
 
 def _check_activation(architecture: str, tag: str) -> None:
-    """open_clip only warns when weights trained with QuickGELU are run with GELU, and every score shifts.
+    """Raises ValueError if weights trained with QuickGELU would run with GELU, or the reverse, which would shift every score.
 
-    Its architectures come in pairs for this; one without a twin has the right activation whatever its tag says.
+    open_clip only warns. It has two architectures for such weights, one for each activation; an architecture without such a
+    twin always has the right one.
     """
     right = _right_name(architecture, tag)
     if right in open_clip.list_pretrained(as_str=True) and right != f"{architecture}:{tag}":
@@ -214,7 +215,7 @@ def _check_activation(architecture: str, tag: str) -> None:
 
 
 def _right_name(architecture: str, tag: str) -> str:
-    """Of the twin with the activation that the weights were trained with."""
+    """The name of the architecture with the activation that the weights were trained with."""
     base, quick = (
         architecture.removesuffix("-quickgelu"),
         open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"),
@@ -223,7 +224,7 @@ def _right_name(architecture: str, tag: str) -> str:
 
 
 def _advised(name: str, known: Sequence[str]) -> list[str]:
-    """Up to four names like it that are taken: first those of its own architecture, which may lack their weights' name."""
+    """Up to four similar valid names, those of the same architecture first, as the name of the weights may be missing."""
     wanted = name.partition(":")[0].removesuffix("-quickgelu").lower()
     pairs = [(architecture, tag) for architecture, _, tag in (each.partition(":") for each in known)]
     own = [pair for pair in pairs if pair[0].removesuffix("-quickgelu").lower() == wanted]
@@ -237,7 +238,7 @@ def _advised(name: str, known: Sequence[str]) -> list[str]:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """sha256 over the weights, and over what no weight tells but features depend on: preprocessing, activation."""
+    """sha256 of the weights, and of the preprocessing and activation, on which features depend as well."""
     quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
     settings = {"preprocess": open_clip.get_model_preprocess_cfg(model), "quick_gelu": quick}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -1,7 +1,7 @@
-"""A CLIP in a folder, as open_clip has it: read and checked before open_clip reads it.
+"""Checks a folder with a CLIP in open_clip's layout before open_clip reads it.
 
-open_clip hands entries of open_clip_config.json on to transformers and timm as they stand, and there they can run code of
-the folder or load something from elsewhere. Only what published CLIPs need is let through.
+open_clip passes entries of open_clip_config.json on to transformers and timm unchecked, where they can run code from the folder or
+load files from elsewhere. Only the entries that published CLIPs need are accepted.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import timm
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
 
 CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-# What decides how a text becomes tokens.
+# The files that tokenisation depends on.
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
-# The tokenizer's keywords and the text towers that open_clip's own configurations have.
+# The tokenizer keywords and text towers in open_clip's own configurations.
 TOKENIZER_KEYWORDS: dict[str, tuple[Any, ...]] = {
     "clean": ("canonicalize", "lower", "whitespace"), "strip_sep_token": (True, False),
 }  # fmt: skip
@@ -28,10 +28,10 @@ TEXT_TOWERS = (
 
 
 def check_clip_folder(name: str, folder: Path) -> dict[str, Any]:
-    """What its configuration says of texts (`text_cfg`).
+    """Checks the folder and returns the text part of its configuration (`text_cfg`).
 
-    name: of the CLIP, as it was asked for. Raises FileNotFoundError for a folder that is not complete, and
-    ConfigurationError for one whose configuration would have anything run or loaded from elsewhere.
+    name: the CLIP's name as given. Raises FileNotFoundError for an incomplete folder, and ConfigurationError for a configuration
+    that would run code or load files from elsewhere.
     """
     for wanted in (CONFIGURATION, WEIGHTS):
         if not (folder / wanted).is_file():
@@ -55,7 +55,7 @@ def check_clip_folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def tokenizer_digest(folder: Path, text: Mapping[str, Any]) -> str:
-    """Hex sha256 of what decides how a text becomes tokens: the folder's files of a tokenizer, and `text_cfg`."""
+    """Hex sha256 of everything that tokenisation depends on: the folder's tokenizer files, and `text_cfg`."""
     digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
     for path in sorted({file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)}):
         if path.name != CONFIGURATION:

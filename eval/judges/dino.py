@@ -1,9 +1,9 @@
-"""DINO as DreamBench's second judge of pictures (Ruiz et al. 2023): any timm model, from a weights file on disk.
+"""DINO, DreamBench's second judge of pictures (Ruiz et al. 2023): any timm model, loaded from a weights file on disk.
 
     timm:vit_small_patch16_224.dino:WEIGHTS.safetensors     ViT-S/16 of Caron et al. 2021, the published choice
 
-DINO was trained without labels or texts: it tells apart two cats where CLIP, which learned what pictures are called, may
-not. Nothing is downloaded: the weights come from a path.
+DINO was trained without labels or texts, so it distinguishes two cats that CLIP, trained on captions, may not. Nothing is
+downloaded: the weights come from a path.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ PREFIX = "timm:"
 
 
 class TimmScorer:
-    """A timm model's pooled features, in fp32 and eval mode, with the preprocessing that timm states for its weights."""
+    """A timm model that returns pooled features, in fp32 and eval mode, with the preprocessing timm states for its weights."""
 
     def __init__(self, name: str, architecture: str, weights: Path, device: str) -> None:
         self.name = name
@@ -38,7 +38,7 @@ class TimmScorer:
         missing = sorted(wanted.keys() - state.keys())
         if missing:
             raise ValueError(f"{weights} lacks {len(missing)} weights of {architecture}, such as {missing[0]}")
-        # What the file has besides, such as a classifier, is not needed for features.
+        # Other weights in the file, such as a classifier's, are not needed for features.
         self._model.load_state_dict({key: state[key] for key in wanted})
         self._model.eval().requires_grad_(False).to(device)
         self._device = device
@@ -66,7 +66,7 @@ class TimmScorer:
 
 
 def load_timm(name: str, device: str = "cpu") -> TimmScorer:
-    """name: "timm:ARCHITECTURE:FILE". Raises ValueError or FileNotFoundError, naming what is wrong with it."""
+    """name: "timm:ARCHITECTURE:FILE". Raises ValueError or FileNotFoundError."""
     architecture, _, file = name.removeprefix(PREFIX).partition(":")
     if not file or not timm.is_model(architecture):
         near = timm.list_models(f"*{architecture.split('.')[0]}*")[:4]

@@ -1,8 +1,8 @@
-"""Which words of a vocabulary look most like a concept's pictures, by a CLIP.
+"""Finds the words of a vocabulary that a CLIP rates most similar to a concept's pictures.
 
-A word can start there (pipeline/training/start_vectors.py).
+Training can start from their vectors (pipeline/training/start_vectors.py).
 
-Made on the driver and sent to the workers, which load the CLIP when the first concept asks for it.
+The object is made on the driver and sent to the workers, which load the CLIP when the first concept needs it.
 """
 
 import threading
@@ -13,12 +13,12 @@ import numpy as np
 from eval.judges.clip import OpenClipScorer, load_clip
 from pipeline.training.start_vectors import NEAREST
 
-# As CLIP's zero-shot classifiers have it (Radford et al. 2021, section 3.1.4).
+# The prompt of CLIP's zero-shot classifiers (Radford et al. 2021, section 3.1.4).
 PROMPT = "a photo of a {}"
 
 
 class NearestWords:
-    """clip: as load_clip takes it. device: where it runs."""
+    """clip: a name for load_clip. device: where the CLIP runs."""
 
     def __init__(self, clip: str, device: str) -> None:
         self.clip, self.device = clip, device
@@ -29,9 +29,9 @@ class NearestWords:
         return NearestWords, (self.clip, self.device)
 
     def __call__(self, pixels: np.ndarray, vocabulary: Sequence[str]) -> tuple[str, ...]:
-        """pixels: uint8 (N, R, R, 3). The words whose prompts are nearest to the pictures' mean feature, the nearest first.
+        """The words whose prompts are nearest to the pictures' mean feature, the nearest first. pixels: uint8 (N, R, R, 3).
 
-        The vocabulary's features are computed once a process: for the 30,000 words of CLIP's own, a minute or so of a GPU.
+        The vocabulary's features are computed once per process.
         """
         with self._lock:
             if self._ready is None or self._ready[1] != tuple(vocabulary):

@@ -1,9 +1,9 @@
-"""Judges of transformers' own classes, from a folder as the hub has them: SigLIP, SigLIP 2 and CLIP, DINOv2 and DINOv3.
+"""Judges loaded by transformers from a folder in the hub's layout: SigLIP, SigLIP 2, CLIP, DINOv2 and DINOv3.
 
-    transformers:FOLDER     config.json, model.safetensors, preprocessor_config.json and, for those that read texts, the tokenizer
+    transformers:FOLDER     config.json, model.safetensors, preprocessor_config.json and, for models that read texts, the tokenizer
 
-The classes are those of the list below, named by config.json's `model_type`; nothing of a folder is run, weights are read from
-safetensors alone, and nothing is downloaded.
+config.json's `model_type` chooses a class from the list below. No code of a folder is run, weights are read from safetensors only,
+and nothing is downloaded.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from pipeline.models.weights import load_whole
 
 PREFIX = "transformers:"
 CONFIGURATION, PREPROCESSING, WEIGHTS = "config.json", "preprocessor_config.json", "*.safetensors"
-# model_type -> transformers' class, looked up only when it is wanted.
+# model_type -> name of transformers' class, imported when it is used.
 OF_PICTURES = {
     "dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel", "dinov3_vit": "DINOv3ViTModel",
 }  # fmt: skip
@@ -34,7 +34,7 @@ PADDED = ("siglip", "siglip2")
 
 
 class TransformersPictures:
-    """A model's pooled features of pictures, in fp32 and eval mode, with the preprocessing that its folder states."""
+    """A model that returns pooled features of pictures, in fp32 and eval mode, with the preprocessing its folder states."""
 
     def __init__(self, name: str, folder: Path, model_class: Any, device: str) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class TransformersPictures:
 
 
 class TransformersClip(TransformersPictures):
-    """A model that reads texts as well."""
+    """A model that also reads texts."""
 
     def __init__(self, name: str, folder: Path, model_class: Any, device: str) -> None:
         super().__init__(name, folder, model_class, device)
@@ -102,8 +102,8 @@ class TransformersClip(TransformersPictures):
 
 
 def load_transformers(name: str, device: str = "cpu") -> TransformersPictures:
-    """name: "transformers:FOLDER". Raises FileNotFoundError for a folder that is not complete, and ConfigurationError or
-    ValueError for one whose model is not of the list above, whose weights do not fit, or that would have anything run.
+    """name: "transformers:FOLDER". Raises FileNotFoundError for an incomplete folder, and ConfigurationError or ValueError for a
+    model that is not in the list above, weights that do not fit it, or a configuration that would run code.
     """
     folder, kind = _checked(name)
     made = TransformersClip if kind in OF_TEXTS_TOO else TransformersPictures
@@ -114,7 +114,7 @@ def load_transformers(name: str, device: str = "cpu") -> TransformersPictures:
 
 
 def reads_texts(name: str) -> bool:
-    """Of a judge by its name. Raises as load_transformers does."""
+    """The folder in a judge's name. Raises what load_transformers raises."""
     return _checked(name)[1] in OF_TEXTS_TOO
 
 
@@ -128,19 +128,19 @@ def _checked(name: str) -> tuple[Path, str]:
     kind = read_configuration(folder / CONFIGURATION).get("model_type")
     if kind not in OF_PICTURES and kind not in OF_TEXTS_TOO:
         known = ", ".join([*OF_TEXTS_TOO, *OF_PICTURES])
-        raise ConfigurationError(f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; taken are {known}")
+        raise ConfigurationError(f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; supported are {known}")
     return folder, str(kind)
 
 
 def _unit(output: Any) -> Features:
-    """Of a module's output, or of its pooled state."""
+    """The features in a module's output: the output itself, or its pooled state."""
     pooled = getattr(output, "pooler_output", output)
     features: Features = F.normalize(pooled.float(), dim=-1).cpu().numpy()
     return features
 
 
 def _digest(folder: Path) -> str:
-    """Hex sha256 of the folder's files that decide a feature, by name."""
+    """Hex sha256 of the files that features depend on, by file name."""
     digest = hashlib.sha256()
     patterns = ("*.json", "*.txt", "*.model", WEIGHTS)
     for path in sorted({file for pattern in patterns for file in folder.glob(pattern)}):

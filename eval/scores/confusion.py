@@ -1,7 +1,7 @@
 """Confusion between concepts: are a word's pictures nearest to its own training images?
 
-A word that learned its concept draws pictures nearer to its own training images than to any other concept's. A mean cosine
-does not show words that all draw the same thing; this does.
+The pictures of a word that has learned its concept are nearer to its own training images than to any other concept's. A mean
+cosine does not show that all words draw the same thing; this does.
 """
 
 import math
@@ -40,7 +40,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Mistaken:
-    """share: of the pictures of `concept`, those that are nearest to `taken_for`."""
+    """share: the share of the pictures of `concept` that are nearest to the training images of `taken_for`."""
 
     concept: str
     taken_for: str
@@ -49,7 +49,7 @@ class Mistaken:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """concepts: how many were compared. chance: the share that a blind guess gets right, 1 / concepts.
+    """concepts: how many were compared. chance: the share expected from guessing, 1 / concepts.
 
     nearest_own: the share of pictures nearest to their own concept's training images, a mean over concepts. by_concept:
     the share of each. own, other: mean image similarity to the own training images, and to other concepts'.
@@ -69,7 +69,7 @@ class Confusion:
 
 
 def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
-    """None for fewer than two concepts. Of more than 512, an even spread is compared."""
+    """None for fewer than two concepts. Of more than 512, 512 evenly spaced ones are compared."""
     candidates = sorted(name for name, found in features.items() if len(found.samples))
     count = min(len(candidates), MOST_COMPARED)
     names = [candidates[position * len(candidates) // count] for position in range(count)]
@@ -95,13 +95,13 @@ def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
 
 
 def retrieval(similarities: Sequence[Floats], training: Floats) -> float:
-    """How high each picture ranks its own concept among look-alikes: mean average precision, a mean over concepts.
+    """How high each picture ranks its own concept among similar ones: mean average precision, as a mean over concepts.
 
-    As Kilrain et al. 2025 ("Finer-Personalization Rank", arXiv 2512.19026) have it, a picture is a query against real images of
-    things that look much alike: here of its own concept and the nine whose training images are most similar to its own. Each
-    is one item of the gallery, the mean feature that is kept of it, so that a query's average precision is 1 / its rank.
+    After Kilrain et al. 2025 ("Finer-Personalization Rank", arXiv 2512.19026): a picture is a query against real images of similar
+    things. Here the gallery is its own concept and the nine concepts with the most similar training images, each represented by its
+    mean feature, so that a query's average precision is 1 / rank of its own concept.
 
-    similarities: of each concept's pictures (N, C) to all training means, training (C, D).
+    similarities: cosines of each concept's pictures to all training means, (N, C). training: these means (C, D).
     """
     unit = training / np.linalg.norm(training, axis=1, keepdims=True)
     alike, found = unit @ unit.T, []

@@ -1,9 +1,9 @@
-"""The pictures of every word that a protocol asks for: those of its training, and what else there is to be drawn.
+"""Draws the pictures that a protocol asks for and a run does not have yet.
 
 embeddings/ -> words on the frozen model -> evaluations/<protocol>/samples/*.parquet
 
-A picture is drawn once: which of them there are says a listing of (kind, prompt, index, seed), so that a protocol that asks
-for more, a round of sequential sampling, or an evaluation that was broken off draws only what is missing.
+A picture is drawn once and identified by (kind, prompt, index, seed). A protocol that asks for more pictures, a round of sequential
+sampling and a resumed evaluation draw only the missing ones.
 """
 
 import math
@@ -32,9 +32,9 @@ from pipeline.store.parts import FEW, part_path, read_table, write_table
 from pipeline.store.run_folder import RunFolder, shard_of
 from pipeline.store.run_tables import SAMPLES, sample_rows, samples_of
 
-# A part is held in memory: as many pictures as sixteen concepts of a protocol like quick have.
+# A part is held in memory, so it has about as many pictures as sixteen concepts under the protocol quick.
 PICTURES_A_PART = 700
-# So many are drawn between two writes: what a machine that is taken away costs.
+# Pictures drawn between two writes: the most that a lost machine costs.
 PICTURES_A_WRITE = 128
 WORD = ["concept", "fingerprint", "text_encoder", "placeholder", "vectors", "initializer", "class", "kind", "carried"]
 KEYS = ["concept", "fingerprint", "kind", "prompt", "index", "seed"]
@@ -44,9 +44,9 @@ Judge = Callable[[], ImageScorer]
 
 @dataclass(frozen=True, slots=True)
 class RunModel:
-    """The frozen model that a run's words were learned on, and what else their pictures depend on.
+    """The frozen model that a run's words were learned on, and the settings that their pictures depend on.
 
-    seed, resolution: as in the run's settings. options: for the store of a model that is a URL.
+    seed, resolution: as in the run's settings. options: fsspec options, for a model at a URL.
     """
 
     model: str
@@ -59,7 +59,7 @@ class RunModel:
 
 @dataclass(frozen=True, slots=True)
 class LearnedWord:
-    """A row, or a row a text encoder, of `embeddings/`. vectors: text encoder -> float32 (V, D)."""
+    """One word, from its rows in `embeddings/`, one per text encoder. vectors: text encoder -> float32 (V, D)."""
 
     concept: Concept
     fingerprint: str
@@ -67,12 +67,12 @@ class LearnedWord:
 
 
 def learned_words(run: RunFolder, number: int, parts: Mapping[str, int]) -> dict[str, LearnedWord]:
-    """Concept -> its word, of one part of `embeddings/`."""
+    """Concept -> its word, for one part of `embeddings/`."""
     return words_of(read_table(run, part_path("embeddings", number, parts["embeddings"]), WORD))
 
 
 def words_of(embeddings: pa.Table | None) -> dict[str, LearnedWord]:
-    """Concept -> its word, of rows of `embeddings/`."""
+    """Concept -> its word, from rows of `embeddings/`."""
     words: dict[str, LearnedWord] = {}
     for row in [] if embeddings is None else embeddings.select(WORD).to_pylist():
         vectors = np.array(row["vectors"], np.float32)
@@ -93,15 +93,15 @@ def draw_missing(
     model: RunModel,
     judge: Judge | None = None,
 ) -> tuple[Failure, ...]:
-    """Draws what of these concepts' pictures there is not yet; one Ray task a part. Returns what cannot be drawn.
+    """Draws the missing pictures of these concepts, one Ray task per part. Returns the concepts that cannot be drawn.
 
-    judge: says of a protocol with `until_ci` when enough have been drawn.
+    judge: scores the pictures under a protocol with `until_ci`, which stops when they are enough.
     """
     by_part: dict[int, list[str]] = defaultdict(list)
     for name in names:
         by_part[shard_of(name, _parts(parts, protocol))].append(name)
     gpus = 1 if model.device == "cuda" else 0
-    # Ray's own types know functions of six arguments at most.
+    # Ray's type annotations cover at most six arguments.
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(draw_part)
     tasks = [draw.remote(run, number, some, parts, protocol, model, judge) for number, some in sorted(by_part.items())]
     return tuple(failure for task in tasks for failure in ray.get(task))
@@ -116,17 +116,16 @@ def draw_part(
     model: RunModel,
     judge: Judge | None = None,
 ) -> list[Failure]:
-    """Brings one part of the protocol's samples up to date for the concepts named, all of which belong into it.
+    """Draws the missing pictures in one part of the protocol's samples. names: concepts that belong to this part.
 
-    Words, prompts and seeds share the model's batches. What is drawn is written as it comes: little of it is lost with a
-    machine that is taken away.
+    Batches mix words, prompts and seeds. Pictures are written as they are drawn, so that a lost machine costs few of them.
     """
     all_words = learned_words(run, number % parts["embeddings"], parts)
     words = {name: all_words[name] for name in sorted(all_words.keys() & set(names))}
     path = part_path(_folder(protocol), number, _parts(parts, protocol))
     table = _of_present_words(read_table(run, path), all_words)
     watch = Watch(protocol, judge()) if judge and protocol.until_ci else None
-    # Sequential sampling has to look at what there is already; else a listing of it is enough.
+    # Sequential sampling needs the existing pictures themselves; otherwise their keys are enough.
     training = read_table(
         run, part_path("samples", number % parts["samples"], parts["samples"]), None if watch else KEYS
     )
@@ -153,7 +152,7 @@ def draw_part(
 def _to_draw(
     words: Mapping[str, LearnedWord], there: Mapping[str, pa.Table], protocol: Protocol, model: RunModel
 ) -> tuple[dict[str, list[Wanted]], list[Failure]]:
-    """Concept -> the pictures that there are not, where there are any; and whose prompts the model cannot read."""
+    """Concept -> its missing pictures, if there are any; and failures of concepts whose prompts the model cannot read."""
     left: dict[str, list[Wanted]] = {}
     failures = []
     for name, word in words.items():
@@ -175,10 +174,11 @@ def pictures_of(
     protocol: Protocol,
     seed: int | None,
 ) -> Iterator[tuple[LearnedWord, list[Sample]]]:
-    """Each word that has them with its pictures and training images, one part in memory at a time.
+    """Yields each word with its pictures and training images; words with missing pictures are left out. One part is in memory
+    at a time.
 
-    seed: of the run, to tell by it which pictures are the protocol's; None takes those of `samples/` for granted. Of a
-    protocol that stops by itself those pictures are enough that there are.
+    seed: of the run, which identifies the protocol's pictures; None takes all pictures in `samples/`. Under a protocol with
+    `until_ci`, the existing pictures are enough.
     """
     by_part: dict[int, dict[str, LearnedWord]] = defaultdict(dict)
     for name, word in sorted(words.items()):
@@ -198,7 +198,7 @@ def pictures_of(
 
 
 def _served(rows: pa.Table, word: LearnedWord, protocol: Protocol, seed: int) -> pa.Table | None:
-    """Those that the protocol asks for, and the training images; None where some are missing."""
+    """The pictures that the protocol asks for, and the training images; None if some are missing."""
     try:
         requests = requests_for(word.concept, protocol, seed)
     except PromptError:
@@ -212,7 +212,7 @@ def _served(rows: pa.Table, word: LearnedWord, protocol: Protocol, seed: int) ->
 
 
 def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord]) -> dict[str, pa.Table]:
-    """Concept -> the rows that are of its present word."""
+    """Concept -> the rows of its present word."""
     found: dict[str, list[pa.Table]] = {}
     for table in tables:
         if table is None:
@@ -227,7 +227,7 @@ def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord])
 
 
 def _of_present_words(table: pa.Table | None, words: Mapping[str, LearnedWord]) -> pa.Table:
-    """Without the rows of words that have been learned anew since; a stranger's are kept."""
+    """The table without rows of older versions of these words; rows of other concepts are kept."""
     if table is None:
         return SAMPLES.empty_table()
     pairs = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
@@ -246,7 +246,7 @@ def _folder(protocol: Protocol) -> str:
 
 
 def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
-    """A multiple of the parts of `samples/`, so that each comes from one part of every table it is made of."""
+    """A multiple of the number of parts of `samples/`, so that each part is made from a single part of every other table."""
     return parts["samples"] * min(FEW, math.ceil(FEW * protocol.pictures / PICTURES_A_PART))
 
 

@@ -13,7 +13,7 @@ from pipeline.records import Sample, SampleKind
 
 
 class ImageScorer(typing.Protocol):
-    """What judges pictures: a CLIP, or a model without texts such as DINO. See eval.judges.clip.ClipScorer."""
+    """A judge of pictures: a CLIP, or a model that reads no texts, such as DINO. See eval.judges.clip.ClipScorer."""
 
     @property
     def name(self) -> str: ...
@@ -33,7 +33,7 @@ class Encoded:
     features: Floats
 
     def of(self, kind: SampleKind, prompt: str | None = None) -> Floats:
-        """Those of a kind, of one prompt or of all."""
+        """The samples of one kind, for one prompt or for all."""
         return self.features[
             [sample.kind == kind and (prompt is None or sample.prompt == prompt) for sample in self.samples]
         ]
@@ -44,7 +44,7 @@ class Encoded:
 
     @property
     def edits(self) -> dict[str, str]:
-        """Edit prompt -> what it says with the word left out."""
+        """Edit prompt -> its text without the word."""
         return {sample.prompt: sample.stated for sample in self.samples if sample.kind == "edit"}
 
     @property
@@ -54,21 +54,20 @@ class Encoded:
 
 
 def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
-    """samples: of all kinds in any order; which order does not change a bit of the result.
+    """samples: of all kinds, in any order; the order does not change the result.
 
-    Raises ValueError when they are of several concepts, when there are no training images, or not exactly one plain
-    prompt.
+    Raises ValueError if they belong to several concepts, hold no training images, or do not have exactly one plain prompt.
     """
     ordered = tuple(sorted(samples, key=lambda sample: (sample.kind, sample.prompt, sample.index)))
     concept = _only_concept(ordered)
     _only_plain_prompt(ordered, concept)
     if not any(sample.kind == "training" for sample in ordered):
-        raise ValueError(f"{concept} has no training images among its samples, so there is nothing to compare with")
+        raise ValueError(f"{concept} has no training images among its samples to compare with")
     return Encoded(concept, ordered, encode_samples(ordered, scorer))
 
 
 def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:
-    """Their features (N, D), in their order."""
+    """The samples' features (N, D), in the order of the samples."""
     return scorer.encode_images([_decoded(sample) for sample in samples])
 
 

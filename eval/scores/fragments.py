@@ -1,4 +1,4 @@
-"""Fragments: new scores on their way into `scores/` and `features/`.
+"""Fragments: files of new scores, before they are merged into `scores/` and `features/`.
 
 A worker writes a fragment for each part of the pictures that it has scored, the scores' file last. Then the driver moves all
 fragments into the parts of the tables. Fragments of an interrupted evaluation are used by the next one.
@@ -21,7 +21,7 @@ TABLES = {"features": FEATURES, "scores": SCORES}
 
 
 def leave_fragment(run: RunFolder, part: int, name: str, scores: pa.Table, features: pa.Table) -> None:
-    """part: number of the part of `scores/`. name: unique, and the same for the same work."""
+    """part: number of the part of `scores/`. name: unique to this work, and the same if it is repeated."""
     write_table(run, _path("features", part, name), features)
     write_table(run, _path("scores", part, name), scores)
 

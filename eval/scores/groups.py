@@ -1,4 +1,4 @@
-"""Concepts grouped by a column of the manifest: which kinds of concepts the words are good at."""
+"""Scores by groups of concepts: for which kinds of concepts the words are good."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.scores.summary import ConceptSummary, Estimate, mean_of
 
-# A column with one value, or with another value for each concept, is not chosen by default.
+# A column with a single value, or with a different value for each concept, is not chosen by default.
 FEWEST, MOST = 2, 30
 OWN = ("class", "kind")
 

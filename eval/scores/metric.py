@@ -1,4 +1,4 @@
-"""What a metric is: one record says how it is computed, what it is read against, and where it is shown."""
+"""The record that defines a metric: how it is computed, its floor and ceiling, and where it is shown."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ def always(_: Protocol, __: bool) -> bool:
 class Measurement:
     """A metric's values at one prompt: one score.
 
-    prompt: "" for one over several prompts. values (N,): one a picture. floor, ceiling: what they are read against.
-    without_word: features (M, D) of pictures drawn without the word -> the same metric of them (M,).
+    prompt: "" if it covers several prompts. values (N,): one per picture. floor, ceiling: the values to compare their mean with.
+    without_word: computes the same metric (M,) for pictures drawn without the word, from their features (M, D).
     """
 
     prompt: str
@@ -39,10 +39,10 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure of a concept: the mean, over its prompts, of a part of its scores.
+    """A figure of a concept: the mean over its prompts of one field of its scores.
 
-    name: the column of report/concepts.parquet. label: of the column in the page's table, "" for none.
-    percent: how the page shows it.
+    name: the column in report/concepts.parquet. of: the field of the scores. label: heading in the page's table, "" if it is not
+    in the table. percent: shown in percent.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Column:
 class Metric:
     """One metric.
 
-    name: in scores/. figure: what it is called in summaries and on the page, and the name of the column with its value.
-    order: metrics draw their intervals one after the other; a new one comes last, so that it moves none of the others.
-    measure: of one concept's pictures, and the CLIP that reads texts if there is one; nothing where it does not apply.
-    expected: whether every concept has it under a protocol and a judge that reads texts or not. A word without a metric
-    that is expected counts as unscored.
-    columns: of a concept. medians: those that are summarised by the median over concepts instead of the mean.
-    headline: the columns that the summary has with an interval, in the order in which these are drawn.
+    name: in scores/. figure: its name in summaries and on the page, and the column with its value.
+    order: the intervals of metrics are resampled in this order; a new metric comes last, so that the intervals of the others stay
+    the same. measure: computes it from one concept's pictures, and the CLIP if the judge reads texts; yields nothing where the
+    metric does not apply. expected: whether every concept must have it, given the protocol and whether the judge reads texts; a
+    word without an expected metric counts as unscored.
+    columns: its figures of a concept. medians: those summarised by the median over concepts instead of the mean.
+    headline: the columns that the summary has with an interval, in the order of resampling.
     meaning, floor, ceiling: one sentence each, for the documents. unit: of the value.
-    title: on the page, "" for one that has no place among its headline figures. floor_label, ceiling_label: what they are
-    called there; floor_value: of a floor that is the same for all. about: the paragraph below, as HTML.
-    sorts: orders of the page's gallery, (column, 1 for the lowest first or -1, label).
+    title: of the headline figure on the page, "" for none. floor_label, ceiling_label: their labels there. floor_value: the
+    floor, if it is the same for all. about: the paragraph below the figure, as HTML.
+    sorts: orders of the page's gallery, (column, 1 for ascending or -1 for descending, label).
     """
 
     name: str

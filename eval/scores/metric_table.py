@@ -1,4 +1,4 @@
-"""All metrics, as eval/scores/measured/ has them. Scores, summaries, the report and the documents are derived from this table."""
+"""The table of all metrics in eval/scores/measured/, from which scores, summaries, report and documents are derived."""
 
 import pkgutil
 from importlib import import_module
@@ -17,7 +17,7 @@ COLUMNS: tuple[Column, ...] = tuple(column for metric in METRICS for column in m
 
 
 def expected_metrics(protocol: Protocol, reads_texts: bool) -> frozenset[str]:
-    """Names of the metrics that every concept has when it was scored under the protocol, by such a judge."""
+    """Names of the metrics that every concept must have under this protocol and kind of judge."""
     return frozenset(metric.name for metric in METRICS if metric.expected(protocol, reads_texts))
 
 

@@ -1,8 +1,8 @@
-"""The paper's two similarities, what they are read against, and diversity, as plain array functions.
+"""The paper's two similarities, their floors and ceilings, and diversity, as plain array functions.
 
-Every `features` array is float (N, D) with rows of length one, as `eval.judges.clip` makes them. A metric returns one value a
-sample; taking means over samples, prompts or concepts is the business of the summary. All values are raw cosines in
-[-1, 1] (CLIPScore's factor of 2.5 is another unit). What cannot be computed is nan.
+Every `features` array is float (N, D) with rows of length one, as made by `eval.judges.clip`. A metric returns one value per
+sample; the summary takes means over samples, prompts or concepts. All values are raw cosines in [-1, 1], without CLIPScore's
+factor of 2.5. A value that cannot be computed is nan.
 
 Sources: Gal et al. 2022 (arXiv 2208.01618), section 5.1; the percentile bootstrap of Efron 1979; for the mean over pairs
 Hoeffding 1948 (U-statistics).
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 
-# Cosines of float32 features carry rounding of about 1e-7: below this a distance is noise, and a share of it nonsense.
+# Cosines of float32 features have rounding errors of about 1e-7: a distance below this is noise, and a share of it meaningless.
 SMALLEST_DISTANCE = 1e-6
 # Resampled indices held at once: 16 MB, however many values there are.
 DRAWN_AT_ONCE = 2_000_000
@@ -37,10 +37,10 @@ def image_similarity(samples: Floats, training: Floats) -> Floats:
 
 
 def training_ceiling(training: Floats) -> float:
-    """What real images reach: the mean cosine over ordered pairs of different training images (M, D).
+    """The similarity that real images reach: the mean cosine over ordered pairs of different training images (M, D).
 
-    An image against itself is left out: its cosine of 1 would lift the ceiling by up to 1/M of the way. A single image
-    has no other to be compared with: nan.
+    Pairs of an image with itself are left out: their cosine of 1 would raise the ceiling by up to 1/M of the distance to 1. nan for
+    a single image.
     """
     count = len(training)
     if count < 2:
@@ -52,11 +52,11 @@ def training_ceiling(training: Floats) -> float:
 def diversity(samples: Floats) -> Floats:
     """How far each sample is from the others of its prompt: one minus its mean cosine to them.
 
-    samples (N, D) -> (N,), each in [0, 2]; its mean is one minus the mean cosine over pairs of different samples. A word
-    that draws the same picture whatever the noise has 0. nan for a single sample.
+    samples (N, D) -> (N,), each in [0, 2]; its mean is one minus the mean cosine over pairs of different samples. It is 0 for a
+    word that draws the same picture from any noise, and nan for a single sample.
 
-    This asks LPIPS' question (Zhang et al. 2018: are these two pictures alike?) of whatever features it is given, as
-    LPIPS' own weights are one more download. Pooled features notice another thing, view or scene, and little of texture.
+    It serves the purpose of LPIPS (Zhang et al. 2018) with the features at hand, because LPIPS' weights would be one more download.
+    Pooled features react to a different object, view or scene, but little to texture.
     """
     count = len(samples)
     if count < 2:
@@ -68,9 +68,9 @@ def diversity(samples: Floats) -> Floats:
 def diversity_interval(values: Floats, rng: np.random.Generator) -> tuple[float, float]:
     """The 95 % interval of the mean of `diversity`'s values (N,).
 
-    Every pair stands in two of the values, so their mean varies twice as much as the mean of as many independent ones
-    (Hoeffding 1948: Var U = 4/N Var h_1); the interval, which takes them for independent, is stretched accordingly, and by
-    (N - 1) / (N - 2) as the jackknife is. nan below three pictures, of which two values would be the same.
+    Every pair contributes to two of the values, so the standard error of their mean is twice that of independent values
+    (Hoeffding 1948: Var U = 4/N Var h_1). The interval for independent values is stretched by this factor, and by
+    (N - 1) / (N - 2) as in the jackknife. nan below three pictures: the values of two are equal.
     """
     count = len(values)
     if count < 3:
@@ -81,12 +81,12 @@ def diversity_interval(values: Floats, rng: np.random.Generator) -> tuple[float,
 
 
 def text_similarity(samples: Floats, text: Floats) -> Floats:
-    """Editability: each sample's cosine with the feature of the prompt, the word left out of it.
+    """Editability: each sample's cosine with the feature of the prompt without the word.
 
     samples (N, D), text (D,) -> (N,).
 
-    Its mean is the mean of the cosines, as in the authors' code; the cosine of the mean image feature, which the paper
-    describes, is larger by the length that averaging takes away.
+    Its mean is the mean of the cosines, as in the authors' code. The cosine of the mean image feature, which the paper describes,
+    is larger, because the mean feature is shorter than one.
     """
     return samples.astype(np.float64) @ text.astype(np.float64)
 
@@ -101,7 +101,7 @@ def effect(learned: Floats, untrained: Floats) -> Floats:
 
 
 def covered(value: float, floor: float, ceiling: float) -> float:
-    """The share of the way from floor to ceiling; below 0 and above 1 are possible. nan where there is no way to go."""
+    """The share of the distance from floor to ceiling; it can be below 0 or above 1. nan if the ceiling is not above the floor."""
     distance = ceiling - floor
     return (value - floor) / distance if distance > SMALLEST_DISTANCE else float("nan")
 
@@ -109,10 +109,10 @@ def covered(value: float, floor: float, ceiling: float) -> float:
 def interval(values: Floats, rng: np.random.Generator, statistic: Callable[..., Any] = np.mean) -> tuple[float, float]:
     """The 95 % interval (low, high) of a statistic of `values` (N,), `np.mean` or `np.median`, for small N as well.
 
-    The percentile bootstrap is too narrow for few values: of four it covers the mean about 80 times in 100, as it never
-    leaves them. So its ends are moved away from the statistic as far as Student's quantile and the spread's own bias say
-    (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", on narrowness bias). How often the result covers is in
-    docs/measured.md, as `python -m jobs.bench.interval_coverage` simulates it.
+    The percentile bootstrap is too narrow for few values: for four it covers the mean about 80 times in 100. So its ends are moved
+    away from the statistic, by Student's quantile and the bias of the standard deviation (Hesterberg 2015, "What Teachers Should
+    Know About the Bootstrap", on narrowness bias). The coverage, simulated by `python -m jobs.bench.interval_coverage`, is in
+    docs/measured.md.
     """
     count = len(values)
     if count < 2:
@@ -124,7 +124,7 @@ def interval(values: Floats, rng: np.random.Generator, statistic: Callable[..., 
 
 @functools.cache
 def student(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t with so many degrees of freedom, at least 1.
+    """The 97.5 % quantile of Student's t distribution. freedom: degrees of freedom, at least 1.
 
     With t = sqrt(freedom) tan(angle), the density of the angle is cos(angle) ** (freedom - 1).
 
@@ -149,7 +149,7 @@ def bootstrap_interval(
     Too narrow below some 30 values: see `interval`.
 
     statistic: called with (B, N) resampled values and axis=1, returns (B,).
-    Fewer than two values say nothing about their spread: (nan, nan) rather than an interval of width zero.
+    (nan, nan) for fewer than two values, whose spread is unknown.
     """
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -170,6 +170,6 @@ def mean(values: Floats) -> float:
 def nearest_concept(samples: Floats, training: Sequence[Floats]) -> npt.NDArray[np.intp]:
     """Which concept each sample looks most like.
 
-    samples (N, D); training: C arrays (M_c, D) -> (N,) indices into `training`, the first of equals.
+    samples (N, D); training: C arrays (M_c, D) -> (N,) indices into `training`; the first of equal ones.
     """
     return np.stack([image_similarity(samples, images) for images in training], axis=1).argmax(axis=1)

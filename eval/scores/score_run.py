@@ -41,7 +41,7 @@ from pipeline.store.run_folder import RunFolder, shard_of
 # Decoding PNGs keeps a core busy while the CLIP uses a small part of a GPU.
 GPU_SHARE = 0.25
 DAY = 24 * 60 * 60
-TRIES = 3  # tries of a part whose actor dies; Ray Data's default is without end
+TRIES = 3  # attempts at a part whose actor dies; Ray Data's default is unlimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
 def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
     """Moves all fragments into the tables: those of this evaluation, and those of one that was interrupted.
 
-    The driver does it, one part after the other: a part is a few megabytes, less work than starting a process.
+    The driver does this, part by part: a part is a few megabytes, which takes less time than starting a process.
     """
     if not fragments(run):
         return
@@ -113,7 +113,7 @@ def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
 def take_in_part(
     run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int], renew: Callable[[], None] = lambda: None
 ) -> None:
-    """names: of the part's fragments. renew: of the lease on the tables."""
+    """Merges one part. names: of its fragments. renew: renews the lease on the tables."""
     words = read_table(run, part_path("embeddings", part, parts["embeddings"]), ["concept", "fingerprint"])
     rows = [] if words is None else words.to_pylist()
     take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows}, renew)
@@ -129,15 +129,17 @@ def stream(
     if not by_part:
         return 0, []
     with warnings.catch_warnings():
-        # Ray Data warns about its own defaults, and about any limit to tries.
+        # Ray Data warns about its own defaults, and about any limit on attempts.
         warnings.simplefilter("ignore", DeprecationWarning)
-        import ray.data  # imported here: it takes a second, and a night with nothing to score does not need it
+        import ray.data  # imported here, because it takes a second and a night with nothing to score does not need it
         from ray.data import ActorPoolStrategy, DataContext
 
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its progress, and that it shows none
+        logging.getLogger("ray.data").setLevel(
+            logging.ERROR
+        )  # silences its progress messages, and the message that they are off
         context = DataContext.get_current()
         context.enable_progress_bars = False
-        context.execution_no_progress_timeout_s = DAY  # a part of large pictures on a slow CPU may take its half hour
+        context.execution_no_progress_timeout_s = DAY  # a part with large pictures can take half an hour on a slow CPU
         items = [{"number": number, "names": json.dumps(some)} for number, some in sorted(by_part.items())]
         scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Scorer,
@@ -146,7 +148,7 @@ def stream(
             compute=ActorPoolStrategy(min_size=1, max_size=len(items)),
             num_cpus=1,
             num_gpus=GPU_SHARE if judgement.device == "cuda" else None,
-            max_restarts=-1,  # new processes may be started without end, but a part is tried only so often
+            max_restarts=-1,  # actors are restarted without limit, but the attempts at a part are limited
             max_task_retries=TRIES,
         )
         rows = list(scored.iter_rows())
@@ -155,7 +157,7 @@ def stream(
 
 
 class Scorer:
-    """The CLIP in a Ray Data actor, which scores one part of the pictures after the other."""
+    """The CLIP in a Ray Data actor, which scores the pictures part by part."""
 
     def __init__(self, run: RunFolder, parts: Mapping[str, int], judgement: Judgement) -> None:
         self._run, self._parts, self._judgement = run, parts, judgement
@@ -171,7 +173,7 @@ class Scorer:
 
 
 def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnder:
-    """run: that the CLIP's tokenizer is pinned in. Raises ValueError, as `check_tokenizer` does."""
+    """run: the folder that pins the CLIP's tokenizer. Raises ValueError, as `check_tokenizer` does."""
     scorer = load_scorer(judgement.clip, judgement.device)
     if run is not None and isinstance(scorer, OpenClipScorer):
         pinned = {"clip": scorer.name, "tokenizer": scorer.tokenizer_digest}
@@ -256,7 +258,7 @@ def score_part(
 
 
 def load_scorer(name: str, device: str = "cpu") -> ImageScorer:
-    """A judge by the names of eval.judges.clip, dino or transformers_folder."""
+    """Loads a judge by its name in eval.judges.clip, dino or transformers_folder."""
     if name.startswith(transformers_folder.PREFIX):
         return transformers_folder.load_transformers(name, device)
     return dino.load_timm(name, device) if name.startswith(dino.PREFIX) else load_clip(name, device)

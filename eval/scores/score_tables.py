@@ -61,7 +61,7 @@ CONDITIONS = [each.name for each in fields(ScoredUnder)]
 def score_rows(
     fingerprint: str, scores: Sequence[Score], under: ScoredUnder, protocol: Protocol | None = None
 ) -> pa.Table:
-    """The scores of one word, whose fingerprint it is, as a table of SCORES.
+    """The scores of one word as a table of SCORES. fingerprint: of the word.
 
     protocol: gives each prompt's class of difficulty, if it has such classes.
     """

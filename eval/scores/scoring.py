@@ -1,4 +1,4 @@
-"""Scores one concept's pictures by all metrics of metric_table.py, each with its floor and ceiling."""
+"""Scores one concept's pictures with all metrics of metric_table.py, each with its floor and ceiling."""
 
 import numpy as np
 
@@ -9,20 +9,20 @@ from eval.scores.metric_table import METRICS
 from eval.scores.metrics import covered, mean
 from pipeline.records import SampleKind, Score
 
-# kinds of pictures of the plain prompt without the word, neither learned nor untrained
+# Kinds of plain-prompt pictures that use neither the learned nor the untrained word.
 FLOORS: tuple[SampleKind, ...] = ("noun", "wordless")
 
 
 def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Generator) -> list[Score]:
     """All scores of one concept, in the order of the metrics; text_similarity has one for each edit prompt.
 
-    floor_noun and floor_wordless of each: the same figure of the plain prompt's pictures drawn with the class (or the
-    initializer) in the word's place, and with nothing there.
+    floor_noun and floor_wordless of each score: the same metric for the plain prompt with the class (or the initializer) in place
+    of the word, and with nothing in its place.
 
     texts: reads the prompts; None for a model that knows only pictures, which has no text_similarity.
-    rng: resamples the images for the intervals. Derived from the concept, so that other concepts do not change its scores.
+    rng: resamples the images for the intervals. It is derived from the concept, so that its scores do not depend on the others.
 
-    Raises ValueError when a prompt says nothing besides the word.
+    Raises ValueError if a prompt has no text besides the word.
     """
     return [_score(encoded, metric, found, rng) for metric in METRICS for found in metric.measure(encoded, texts)]
 

@@ -1,13 +1,13 @@
 """Sequential sampling: draw pictures of a prompt until the interval of its score is narrow enough.
 
-Pictures are drawn in rounds of 8, 16, 32, ... in all, each the first ones of the protocol's full sample, until Student's
-95 % interval of the prompt's mean score is narrower than the bound on either side, or the protocol's count is reached. (Chow
-and Robbins 1965 showed that such an interval covers as it should when the bound goes to zero.)
+After the rounds there are 8, 16, 32, ... pictures, always the first of the protocol's full sample. Drawing stops when Student's
+95 % interval of the prompt's mean score is within the bound on either side, or when the protocol's count is reached. (Chow and
+Robbins 1965 showed that the coverage of such an interval is right in the limit of a small bound.)
 
-The price: the rule stops when the spread happens to look small, so that its interval covers less often than it says.
-tests/eval/scores/test_stopping.py simulates how often: at worst 93 % instead of 95 % for normal scores, and 91 % for
-scores of skewness one, whose mean it also bends by up to a twentieth of their spread. A bound that the first round meets,
-or none does, costs nothing. Whoever publishes an interval should draw the full sample.
+The price: the rule stops when the spread happens to look small, so its interval covers less often than 95 %.
+tests/eval/scores/test_stopping.py simulates this: the coverage is at worst 93 % for normal scores and 91 % for scores of skewness
+one, whose mean is also biased by up to a twentieth of their spread. There is no loss if the bound is met in the first round, or
+never. For an interval that is to be published, draw the full sample.
 """
 
 import math
@@ -44,7 +44,7 @@ def rounds(most: int) -> Iterator[int]:
 
 
 def half_width(values: Floats) -> float:
-    """Of the 95 % interval of the mean of `values` (N,), by Student's t; infinite below two values."""
+    """Half the width of the 95 % interval of the mean of `values` (N,), by Student's t; infinite below two values."""
     count = len(values)
     if count < 2:
         return math.inf
@@ -52,9 +52,9 @@ def half_width(values: Floats) -> float:
 
 
 def enough(values: Floats, bound: float, most: int) -> int | None:
-    """How many of these scores the rule stops at; None when it asks for more than there are.
+    """The number of scores at which the rule stops; None if it needs more than these.
 
-    values (N,): of the first N pictures, in their order. It depends on nothing that was drawn after it would have stopped.
+    values (N,): scores of the first N pictures, in order. Scores after the stopping point do not change the result.
     """
     for count in rounds(most):
         if count > len(values):
@@ -65,9 +65,9 @@ def enough(values: Floats, bound: float, most: int) -> int | None:
 
 
 def decide(encoded: Encoded, texts: ClipScorer | None, protocol: Protocol) -> dict[Prompt, int | None]:
-    """For each prompt of the learned word what `enough` says of its own score.
+    """For each prompt of the learned word, the result of `enough` for its score.
 
-    That is image similarity for the plain prompt, and for an edit text similarity, or image similarity where the judge
+    The score is image similarity for the plain prompt; for an edit prompt it is text similarity, or image similarity if the judge
     reads no texts.
     """
     training = encoded.of("training")
@@ -88,7 +88,7 @@ def most_of(kind: SampleKind, protocol: Protocol) -> int:
 
 
 class Watch:
-    """Decides which pictures to draw next, by the scores of those drawn so far."""
+    """Decides which pictures to draw next, from the scores of those drawn so far."""
 
     def __init__(self, protocol: Protocol, scorer: ImageScorer) -> None:
         self._protocol, self._scorer = protocol, scorer
@@ -124,7 +124,7 @@ class Watch:
 
 
 def cut(encoded: Encoded, counts: Mapping[Prompt, int | None]) -> Encoded:
-    """Without existing pictures that the rule would not have drawn.
+    """The samples without pictures that the rule would not have drawn.
 
     Raises ValueError if pictures are missing that it would have drawn.
     """

@@ -41,15 +41,13 @@ CONCEPTS = pa.schema([
 class ConceptSummary:
     """One concept in one row.
 
-    reconstruction: mean image similarity, with the 95 % interval over its images; covered: its share of the way from
-    floor to ceiling. editability: the mean text similarity over the edit prompts, floor and ceiling likewise.
-    ..._floor_noun, ..._floor_wordless: the same figures of the plain prompt's pictures with the class, or with nothing
-    at all, in the word's place.
-    noun: the manifest's `class`. seconds: of training.
-    diversity: of the plain prompt's pictures, beside that of the training images. more: the columns of metrics that have no
-    field here. nearest_own: the share of them that are
-    nearer to their own training images than to any other concept's; nan where it was not among those compared.
-    effect: how far its pictures are from those of the word before training; see NO_EFFECT.
+    reconstruction: mean image similarity, with its 95 % interval over the images; covered: its share of the distance from floor to
+    ceiling. editability: mean text similarity over the edit prompts, with floor and ceiling likewise.
+    ..._floor_noun, ..._floor_wordless: the same figures for the plain prompt with the class, or with nothing, in place of the
+    word. noun: the manifest's `class`. seconds: of training.
+    diversity: of the plain prompt's pictures; its ceiling is that of the training images. nearest_own: the share of the plain
+    prompt's pictures that are nearer to their own training images than to any other concept's; nan if the concept was not compared.
+    effect: distance of its pictures from those of the untrained word; see NO_EFFECT. more: columns of metrics without a field here.
     """
 
     concept: str
@@ -83,7 +81,7 @@ class ConceptSummary:
     more: Mapping[str, float] = field(default_factory=dict)
 
     def figure(self, name: str) -> float:
-        """The figure of that name: one of metric_table.COLUMNS, or a field."""
+        """The figure with this name: one of metric_table.COLUMNS, or a field."""
         found: float = self.more[name] if name in self.more else getattr(self, name, math.nan)
         return found
 
@@ -108,12 +106,12 @@ NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run in numbers.
+    """The figures of a run.
 
     done: concepts with a word and no failure; failed: concepts with a failure; unscored: done, but without a score.
     covered, editability_covered: medians over concepts; all other figures are means over concepts.
-    difficulties: class of difficulty -> text similarity of its prompts, where the protocol tells classes apart.
-    more: the headline columns of metrics that have no field here, and the means of their floors and ceilings.
+    difficulties: class of difficulty -> text similarity of its prompts, if the protocol has such classes.
+    more: the headline columns of metrics without a field here, and the means of their floors and ceilings.
     """
 
     done: int
@@ -146,7 +144,7 @@ class Summary:
         return found if isinstance(found, Estimate) else NOTHING
 
     def mean(self, name: str) -> float:
-        """The mean of another column over the concepts; nan where it is not summarised."""
+        """The mean of another column over the concepts; nan if it is not summarised."""
         found = self.more.get(name, getattr(self, name, math.nan))
         return found if isinstance(found, float) else math.nan
 
@@ -159,17 +157,17 @@ def summarise(
     under: ScoredUnder | None = None,
     confusion: Confusion | None = None,
 ) -> Summary:
-    """What a run amounts to.
+    """Summarises a run.
 
-    scores: SCORES. Rows of an older word (another fingerprint) are ignored, so that a concept which has been learned again
-    since counts as unscored.
+    scores: a table of SCORES. Rows of an older word (another fingerprint) are ignored, so a concept that was learned again since
+    counts as unscored.
     embeddings: pipeline.store.run_tables.EMBEDDINGS, a row per concept and text encoder.
     rng: resamples the concepts for the intervals.
-    under: which scores to summarise, if there are some of several conditions.
+    under: the conditions whose scores are summarised; needed if there are several.
     confusion: of the same words, if their features were kept.
 
-    Raises ValueError when the scores are of several protocols, models, CLIPs or samplers and `under` does not choose,
-    when a score is there twice, or when a concept has two words.
+    Raises ValueError if the scores were made under several protocols, models, CLIPs or samplers and `under` is None, if a score
+    occurs twice, or if a concept has two words.
     """
     words = _current_words(embeddings)
     known = {(name, word["fingerprint"]) for name, word in words.items()}
@@ -198,7 +196,7 @@ def summarise(
     headline = [
         (name, np.median if name in metric.medians else np.mean) for metric in METRICS for name in metric.headline
     ]
-    # New figures draw from rng last, so that the intervals of old runs stay as reported.
+    # New figures use rng last, so that the intervals of old runs stay as reported.
     estimates = {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name in own}
     difficulties = _difficulties(current, rng)
     estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
@@ -245,7 +243,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 
 def _current_words(embeddings: pa.Table) -> dict[str, dict[str, Any]]:
-    """Concept -> its row, whichever text encoder's; the vectors stay in the table."""
+    """Concept -> the row of one of its text encoders, without the vectors."""
     wanted = ["concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried"]
     words: dict[str, dict[str, Any]] = {}
     for row in embeddings.select(wanted).to_pylist():
@@ -269,13 +267,13 @@ def _only_conditions(scores: pa.Table) -> ScoredUnder | None:
 
 
 def mean_of(concepts: Sequence[ConceptSummary], figure: str, rng: np.random.Generator) -> Estimate:
-    """A figure of ConceptSummary, over the concepts that have it; rng resamples the concepts."""
+    """The statistic of a figure of ConceptSummary over the concepts that have it; rng resamples the concepts."""
     values = np.array([getattr(concept, figure) for concept in concepts], np.float64)
     return _estimate(values[~np.isnan(values)], np.mean, rng)
 
 
 def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estimate]:
-    """Concepts are resampled; each contributes its mean over the prompts of that class."""
+    """The mean over concepts, each with its mean over the prompts of that class; rng resamples the concepts."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in scores.select(["concept", "difficulty", "value"]).to_pylist():
         if row["difficulty"] and row["value"] is not None:
@@ -299,7 +297,7 @@ def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: floa
 
 
 def _figures(metric: Metric, scores: Sequence[Score]) -> dict[str, float]:
-    """The metric's columns of one concept, means over its prompts."""
+    """The metric's columns of one concept, as means over its prompts."""
     mine = [score for score in scores if score.metric == metric.name]
     parts = ("value", "low", "high", "floor", "ceiling", "floor_noun", "floor_wordless")
     means = {part: _mean(np.array([getattr(score, part) for score in mine])) for part in parts}

@@ -1,1 +1,1 @@
-"""The metrics, one file each: a new file with a METRIC in it is a new metric (metric_table.py collects them)."""
+"""The metrics, one file each. metric_table.py collects the METRIC of every file."""

@@ -1,4 +1,4 @@
-"""Whether pictures are copies: nearer to a training image than any two training images are to each other."""
+"""The share of pictures that are copies: nearer to a training image than any two training images are to each other."""
 
 from collections.abc import Iterator
 
@@ -41,8 +41,8 @@ METRIC = Metric(
     columns=(Column("copies", "value", "copies", percent=True),),
     headline=("copies",),
     meaning="the share of the plain prompt's pictures that are nearer to a training image than any two training images are to "
-    "each other; of training images that are nearly the same, no picture is a copy by this",
-    floor="the share among pictures of the word as it was before training",
+    "each other; if training images are nearly identical, no picture counts as a copy",
+    floor="the share among pictures of the untrained word",
     ceiling="1: every picture is a copy",
     unit="share",
     sorts=(("copies", -1, "most copies"),),

@@ -1,4 +1,4 @@
-"""Text similarity of each edit prompt's pictures to that prompt with the word left out."""
+"""Text similarity of each edit prompt's pictures to the prompt without the word."""
 
 import functools
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from pipeline.protocols import Protocol
 
 
 def measure(encoded: Encoded, texts: ClipScorer | None) -> Iterator[Measurement]:
-    """Raises ValueError when a prompt says nothing besides the word."""
+    """Raises ValueError if a prompt has no text besides the word."""
     edits = encoded.edits
     for prompt, stated in edits.items():
         if not stated.strip():
             raise ValueError(
-                f"{encoded.concept}: the prompt {prompt!r} says nothing besides the word, so there is no text to score"
+                f"{encoded.concept}: the prompt {prompt!r} has no text besides the word, so nothing can be scored"
             )
     if texts is None:
         return
@@ -47,9 +47,9 @@ METRIC = Metric(
     ),
     headline=("editability", "editability_covered"),
     medians=("editability_covered",),
-    meaning="how well the pictures of an edit prompt follow it, the word left out of the text",
-    floor="the same text against the plain prompt's pictures, as if the edit had done nothing",
-    ceiling="the same text against that prompt's pictures with the untrained word",
+    meaning="similarity of an edit prompt's pictures to the prompt's text without the word",
+    floor="the same text and the plain prompt's pictures, as if the edit had had no effect",
+    ceiling="the same text and the same prompt's pictures with the untrained word",
     unit="mean cosine",
     title="Editability",
     about="""How well the pictures follow the rest of a prompt (“at night”, “a pencil sketch of”) while the word stands in it,

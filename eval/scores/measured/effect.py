@@ -11,7 +11,7 @@ from pipeline.records import SampleKind
 
 
 def measure(encoded: Encoded, texts: ClipScorer | None) -> Iterator[Measurement]:
-    """None where nothing was drawn from the same noise."""
+    """Yields nothing if no pictures were drawn from the same noise."""
     changes = _changes(encoded, encoded.plain_prompt)
     if len(changes):
         untrained = encoded.of("untrained", encoded.plain_prompt)
@@ -44,8 +44,8 @@ METRIC = Metric(
     measure=measure,
     expected=expected,
     columns=(Column("effect", "value"),),
-    meaning="how far the pictures are from those of the untrained word from the same noise; below 0.01 the word changes nothing",
+    meaning="distance from the untrained word's pictures of the same noise; below 0.01 the word changes nothing",
     floor="0: a word that changes nothing",
-    ceiling="how far the untrained word's pictures are from the training images",
+    ceiling="distance of the untrained word's pictures from the training images",
     unit="1 - mean cosine",
 )

@@ -35,15 +35,15 @@ METRIC = Metric(
     ),
     headline=("covered", "reconstruction"),
     medians=("covered",),
-    meaning="how alike the CLIP finds the pictures of the plain prompt and the training images",
-    floor="the plain prompt with the word as it was before training",
-    ceiling="the training images among themselves, without self-pairs; none for a single image",
+    meaning="CLIP similarity of the plain prompt's pictures and the training images",
+    floor="the same for the plain prompt with the untrained word",
+    ceiling="similarity of different training images to each other; none for a single image",
     unit="mean cosine",
     title="Reconstruction",
-    about="""How alike CLIP finds the pictures drawn from a word and the pictures it was learned from: 1 would be the same
-        picture. The number means nothing alone. The <em>floor</em> is what the word drew before it had learned anything; the
-        <em>ceiling</em> is how alike the training pictures are among themselves, and different pictures of one thing are
-        never the same. A word at its ceiling is as close to the training pictures as they are to each other.""",
+    about="""How similar the pictures drawn with a word are to the pictures it was learned from, by CLIP; 1 would be the same
+        picture. The number means nothing alone. The <em>floor</em> is the similarity before training; the <em>ceiling</em> is the
+        similarity of the training pictures to each other, which is below 1 because they differ. A word at its ceiling is as close
+        to the training pictures as they are to each other.""",
     sorts=(
         ("covered", -1, "best covered first"),
         ("covered", 1, "worst covered first"),

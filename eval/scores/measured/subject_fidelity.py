@@ -30,8 +30,8 @@ METRIC = Metric(
     measure=measure,
     columns=(Column("subject_fidelity", "value"),),
     headline=("subject_fidelity",),
-    meaning="image similarity over the edit prompts: DreamBench's CLIP-I, or its DINO",
-    floor="the same prompts with the word as it was before training",
-    ceiling="the training images among themselves",
+    meaning="image similarity of the edit prompts' pictures and the training images: DreamBench's CLIP-I, or its DINO",
+    floor="the same for the edit prompts with the untrained word",
+    ceiling="similarity of different training images to each other",
     unit="mean cosine",
 )

@@ -129,7 +129,7 @@ def test_the_fingerprint_follows_the_weights_and_the_preprocessing_and_not_the_p
     ("change", "said"),
     [
         ({"auto_map": {"AutoModel": "evil.Model"}}, "'auto_map'"),
-        ({"model_type": "bert"}, "model_type is 'bert'; taken are clip, siglip"),
+        ({"model_type": "bert"}, "model_type is 'bert'; supported are clip, siglip"),
         ({"_attn_implementation": "somebody/kernel"}, "_attn_implementation"),
     ],
 )

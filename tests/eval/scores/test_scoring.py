@@ -179,7 +179,7 @@ def test_the_text_that_is_scored_is_the_stated_one() -> None:
         ([*samples(), *of("reconstruction", EDIT, RED)], "reconstruction samples of 2 prompts"),
         (
             [replace(each, stated=" ") if each.kind == "edit" else each for each in samples()],
-            "nothing besides the word",
+            "no text besides the word",
         ),
     ],
 )
