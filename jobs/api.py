@@ -25,9 +25,10 @@ from jobs.application.requests import (
 )
 from jobs.application.run import invert
 from jobs.application.two_runs import DiffRequest, DiffResult, diff
+from pipeline.sampling.blending import Blend
 
 __all__ = [
-    "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError",
+    "Blend", "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError",
     "NotStartedError", "PictureRequest", "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError",
     "diff", "evaluate", "generate", "invert",
 ]  # fmt: skip

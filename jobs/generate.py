@@ -2,6 +2,7 @@
 
   python jobs/generate.py runs/demo --prompt "a photo of <owl> on the beach"
   python jobs/generate.py runs/demo --prompt "a photo of <owl> and <drum>" --count 8 --guidance 7 --output owls
+  python jobs/generate.py runs/demo --blend "<mix>=<owl>:<drum>:0.5" --prompt "a photo of <mix>"
 
 Exit codes: 0 the pictures are drawn; 2 nothing was started: no such run, no known word in a prompt, or bad settings.
 """
@@ -16,6 +17,7 @@ from jobs.api import NotStartedError, PictureRequest, generate
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
+from pipeline.sampling.blending import Blend, read_blend
 from pipeline.settings import Sampler
 from pipeline.store.storage import Storage, parse_storage_options
 from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
@@ -42,6 +44,14 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="a word file of another run, a path or any fsspec URL (may be repeated)",
+    )
+    parser.add_argument(
+        "--blend",
+        action="append",
+        default=[],
+        metavar="NEW=A:B:SHARE",
+        help="a word NEW for the prompts, between the words A (share 0) and B (share 1) by spherical interpolation; the same NEW "
+        "in the same prompt is drawn from the same noise at every share (may be repeated)",
     )
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures per prompt (default: %(default)s)")
     parser.add_argument(
@@ -70,6 +80,7 @@ def request_of(arguments: argparse.Namespace) -> PictureRequest:
             run=arguments.run,
             prompts=(*arguments.prompt, *(_lines(arguments.prompts) if arguments.prompts else ())),
             word_files=tuple(arguments.word),
+            blends=tuple(map(_blend, arguments.blend)),
             count=arguments.count,
             seed=arguments.seed,
             sampler=arguments.sampler,
@@ -93,6 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     return DRAWN
+
+
+def _blend(text: str) -> Blend:
+    try:
+        return read_blend(text)
+    except ValueError as error:
+        raise ValueError(f"--blend {error}") from None
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,6 +16,7 @@ from jobs.application.requests import Listener, NotStartedError, PictureRequest,
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
 from pipeline.records import Sample
+from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
@@ -38,6 +39,8 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         family_of(configuration.get("model_family", "")).refuse_unsuited(request.sampler)
         words = _words(run)
         words |= _words_of_files(request.word_files, options, words, configuration)
+        for blend in request.blends:
+            words[blend.placeholder] = _blended(blend, words)
         for prompt in request.prompts:
             refuse_long(prompt)
         _refuse_unknown_words(request.prompts, list(words))
@@ -85,6 +88,8 @@ def _draw(
     drawn = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
     described = {"model": configuration["model"], "sampler": request.sampler, "steps": request.steps,
                  "guidance": request.guidance, "pictures": drawn}  # fmt: skip
+    if request.blends:
+        described["blends"] = [str(blend) for blend in request.blends]
     output.write_bytes("generated.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
     return tuple(samples)
 
@@ -116,6 +121,13 @@ def _words_of_files(
         except WordFileError as error:
             raise WordFileError(f"{without_credentials(url, options)}: {error}") from error
     return words
+
+
+def _blended(blend: Blend, words: Words) -> dict[str, np.ndarray]:
+    try:
+        return blended(blend, words)
+    except ValueError as error:
+        raise ValueError(f"--blend {error}") from None
 
 
 def _refuse_unknown_words(prompts: Sequence[str], known: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
 from pipeline.records import Failure, Sample
+from pipeline.sampling.blending import Blend
 from pipeline.scheduling.deadlines import Deadlines
 from pipeline.settings import CheckpointGradients, InversionSettings, ModelSettings, Sampler
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
@@ -218,6 +219,7 @@ class PictureRequest:
     """A request for pictures of prompts with learned words in them.
 
     run: URL of the run folder with the words. word_files: URLs of word files of other runs. count: pictures per prompt.
+    blends: further words, each between two of these or of the blends before it.
     seed: of the noise. steps: denoising steps. guidance: guidance scale. output: folder for the pictures; None is generated/ in
     the run. model: the one that the words were learned on; None takes the run's own, if it is the shipped one.
     Raises ValueError with the option, its value and the values allowed.
@@ -235,6 +237,7 @@ class PictureRequest:
     model: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
+    blends: tuple[Blend, ...] = ()
 
     def __post_init__(self) -> None:
         require("--count", self.count, 1, MOST_PICTURES)

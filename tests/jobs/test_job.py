@@ -195,11 +195,15 @@ def test_another_protocol_is_drawn_from_the_words_and_kept_apart(run: Path, tmp_
     assert "canary: judged within 0.00000, drawn again within 0.00000" in again.stdout
 
 
-def test_generate_draws_two_learned_words_in_one_prompt(run: Path, tmp_path: Path) -> None:
+def test_generate_draws_two_learned_words_in_one_prompt_and_one_between_them(run: Path, tmp_path: Path) -> None:
     drawn = job(
         run,
         "--prompt",
         "a photo of <owl> and <mixed>",
+        "--prompt",
+        "a photo of <between>",
+        "--blend",
+        "<between>=<owl>:<mixed>:0.5",
         "--count",
         "2",
         "--steps",
@@ -213,8 +217,11 @@ def test_generate_draws_two_learned_words_in_one_prompt(run: Path, tmp_path: Pat
     assert pictures == [
         "000-a-photo-of-owl-and-mixed-00.png",
         "000-a-photo-of-owl-and-mixed-01.png",
+        "001-a-photo-of-between-00.png",
+        "001-a-photo-of-between-01.png",
         "contact-sheet.png",
     ]
+    assert json.loads((tmp_path / "generated.json").read_text())["blends"] == ["<between>=<owl>:<mixed>:0.5"]
 
 
 def test_generate_names_the_word_that_a_prompt_misspells(run: Path) -> None:
