@@ -22,6 +22,7 @@ SECRET_QUERY = re.compile(
 # in connection strings and headers, anywhere in a message
 SECRET_PAIR = re.compile(r"((?:AccountKey|SharedAccessSignature|Password|Pwd)\s*=\s*)[^;\s'\"]+", re.IGNORECASE)
 SECRET_HEADER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}")
+LONG_TOKEN = 8  # characters
 SHORTEST_SECRET = 4  # characters; a shorter secret would match half of any text
 
 
@@ -108,7 +109,9 @@ def _secrets(options: Mapping[str, Any], *, inside: bool = False) -> list[str]:
         elif isinstance(value, list | tuple):
             found += _secrets(dict(enumerate(value)), inside=secret)  # type: ignore[arg-type]
         elif secret and len(str(value)) >= SHORTEST_SECRET and not isinstance(value, bool):
-            found.append(str(value))
+            text = str(value)
+            token = text.rpartition(" ")[2]  # of a header, without its "Bearer"
+            found += [text, token] if len(token) >= LONG_TOKEN else [text]
     return sorted(found, key=len, reverse=True)
 
 

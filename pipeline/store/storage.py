@@ -30,7 +30,7 @@ from pipeline.store.local_disk import (
     versions_matching,
 )
 from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
-from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system, options_for
+from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system, web_options
 from pipeline.store.retry import (
     StorageError,
     StorageNotFoundError,
@@ -126,8 +126,7 @@ class Storage:
                 if self.is_web:
                     from pipeline.store.remote.web import read_web  # its client takes a while to import
 
-                    private = bool(options_for("https", self.options).get("private"))
-                    return read_web(self._key(path), end, private=private)
+                    return read_web(self._key(path), end, **web_options(self.options))
                 # Left alone, s3fs asks for the size before each read, to fetch large files in parts.
                 whole = {"max_concurrency": 1} if KINDS.get(scheme_of(self.url)) == "s3" else {}
                 part = whole if end is None else {"start": 0, "end": end}

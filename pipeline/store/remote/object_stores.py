@@ -41,7 +41,30 @@ def options_for(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_private(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options for what the command itself names, which may lie in a private network."""
-    return {**options, "web": {"private": True}}
+    return {**options, "web": {**options_for("https", options), "private": True}}
+
+
+def web_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What read_web takes besides an address. Raises ValueError for headers without the one host that they are sent to.
+
+    >>> web_options({"web": {"host": "pictures.example", "headers": {"Authorization": "Bearer x"}}})
+    {'private': False, 'host': 'pictures.example', 'headers': {'Authorization': 'Bearer x'}}
+    """
+    own = options_for("https", options)
+    host, headers = str(own.get("host", "")), own.get("headers", {})
+    if not isinstance(headers, Mapping):
+        raise ValueError(  # noqa: TRY004
+            "storage option 'web.headers' must be followed by a name, as in web.headers.Authorization=VALUE"
+        )
+    if headers and not host:
+        raise ValueError(
+            "web.headers are sent to one host only: name it, as in --storage-option web.host=pictures.example"
+        )
+    return {
+        "private": bool(own.get("private")),
+        "host": host,
+        "headers": {name: str(value) for name, value in headers.items()},
+    }
 
 
 def file_system(protocol: str, options: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -24,18 +25,26 @@ class RefusedAddressError(OSError):
     """A picture's URL, or a redirect of it, that leads where pictures have no business."""
 
 
-def read_web(url: str, at_most: int | None, *, private: bool = False) -> bytes:
+def read_web(
+    url: str,
+    at_most: int | None,
+    *,
+    private: bool = False,
+    host: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
     """The file, or its first `at_most` bytes; None is the whole.
 
     What is read is what the server sends: it is not asked to compress, and nothing is unpacked. private: also from private
     networks and this machine. Raises what aiohttp raises, FileNotFoundError, and RefusedAddressError for an address of a private
     network, or of the link itself and the like, where a cloud keeps its metadata. What is looked at is the address that is
-    connected to, for each redirect anew.
+    connected to, for each redirect anew. headers: sent to `host` (with its port, where it is not the usual one) and to nobody
+    else, also behind a redirect; and not in the clear, unless the URL itself is http://.
     """
     system = fsspec.filesystem(
         "http", encoded=True, client_kwargs={"auto_decompress": False}, get_client=CLIENTS[private]
     )
-    data: bytes = sync(system.loop, _read, system, url, at_most)
+    data: bytes = sync(system.loop, _read, system, url, at_most, host, headers or {})
     return data
 
 
@@ -48,10 +57,14 @@ async def _client(private: bool, **settings: Any) -> aiohttp.ClientSession:
 CLIENTS = {private: partial(_client, private) for private in (False, True)}
 
 
-async def _read(system: Any, url: str, at_most: int | None) -> bytes:
+async def _read(system: Any, url: str, at_most: int | None, host: str, private_headers: Mapping[str, str]) -> bytes:
     session: aiohttp.ClientSession = await system.set_session()
-    headers = {"Accept-Encoding": "identity"} | ({} if at_most is None else {"Range": f"bytes=0-{at_most - 1}"})
+    plain = {"Accept-Encoding": "identity"} | ({} if at_most is None else {"Range": f"bytes=0-{at_most - 1}"})
+    schemes = {"https", urlsplit(url).scheme}
     for _ in range(MOST_REDIRECTS):
+        at = urlsplit(url)
+        meant = at.netloc.rpartition("@")[2].lower() == host.lower() and at.scheme in schemes
+        headers = {**private_headers, **plain} if meant else plain
         try:
             async with session.get(system.encode_url(url), headers=headers, allow_redirects=False) as answer:
                 if answer.status in FOLLOWED and "Location" in answer.headers:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.inputs.manifest import read_manifest
 from pipeline.store.remote import web
-from pipeline.store.storage import Storage, StorageError
+from pipeline.store.storage import Storage, StorageError, parse_storage_options
 
 HERE = {"web": {"private": True}}
 METADATA = (
@@ -35,9 +35,11 @@ def server() -> Iterator[Any]:
 
     class Handler(BaseHTTPRequestHandler):
         asked: list[str] = []  # noqa: RUF012
+        said: list[str | None] = []  # noqa: RUF012
 
         def do_GET(self) -> None:
             self.asked.append(self.path)
+            self.said.append(self.headers.get("Authorization"))
             there = self.path.startswith("/to?")
             self.send_response(302 if there else 200)
             if there:
@@ -131,3 +133,26 @@ def test_a_pipe_in_the_place_of_a_part_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StorageError, match="not a regular file"):
         Storage(str(tmp_path)).read_end("pipe", 4)
+
+
+def test_headers_are_sent_to_the_host_they_are_for_and_to_nobody_else(server: Any) -> None:
+    """Catches a token that a manifest, or a redirect, hands to another server; and one that is shown."""
+    given = ["web.private=true", "web.headers.Authorization=Bearer abcdefgh-9"]
+    host = server.address.removeprefix("http://")
+    options = parse_storage_options([*given, f"web.host={host}"])
+    elsewhere = server.address.replace("127.0.0.1", "localhost")
+    assert Storage(f"{server.address}/m.csv", options).read_bytes(at_most=1_000)
+    read_manifest(f"{server.address}/m.csv", options)
+    assert set(server.said) == {"Bearer abcdefgh-9"}
+    server.said.clear()
+    assert Storage(f"{server.address}/to?{elsewhere}/a", options).read_bytes()
+    assert server.said == ["Bearer abcdefgh-9", None]
+    with pytest.raises(StorageError) as refused:
+        Storage(f"{server.address}/to?http://169.254.169.254/?abcdefgh-9", options).read_bytes()
+    assert "abcdefgh-9" not in str(refused.value)
+    server.said.clear()
+    Storage(f"{server.address}/a", parse_storage_options([*given, "web.host=pictures.example"])).read_bytes()
+    Storage(f"{server.address}/a", HERE).read_bytes()
+    assert server.said == [None, None]
+    with pytest.raises((StorageError, ValueError), match=r"web.headers are sent to one host only: name it"):
+        Storage(f"{server.address}/a", parse_storage_options(given)).read_bytes()
