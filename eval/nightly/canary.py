@@ -1,11 +1,11 @@
-"""The canary: a few pictures kept from one night, judged and drawn again on every other, though no word changed.
+"""The canary: a few pictures kept from the first night, scored and drawn again on every later one, with the same words.
 
     canary/<protocol>/samples.parquet   their pictures and training images: pinned once, never replaced
     canary/<protocol>/words.parquet     the words they were drawn from
-    canary/<protocol>/scores.parquet    what each CLIP, by its name, said of each picture when it was first asked
+    canary/<protocol>/scores.parquet    each CLIP's first score of each picture, by the CLIP's name
 
-The kept pictures judged again show that the judge has drifted: another CLIP under the same name, or another library around
-it. The same words drawn again from the same seeds show that the drawing has: other weights, scheduler or arithmetic.
+If the scores of the kept pictures change, the CLIP or a library has changed. If pictures of the same words and seeds change, the
+model's weights, the scheduler or the arithmetic has changed.
 """
 
 import math
@@ -39,7 +39,7 @@ SCORES = pa.schema([
 
 
 def read_canary(run: RunFolder, judgement: Judgement, night: str) -> CanaryReading | None:
-    """Pins the canary on its first call; None while the run has no word with pictures. One Ray task."""
+    """Compares tonight with the canary; the first call creates it. None if the run has no word with pictures. One Ray task."""
     gpus = 1 if judgement.device == "cuda" else 0
     reading: CanaryReading | None = ray.get(
         ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(canary_reading).remote(run, judgement, night)
@@ -62,7 +62,7 @@ def canary_reading(run: RunFolder, judgement: Judgement, night: str) -> CanaryRe
     drawn = math.nan
     if judgement.drawing:
         again = _features(_drawn_again(run, judgement, judgement.drawing, folder, kept), scorer)
-        # Rounding can put the cosine of a picture with itself above one.
+        # Rounding can make the cosine of a picture with itself larger than one.
         drawn = max(0.0, float(np.mean([1 - features[key][1] @ again[key][1] for key in again])))
     return CanaryReading(since, len(first), max(abs(tonight[key] - first[key]) for key in first), drawn)
 
@@ -71,7 +71,7 @@ Key = tuple[str, str, int]  # concept, prompt, index
 
 
 def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
-    """Keeps the first pictures of the first few words of the run's first part that have any."""
+    """Keeps the first pictures of the first few words with pictures in the run's first part."""
     parts = read_layout(run)
     words = learned_words(run, 0, parts)
     seed = judgement.drawing.seed if judgement.drawing else None
@@ -85,7 +85,7 @@ def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
     embeddings = read_table(run, part_path("embeddings", 0, parts["embeddings"]))
     assert embeddings is not None, "the words came from it"
     write_table(run, f"{folder}/words.parquet", embeddings.filter(pc.is_in(embeddings["concept"], samples["concept"])))
-    # Last, as it is what says that there is a canary.
+    # Written last: this file marks the canary as complete.
     write_table(run, f"{folder}/samples.parquet", samples)
     return samples
 
@@ -107,7 +107,7 @@ def _features(samples: list[Sample], scorer: ImageScorer) -> dict[Key, tuple[flo
 def _first_scores(
     run: RunFolder, folder: str, scorer: ImageScorer, night: str, tonight: dict[Key, float]
 ) -> tuple[dict[Key, float], str]:
-    """(What this CLIP said of each picture when it was first asked, on which night); tonight's where it never was."""
+    """(This CLIP's first score of each picture, its night); tonight's scores if it has none."""
     path = f"{folder}/scores.parquet"
     table = read_table(run, path)
     rows = [] if table is None else table.to_pylist()

@@ -1,17 +1,17 @@
-"""Did tonight's words get worse than those of the last good night? Paired tests that say so no oftener than they admit.
+"""Tests whether tonight's words are worse than those of the last good night: paired tests with a bounded rate of false alarms.
 
-Each concept is its own control: what counts is the difference of its two scores. Words that were not learned anew have the
-scores they had and are left out; they would only thin the evidence.
+Each concept is its own control: the tests use the difference of its two scores. Words that were not learned again have unchanged
+scores and are left out.
 
-The test is Wilcoxon's signed-rank test (1945), one-sided: when nothing but seeds changed, a difference is as likely up as
-down, and its sign is a coin toss whatever the size. That holds for noise of any shape, differing from concept to concept.
-Several metrics and groups are corrected together (Holm 1979), so that `rate` is the share of quiet nights with any alarm.
+The test is Wilcoxon's signed-rank test (1945), one-sided. If only seeds changed, a difference is as likely positive as negative,
+whatever its size. This holds for noise of any distribution, also if it differs between concepts. Metrics and groups are corrected
+together (Holm 1979), so that at most a share `rate` of the nights without a change has any alarm.
 
-An alarm takes a chance of at most `rate`, divided by the number of comparisons: with two metrics compared, seven words that
-all lost (1 in 128) are not enough, and eight are.
+An alarm needs a p-value of at most `rate` divided by the number of comparisons: with two metrics, seven words that all lost
+(p = 1/128) are not enough, but eight are.
 
-With thousands of concepts a test sees losses that nobody would care for, so that an alarm also takes a loss worth one:
-`drop` in a fifth of the concepts, or as much in total however it is spread. Regressions come to a part of the concepts.
+With thousands of concepts a test detects losses too small to matter. So an alarm also needs a mean loss as large as if a fifth of
+the concepts had lost `drop`. A fifth, because a regression often affects only some of the concepts.
 """
 
 import math
@@ -27,17 +27,17 @@ Floats = npt.NDArray[np.floating[Any]]
 
 RATE = 0.01
 AFFECTED = 0.2
-# Below this all signs are tried out; above, the sum of so many coin tosses is normal to the third digit.
+# Up to this many differences all signs are enumerated; above, the normal approximation is right to three digits.
 EXACT = 14
-POWER = 0.8  # of the loss that is told as detectable
-# Up to so many words that loss is found by simulated nights.
+POWER = 0.8  # power at the loss reported as detectable
+# Up to this many words the detectable loss is found by simulation.
 SIMULATED, NIGHTS = 60, 500
 LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Scores of the same N concepts on two nights. metric, group: of what; group is "" for all concepts together."""
+    """Scores of the same N concepts on two nights. group: "" for all concepts together."""
 
     metric: str
     group: str
@@ -57,13 +57,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What became of one metric of one group.
+    """The change of one metric in one group.
 
-    n: concepts compared, all of them learned anew. before, after: their means.
+    n: concepts compared, all of them learned again. before, after: their means.
     p: one-sided, after Holm's correction over all comparisons of the night.
-    detectable: the loss of the mean that would have been an alarm four times in five, by both of its conditions; nan where
-    no loss would be one, because too few are compared or no drop is asked for.
-    alarm: the loss is both beyond chance and worth one. lowest: the concepts that lost most.
+    detectable: the loss of the mean that would raise an alarm, by both of its conditions, four times in five; nan if no loss would,
+    because too few concepts are compared or no drop is given.
+    alarm: the loss is both significant and large enough. lowest: the concepts that lost most.
     """
 
     metric: str
@@ -78,7 +78,7 @@ class Comparison:
 
 
 def compare(pairs: Sequence[Pairs], drop: float, rate: float = RATE) -> tuple[Comparison, ...]:
-    """drop: the loss in a fifth of the concepts from which on there is an alarm; rate: of false alarms a night."""
+    """drop: the loss in a fifth of the concepts that raises an alarm. rate: highest share of nights with a false alarm."""
     differences = [each.after - each.before for each in pairs]
     adjusted = holm([signed_rank(each) for each in differences])
     return tuple(
@@ -98,7 +98,7 @@ def compare(pairs: Sequence[Pairs], drop: float, rate: float = RATE) -> tuple[Co
 
 
 def signed_rank(differences: Floats) -> float:
-    """The chance that coin-tossed signs put the differences (N,) as low as they are, or lower. 1 without a difference."""
+    """The probability that random signs make the rank sum of the differences (N,) this low or lower. 1 without a difference."""
     values = differences[differences != 0]
     if not len(values):
         return 1.0
@@ -110,7 +110,7 @@ def signed_rank(differences: Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted so that comparing each with a rate makes any false alarm at all no more frequent than that (Holm 1979)."""
+    """Adjusted p-values: comparing each with a rate keeps the probability of any false alarm below that rate (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [1.0] * len(p_values)
     highest = 0.0
@@ -123,7 +123,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def paired(
     metric: str, group: str, before: Mapping[str, tuple[str, float]], after: Mapping[str, tuple[str, float]]
 ) -> Pairs:
-    """Concepts scored on both nights whose word, or its score, is not the same one.
+    """Concepts scored on both nights whose word or score has changed.
 
     before, after: concept -> (fingerprint of its word, score), nan without one.
     """
@@ -136,7 +136,7 @@ def paired(
 
 
 def _ranks(sizes: Floats) -> Floats:
-    """1 for the smallest (N,); equals share the mean of their ranks."""
+    """Ranks (N,), 1 for the smallest; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     shared: Floats = (last - (counts - 1) / 2)[inverse]
@@ -144,9 +144,9 @@ def _ranks(sizes: Floats) -> Floats:
 
 
 def _detectable(differences: Floats, rate: float, least: float) -> float:
-    """rate: of one comparison. least: the loss of the mean that an alarm takes however certain it is.
+    """rate: of false alarms in one comparison. least: the smallest loss of the mean that can raise an alarm.
 
-    As if the differences were normal with the spread that they have. Above SIMULATED the sum of ranks is as good as their mean.
+    Differences are taken as normal with their own spread; above SIMULATED, the rank test as equal in power to a test of means.
     """
     n = len(differences)
     if 0.5**n > rate or not math.isfinite(least):
@@ -167,7 +167,7 @@ def _detectable(differences: Floats, rate: float, least: float) -> float:
 
 
 def _highest_sum(n: int, rate: float) -> float:
-    """Of n signed ranks: the highest that coin tosses reach, or stay below, no oftener than `rate`."""
+    """The critical rank sum of n signed ranks: the highest with a probability of at most `rate` for that sum or a lower one."""
     if n > EXACT:
         return NormalDist().inv_cdf(rate) * math.sqrt(n * (n + 1) * (2 * n + 1) / 6)
     sums, counts = np.unique(_tosses(n) @ np.arange(1, n + 1), return_counts=True)
@@ -175,7 +175,7 @@ def _highest_sum(n: int, rate: float) -> float:
 
 
 def _tosses(n: int) -> npt.NDArray[np.int64]:
-    """All (2**n, n) of n signs."""
+    """All combinations of n signs, (2**n, n)."""
     signs: npt.NDArray[np.int64] = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
     return signs
 

@@ -1,7 +1,7 @@
-"""What every night found: history/*.parquet, a row a concept, a file a night and way of scoring.
+"""The results of every night: history/*.parquet, one row per concept, one file per night and conditions of scoring.
 
-Nights are compared where they were scored alike (protocol, CLIP, sampler); the model may differ, since a worse model is what
-the gate is there for. A night's file is a function of its scores, so that the same night twice writes the same bytes.
+Nights are compared if they were scored with the same protocol, CLIP and sampler. The model may differ, because the gate must
+notice a worse model. A night's file depends only on its scores, so that the same night twice writes the same bytes.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from pipeline.store.run_tables import KEY
 from pipeline.store.storage import Storage
 
 METRICS = ("reconstruction", "editability", "diversity")
-# The two that the gate holds; a word may well lose diversity as it is learned better.
+# The two metrics that the gate tests. Diversity is not one of them: it may fall as a word is learned better.
 GATED = ("reconstruction", "editability")
 HISTORY = pa.schema([
     ("night", pa.string()), ("good", pa.bool_()), *KEY, ("group", pa.string()),
@@ -34,14 +34,15 @@ HISTORY = pa.schema([
 ])  # fmt: skip
 NIGHT = re.compile(r"[0-9A-Za-z][0-9A-Za-z.:_-]{0,40}")
 VERDICT = b"wordmint"
-# The same weights on another CPU or GPU are taken to move a cosine by less than the first, and pictures by less than the second.
+# With the same weights, another CPU or GPU is assumed to change a cosine by less than the first and a picture by less
+# than the second.
 JUDGED_DRIFT, DRAWN_DRIFT = 1e-3, 5e-3
-SMALLEST_GROUP = 10  # concepts; smaller groups are reported, and not tested
+SMALLEST_GROUP = 10  # concepts; smaller groups are reported but not tested
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryReading:
-    """since: the night whose scores these pictures are held against. pictures: how many.
+    """since: the night whose scores these pictures are compared with. pictures: how many.
 
     judged: the largest change of image similarity of a kept picture. drawn: the mean distance, one minus the cosine, between
     a kept picture and the same one drawn tonight; nan where nothing was drawn.
@@ -53,7 +54,7 @@ class CanaryReading:
     drawn: float
 
     def reasons(self) -> list[str]:
-        """What has drifted, a sentence each."""
+        """One sentence for each thing that has drifted."""
         found = []
         if self.judged > JUDGED_DRIFT:
             found.append(
@@ -70,11 +71,11 @@ class CanaryReading:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a night amounted to.
+    """The result of a night.
 
     estimates: metric -> its mean over concepts. against: the good night it was compared with, None for the first.
-    reasons: why it is not good, a sentence each. baseline: the night that is kept to be compared with whatever happens
-    after it, and erosion what became of the metrics since; None and empty where that is the night `against`.
+    reasons: why it is not good, a sentence each. baseline: the fixed night that all later ones are compared with. erosion: the
+    changes since the baseline. If the baseline is the night `against`, these are None and empty.
     """
 
     night: str
@@ -91,7 +92,7 @@ class Verdict:
 
 
 class History:
-    """The nights that were scored as `under` says, in a folder of them."""
+    """The nights in a folder that were scored under the conditions `under`."""
 
     def __init__(self, folder: Storage, under: ScoredUnder) -> None:
         self._folder = folder
@@ -101,18 +102,18 @@ class History:
         self._under = under
 
     def nights(self) -> list[str]:
-        """In their order, which is that of their names."""
+        """All nights, sorted by name."""
         return [name.removesuffix(self._suffix) for name in self._folder.names() if name.endswith(self._suffix)]
 
     def verdicts(self, most: int = 90) -> list[Verdict]:
-        """Of the last nights, oldest first."""
+        """The verdicts of the last nights, oldest first."""
         return [_verdict_of(self._read(night).schema.metadata[VERDICT]) for night in self.nights()[-most:]]
 
     def last_good(self, before: str) -> tuple[str, pa.Table] | None:
         return self._first_good(reversed([night for night in self.nights() if night < before]))
 
     def baseline(self, before: str, chosen: str | None = None) -> tuple[str, pa.Table] | None:
-        """The first good night; or the one that was chosen, whatever it was. Raises ValueError if that was never scored."""
+        """The chosen night, good or not, or else the first good one. Raises ValueError if the chosen one was never scored."""
         nights = [night for night in self.nights() if night < before]
         if chosen is None:
             return self._first_good(iter(nights))
@@ -156,10 +157,10 @@ def judge_night(
     words: int = 0,
     baseline: str | None = None,
 ) -> Verdict:
-    """Compares tonight with the last good night before it, and with a baseline: small losses night after night add up.
+    """Compares tonight with the last good night before it, and with a baseline, because small losses on many nights add up.
 
-    groups: concept -> its group, {} without any. drop: as `eval.nightly.gate.compare` takes it; None compares, and no loss
-    fails. words: how many there are said to be, where `concepts` may lack some. baseline: a night; None for the first good one.
+    groups: concept -> its group, {} without groups. drop: see `eval.nightly.gate.compare`; None compares, but no loss makes the
+    night a bad one. words: the number of words expected; `concepts` may lack some. baseline: a night; None is the first good one.
     Raises ValueError for a baseline that was never scored.
     """
     last, first = history.last_good(night), history.baseline(night, baseline)
@@ -183,7 +184,7 @@ def judge_night(
 
 
 def _missing(scored: int, words: int, last: tuple[str, pa.Table] | None) -> list[str]:
-    """Why too few words have a score, a sentence each; what was not scored cannot be good."""
+    """Reasons that make the night bad because words have no score, a sentence each."""
     found = []
     if not words:
         found.append("there is no word to score")
@@ -193,13 +194,13 @@ def _missing(scored: int, words: int, last: tuple[str, pa.Table] | None) -> list
     if last is not None and scored < before:
         found.append(
             f"{before - scored} words fewer have a score than on {last[0]}: {scored}, where there were {before}; "
-            "if that is meant, begin another --history"
+            "if this is intended, start another --history"
         )
     return found
 
 
 def _pairs(before: pa.Table, after: Sequence[ConceptSummary], groups: Mapping[str, str]) -> list[Pairs]:
-    """Of all concepts, then of each group with enough of them."""
+    """The pairs of all concepts, then of each group that is large enough."""
     earlier = [with_nan(row) for row in before.select(["concept", "fingerprint", *GATED]).to_pylist()]
     pairs = []
     for metric in GATED:
@@ -219,7 +220,7 @@ def _reason(comparison: Comparison, since: str) -> str:
     lowest = ", ".join(f"{each.concept} {each.before:.3f} -> {each.after:.3f}" for each in comparison.lowest)
     return (
         f"{comparison.metric}{of} fell from {comparison.before:.4f} to {comparison.after:.4f} over {comparison.n} concepts "
-        f"learned anew since {since} (p = {comparison.p:.2g}); most of all {lowest}"
+        f"learned again since {since} (p = {comparison.p:.2g}); most of all {lowest}"
     )
 
 
@@ -236,7 +237,7 @@ def _verdict_of(data: bytes) -> Verdict:
     comparisons, erosion = (
         tuple(
             Comparison(**{**with_nan(each), "lowest": tuple(Change(**one) for one in each["lowest"])})
-            for each in found.get(name, ())  # older versions knew no erosion
+            for each in found.get(name, ())  # files of older versions have no erosion
         )
         for name in ("comparisons", "erosion")
     )

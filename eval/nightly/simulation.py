@@ -1,8 +1,8 @@
-"""Simulated nights: how often the gate alarms when nothing but seeds changed, and when words have got worse.
+"""Simulated nights: how often the gate raises an alarm if only seeds changed, and if words have got worse.
 
-The noise is as measured on runs of the shipped model: the standard error of a concept's reconstruction over its eight
-pictures is 0.012 in the median and differs about twofold between concepts; that of editability is 0.005. Learning a word
-again from another seed is taken to add as much again. Tails are heavy (Student's t with four degrees of freedom).
+The noise is that measured on runs of the shipped model: the standard error of a concept's reconstruction over its eight pictures
+has a median of 0.012 and differs about twofold between concepts; that of editability is 0.005. Learning a word again with another
+seed is assumed to add as much. Tails are heavy (Student's t with four degrees of freedom).
 """
 
 import math
@@ -18,11 +18,11 @@ MEANS = {"reconstruction": 0.7, "editability": 0.3}
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Over simulated nights of so many concepts: how many of them alarmed, as shares.
+    """Shares of simulated nights with an alarm. concepts: on each night.
 
-    quiet: when nothing changed. detectable: the loss of reconstruction that the gate said it would notice, the median of the
-    quiet nights; nan where it said none. noticed: when every concept had lost that much. fifth: when a fifth of the concepts
-    had lost twice the gate's drop. Both losses are of reconstruction alone.
+    quiet: if nothing changed. detectable: the loss of reconstruction that the gate reports as detectable, the median over quiet
+    nights; nan if it reports none. noticed: if every concept lost that much. fifth: if a fifth of the concepts lost twice the
+    gate's drop. Both losses are of reconstruction only.
     """
 
     concepts: int
@@ -33,7 +33,7 @@ class Rates:
 
 
 def scores_of_a_night(rng: np.random.Generator, truth: Floats, metric: str) -> Floats:
-    """One night's scores (N,) of words learned from that night's seed."""
+    """One night's scores (N,) of words learned with that night's seed."""
     spread = NOISE[metric] * math.sqrt(2) * np.exp(np.linspace(-1, 1, len(truth)))
     scores: Floats = truth + spread * rng.standard_t(4, len(truth)) / math.sqrt(2)  # t4 has a variance of 2
     return scores
@@ -42,7 +42,7 @@ def scores_of_a_night(rng: np.random.Generator, truth: Floats, metric: str) -> F
 def simulated_night(
     rng: np.random.Generator, concepts: int, loss: Floats | float, drop: float, *, baseline: bool
 ) -> tuple[Comparison, ...]:
-    """A night against the last good one, and against a baseline of another seed. loss: of reconstruction tonight."""
+    """Compares a night with the last good one, and with a baseline of another seed. loss: of reconstruction tonight."""
     names = [f"concept-{position:04d}" for position in range(concepts)]
     pairs = []
     for metric, mean in MEANS.items():
@@ -54,14 +54,14 @@ def simulated_night(
 
 
 def a_fifth(rng: np.random.Generator, concepts: int, loss: float) -> Floats:
-    """The losses (N,) of a night on which only some are hit."""
+    """The losses (N,) of a night on which only some concepts lose."""
     hit = np.zeros(concepts)
     hit[rng.choice(concepts, round(concepts * AFFECTED), replace=False)] = loss
     return hit
 
 
 def rates(concepts: int, nights: int, drop: float = 0.01, *, baseline: bool = True) -> Rates:
-    """nights: simulated for each figure."""
+    """nights: how many are simulated for each figure."""
 
     def alarms(seeds: range, loss: float = 0.0, *, fifth: bool = False) -> float:
         hit = 0

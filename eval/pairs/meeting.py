@@ -1,4 +1,4 @@
-"""Which two concepts are drawn together: as the manifest's column `partner` says, else by the run's seed."""
+"""Chooses which two concepts are drawn together: from the manifest's column `partner`, else from the run's seed."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ def meetings_of(
 ) -> tuple[list[Meeting], tuple[Failure, ...]]:
     """Every object with one partner of each kind that the protocol has pairs for, at each of its prompts.
 
-    concepts: those of the run that have a word, by name. Who is drawn as whose partner: all stand in a circle in the order of
-    numbers that come from (seed, concept), and each meets the next one. So a new concept changes one partner, not all.
-    Failures are of concepts whose column names a partner that cannot be had.
+    concepts: those of the run that have a word, by name. Without the column, concepts stand in a circle, ordered by random numbers
+    from (seed, concept), and each one's partner is the next. So a new concept changes one partner, not all.
+    Failures: concepts whose column names a partner without a word, or the concept itself.
     """
     meetings, failures = [], []
     for kind, templates in protocol.pairs.items():
@@ -57,6 +57,6 @@ def _number(name: str, protocol: Protocol, seed: int) -> int:
 
 
 def _next(circle: Sequence[tuple[int, str]], own: tuple[int, str]) -> str | None:
-    """The one that follows in the circle, whether or not `own` is in it itself; None where there is no other."""
+    """The next concept in the circle after `own`, which need not be in it itself; None if there is no other."""
     following = circle[bisect_right(circle, own) % len(circle)] if circle else own
     return None if following == own else following[1]

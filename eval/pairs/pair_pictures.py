@@ -1,4 +1,4 @@
-"""Pictures of two words at once, and those they are read against: the same sentence from the same noise with a word less."""
+"""Pictures of two words at once, and their references: the same sentence and noise with one or both words replaced."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.sampling.grid import encode_png
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.store.run_tables import IMAGE, KEY
 
-# Which of the words are in the sentence: a word that is not there is replaced by its concept's class or initializer.
+# Which words the sentence holds; a missing word is replaced by its concept's class or initializer.
 Held = Literal["both", "a", "b", "neither"]
 HELD: tuple[Held, ...] = get_args(Held)
 
@@ -30,7 +30,7 @@ PAIR_PICTURES = pa.schema([
 
 @dataclass(frozen=True, slots=True)
 class PairRequest:
-    """One picture. prompt: as a person would write it."""
+    """One picture. prompt: with the words' placeholders."""
 
     meeting: Meeting
     held: Held
@@ -40,7 +40,7 @@ class PairRequest:
 
 
 def pair_requests(meeting: Meeting, a: Concept, b: Concept, protocol: Protocol, seed: int) -> list[PairRequest]:
-    """Every picture of a meeting. Seeds come from (run seed, a, prompt and b, index), and are the same whatever is held."""
+    """Every picture of a meeting. Seeds come from (run seed, a, prompt and b, index) and do not depend on which words it holds."""
     purpose = f"{protocol.base_label} {meeting.template} {b.name}"
     return [
         PairRequest(meeting, held, prompt, index, derive_seed(seed, a.name, purpose, index))
@@ -57,13 +57,13 @@ def draw_pairs(
     protocol: Protocol,
     resolution: int | None,
 ) -> pa.Table:
-    """The pictures as PAIR_PICTURES. words: by concept. Raises PromptError where two words do not fit into the model's context."""
+    """The pictures as PAIR_PICTURES. words: by concept. Raises PromptError if two words do not fit into the model's context."""
     settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
     vectors: dict[str, Mapping[str, np.ndarray]] = {}
     sentences = []
     for request in requests:
         a, b = words[request.meeting.a], words[request.meeting.b]
-        # Two concepts may spell their words alike: here each has a name that no tokenizer gets to see.
+        # Two concepts may have the same placeholder, so each gets an internal name here that no tokenizer sees.
         names = (alias(a.concept.name, a.concept.placeholder), alias(b.concept.name, b.concept.placeholder))
         vectors |= {names[0]: a.vectors, names[1]: b.vectors}
         sentences.append(_sentence(request.meeting, request.held, a.concept, b.concept, names))
@@ -74,7 +74,7 @@ def draw_pairs(
 
 
 def _sentence(meeting: Meeting, held: Held, a: Concept, b: Concept, names: tuple[str, str]) -> str:
-    """names: how the two words are written where they are held."""
+    """names: of the two words, used where the sentence holds them."""
     said = {
         place: name if held in ("both", place) else (concept.noun or concept.initializer or "")
         for place, concept, name in (("a", a, names[0]), ("b", b, names[1]))

@@ -1,4 +1,4 @@
-"""Draws and scores the pairs of a run whose words are scored: one Ray task a part, which draws only what is missing.
+"""Draws and scores the pairs of a run whose words are scored: one Ray task per part, which draws only missing pictures.
 
 embeddings/ + features/ -> pairs/<protocol>/pictures/*.parquet -> pairs/<protocol>/scores-<judge>/*.parquet
 """
@@ -40,14 +40,14 @@ SHOWN = ["concept", "fingerprint", "partner", "partner_fingerprint", "template",
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What is known of a word without its vectors."""
+    """A word without its vectors."""
 
     concept: Concept
     fingerprint: str
 
 
 def score_pairs(run: RunFolder, judgement: Judgement, under: ScoredUnder) -> tuple[Failure, ...]:
-    """Of a protocol without pairs, nothing. Returns what could not be drawn, and partners that could not be had."""
+    """Draws and scores the protocol's pairs, if it has any. Returns pairs that could not be drawn, and concepts without their partner."""
     if not judgement.protocol.pairs or judgement.drawing is None:
         return ()
     parts = read_layout(run)
@@ -81,7 +81,7 @@ def pictures_folder(protocol_label: str) -> str:
 
 
 def read_pair_scores(run: RunFolder, under: ScoredUnder) -> dict[Meeting, PairScore]:
-    """Of the run's present words."""
+    """The rows of the run's present words."""
     parts = read_layout(run)
     words = _words(run, parts)
     rows = read_parts(run, scores_folder(under), parts["samples"], PAIR_SCORES).to_pylist()
@@ -89,7 +89,7 @@ def read_pair_scores(run: RunFolder, under: ScoredUnder) -> dict[Meeting, PairSc
 
 
 def read_pair_pictures(run: RunFolder, under: ScoredUnder, meeting: Meeting) -> list[dict[str, Any]]:
-    """PAIR_PICTURES' rows of one meeting, by what they hold and their index."""
+    """The rows of PAIR_PICTURES of one meeting, by the words they hold and their index."""
     parts = read_layout(run)["samples"]
     table = read_table(run, part_path(pictures_folder(under.protocol), shard_of(meeting.a, parts), parts))
     rows = [] if table is None else _of_meeting(table, meeting).to_pylist()
@@ -104,7 +104,7 @@ def _score_part(
     under: ScoredUnder,
     training: Mapping[str, np.ndarray],
 ) -> list[Failure]:
-    """training: (D,) of each concept, the mean feature of its training images."""
+    """training: concept -> the mean feature (D,) of its training images."""
     torch.set_num_threads(1)
     parts = read_layout(run)
     words = _with_vectors(run, parts, {name for meeting in meetings for name in (meeting.a, meeting.b)})
@@ -162,7 +162,7 @@ def _of_meeting(table: pa.Table, meeting: Meeting) -> pa.Table:
 
 
 def _of_words(table: pa.Table, meeting: Meeting, words: Mapping[str, LearnedWord]) -> pa.Table:
-    """Without pictures of words that have been learned anew since."""
+    """The table without pictures of words that have been learned again since."""
     table = table.filter(pc.equal(table["fingerprint"], words[meeting.a].fingerprint))
     return table.filter(pc.equal(table["partner_fingerprint"], words[meeting.b].fingerprint))
 

@@ -1,4 +1,4 @@
-"""What the pairs of a run amount to, a line a prompt, and the pictures of some of them."""
+"""The summary of a run's pairs, one line per prompt, with the pictures of some pairs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +21,10 @@ SHOWN = 12  # pairs with pictures on a page
 
 @dataclass(frozen=True, slots=True)
 class PairSummary:
-    """A prompt with two words, over its pairs; everything but the number of pairs is a mean over those that have it.
+    """A prompt with two words, over its pairs. All figures except the number of pairs are means over the pairs that have them.
 
-    presence, alone, floor, noun: similarity to a word's training images in pictures with both words, with it alone, with the
-    other alone, and with two class nouns; of both words together. The rest as in PairScore; one_only: only_a and only_b.
+    presence, alone, floor, noun: similarity to a word's training images of pictures with both words, with this word alone, with the
+    other alone, and with two class nouns; means over both words. one_only: only_a and only_b. The others are those of PairScore.
     """
 
     template: str
@@ -65,12 +65,12 @@ def summarise_pairs(scores: Sequence[PairScore]) -> tuple[PairSummary, ...]:
 
 
 def pairs_json(pairs: Pairs) -> list[dict[str, Any]]:
-    """For report/summary.json; holds no nan."""
+    """The lines for report/summary.json, without nan."""
     return [{**without_nan(asdict(line)), "both": without_nan(asdict(line.both))} for line in pairs.lines]
 
 
 def pair_sheet(run: RunFolder, under: ScoredUnder, meeting: Meeting) -> bytes:
-    """A PNG: a row of pictures with both words, and one for each sentence that it is read against."""
+    """A PNG with a row of pictures with both words, and a row for each reference sentence."""
     rows = read_pair_pictures(run, under, meeting)
     samples = [
         Sample(row["concept"], "edit", row["prompt"], "", row["index"], row["seed"], row["image"]["bytes"])
@@ -99,7 +99,7 @@ def _summary(template: str, scores: Sequence[PairScore]) -> PairSummary:
 
 
 def _some(scores: dict[Meeting, PairScore]) -> list[Meeting]:
-    """At most SHOWN, from the highest share of both to the lowest at even distances."""
+    """At most SHOWN pairs, evenly spaced from the highest share of `both` to the lowest."""
     ranked = sorted(scores, key=lambda each: (-np.nan_to_num(scores[each].both, nan=-1), each.a, each.b, each.template))
     count = min(SHOWN, len(ranked))
     return [ranked[round(place * (len(ranked) - 1) / max(1, count - 1))] for place in range(count)]

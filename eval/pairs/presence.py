@@ -1,8 +1,8 @@
-"""Is each of two concepts in a picture, by a judge of pictures: what `pair_run.py` scores.
+"""Decides with a judge of pictures whether each of two concepts is in a picture; `pair_run.py` uses it.
 
-A word is taken to be present in a picture when its training images are more similar to the picture than halfway from
-pictures of the same sentence and noise without the word to pictures with it alone. Similarity is the highest of five views,
-the whole and its four halves: two things side by side share the whole, and a judge sees less of each.
+A word counts as present if the picture's similarity to its training images is above a threshold: halfway between that of pictures
+of the same sentence and noise without the word, and that of pictures with this word alone. The similarity is the highest of five
+views, the whole picture and its four halves, because two objects side by side share the whole and the judge sees less of each.
 """
 
 import math
@@ -26,13 +26,13 @@ VIEWS = 5
 class PairScore:
     """One prompt with two words.
 
-    n: pictures with both. presence_a, presence_b: the mean similarity of these to each word's training images (the highest of
-    five views). alone_...: of pictures with that word alone, the ceiling. floor_...: of pictures with the other word alone.
+    n: pictures with both words. presence_a, presence_b: their mean similarity to each word's training images (the highest of
+    five views). alone_...: that of pictures with this word alone, the ceiling. floor_...: of pictures with the other word alone.
     noun_...: of pictures with two class nouns instead.
-    both, only_a, only_b: shares of the pictures in which both words, or just one, are present; nan where a word cannot be
-    seen even alone. both_alone, both_nouns: the same share as `both` of the pictures with one word and with none, which is
-    what the rule grants by mistake. told_apart: the share of pictures with one word that are nearer to its own training
-    images than to the other's: how well the judge tells the two apart at all.
+    both, only_a, only_b: shares of the pictures in which both words, or only one, are present; nan if a word is not recognised
+    even alone. both_alone, both_nouns: the share as in `both` for pictures with one word and with none, which shows how often the
+    rule is wrong. told_apart: the share of pictures with one word that are nearer to its own training images than to the other's,
+    which shows how well the judge distinguishes the two.
     """
 
     concept: str
@@ -56,7 +56,7 @@ class PairScore:
 
 
 def view_similarities(pictures: Sequence[Image.Image], training: Floats, scorer: ImageScorer) -> Floats:
-    """The highest similarity of a view to each of K sets. training: (K, D), the mean feature of each -> (N, K)."""
+    """The highest similarity of any view to each of K concepts. training: their mean features (K, D) -> (N, K)."""
     if not pictures:
         return np.empty((0, len(training)))
     features = scorer.encode_images([view for picture in pictures for view in _views(picture)])
@@ -66,7 +66,7 @@ def view_similarities(pictures: Sequence[Image.Image], training: Floats, scorer:
 
 
 def pair_score(meeting: Meeting, similarities: Mapping[Held, Floats]) -> PairScore:
-    """similarities: what was held -> (N, 2), to the training images of a and of b."""
+    """similarities: words held -> (N, 2), the similarities to the training images of a and b."""
     both, a, b, neither = (similarities[held] for held in HELD)
     halfway, seen = [], True
     for place, (own, other) in enumerate(((a, b), (b, a))):

@@ -255,7 +255,7 @@ def test_losses_too_small_to_be_noticed_each_night_are_noticed_as_they_add_up(
     assert not any(each.alarm for each in bad.comparisons), "the last step alone is none"
     assert bad.baseline == "n0"
     assert [each.metric for each in bad.erosion if each.alarm] == ["reconstruction"]
-    assert "learned anew since n0" in bad.reasons[0]
+    assert "learned again since n0" in bad.reasons[0]
     assert history.verdicts() == verdicts
     assert judge_night(history, "n9", many(500, 0.0, "f" * 10), {}, 0.01, None, baseline="n5").baseline == "n5"
     with pytest.raises(ValueError, match="the baseline 'n7' is no night before n9"):
