@@ -1,4 +1,4 @@
-"""What can be said of a Ray address and of a local Ray's folder before Ray is asked, which waits for minutes."""
+"""Checks a Ray address and a local Ray's folder before Ray is called, because Ray reports such faults only after minutes."""
 
 import os
 import re
@@ -9,20 +9,20 @@ AUTO = "auto"
 CLIENT = "ray://"
 ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 FORMS = "a job joins HOST:PORT, as in head:6379, the ray:// address of a cluster's client port, or auto"
-SECONDS = 5.0  # that a head node may take to answer
+SECONDS = 5.0  # for a head node to answer
 LONGEST_SOCKET = 107  # bytes of a UNIX socket's path
 # What Ray puts below the temporary folder, with a process id of seven digits.
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 
 class ClusterError(Exception):
-    """A cluster that cannot be joined, or no Ray can start here: which address or folder, and what would do."""
+    """A cluster cannot be joined, or no local Ray can start. The message names the address or folder and what is expected."""
 
 
 def joined_address(address: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The address to join: as given, else RAY_ADDRESS; None for a Ray of the job's own. One that is empty is as none.
+    """The address to join: the one given, else RAY_ADDRESS; None to start a local Ray. An empty address means none.
 
-    Raises ClusterError for an address of no known form, and for one at which nothing answers.
+    Raises ClusterError for an address of an unknown form, and if nothing answers there.
     """
     for name, said in (("--ray-address", address), ("RAY_ADDRESS", environment.get("RAY_ADDRESS"))):
         if said and said.strip():
@@ -51,7 +51,7 @@ def _checked(name: str, address: str) -> str | None:
 
 
 def refuse_long_folder(environment: Mapping[str, str] = os.environ) -> None:
-    """Raises ClusterError where the temporary folder is so long that a local Ray's sockets cannot be named."""
+    """Raises ClusterError if the temporary folder's path is too long for a local Ray's sockets."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if environment.get(name)), None)
     if name is None:
         return

@@ -1,7 +1,7 @@
-"""A local Ray answers nobody but its own run.
+"""Token authentication for a local Ray, so that it accepts only the processes of its own run.
 
-Its control store, raylet, workers and job API listen on the network whatever they are told, and who reaches one runs code as
-the user. So every run has a random token that its own processes inherit, and nobody else is answered.
+Ray's control store, raylet, workers and job API always listen on the network, and anyone who reaches them can run code as the user.
+So every run has a random token that its processes inherit; requests without it are refused.
 """
 
 import os
@@ -14,9 +14,9 @@ MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"  # the names of the environment'
 
 @contextmanager
 def token_of_its_own() -> Iterator[None]:
-    """Within, a Ray that is started asks for a new token; what the environment says of other clusters comes back after it.
+    """Within the context, a Ray that is started requires a new token; afterwards the environment is restored.
 
-    The token is in the environment only: other accounts cannot read it there, and it is in no log and no file.
+    The token is in the environment only, where other accounts cannot read it, and in no log or file.
     """
     before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
     os.environ |= {MODE: "token", TOKEN: secrets.token_urlsafe(32)}
@@ -33,9 +33,9 @@ def token_of_its_own() -> Iterator[None]:
 
 
 def _read_environment_again() -> None:
-    """Ray reads its mode when it is first imported, which may have been before, and the token once a process."""
+    """Makes Ray read the mode and token again: it reads the mode on import, which may have happened earlier, and the token once."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    # As Ray itself does where it turns tokens on.
+    # Ray does the same when it turns tokens on.
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

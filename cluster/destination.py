@@ -1,4 +1,4 @@
-"""Where a run goes when nobody said: never into the copy of the working directory that a submitted job runs in."""
+"""The default run folder: never inside the copy of the working directory in which a submitted job runs."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def default_output(manifest: str, environment: Mapping[str, str] | None = None, 
     's3://bucket/runs/toys'
     """
     environment = os.environ if environment is None else environment
-    # In a store "#" and "?" are plain signs of a key; a web address ends before its query.
+    # In an object store "#" and "?" are ordinary characters of a key; in a web address the path ends before the query.
     web = manifest.lower().startswith(("http://", "https://"))
     place = re.split("[?#]", manifest, maxsplit=1)[0] if web else manifest
     stem = PurePosixPath(place.rpartition("://")[2] if "://" in place else place.replace("\\", "/")).stem

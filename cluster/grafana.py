@@ -1,4 +1,4 @@
-"""What is wrong with a Grafana dashboard: queries that are no PromQL, panels that show nothing or lie upon one another."""
+"""Checks a Grafana dashboard: queries that are not PromQL, panels that show nothing or overlap."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def problems(dashboard: Dashboard) -> list[str]:
 
 
 def metrics(dashboard: Dashboard) -> set[str]:
-    """The names of the metrics that the panels ask for."""
+    """The names of the metrics that the panels query."""
     return {name for query in queries(dashboard) for name in _names(promql_parser.parse(query))}
 
 
@@ -56,7 +56,7 @@ def _panel(panel: Dashboard) -> Iterator[str]:
 
 
 def _names(expression: Any) -> Iterator[str]:
-    """The metrics that an expression selects, by whatever name its part of the syntax tree goes."""
+    """The metrics that an expression selects, from any node of its syntax tree."""
     if isinstance(expression, promql_parser.VectorSelector):
         yield str(expression.name)
         return

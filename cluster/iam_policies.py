@@ -1,4 +1,4 @@
-"""What is wrong with a file of rights: more than is needed, or for another place than the cluster's own."""
+"""Checks an IAM policy: it must grant only what the cluster needs, and only on the cluster's own resources."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 AWS = Path(__file__).with_name("aws.yaml")
-# Actions that know no resource; the first is held to a region instead.
+# Actions that cannot be limited to a resource; the first is limited to a region instead.
 NO_RESOURCE = frozenset({"ec2:Describe*", "ecr:GetAuthorizationToken"})
-# What RunInstances is asked about besides the machine itself, its network and its image; none of these is a machine.
+# Other resources that RunInstances needs rights for, besides the machine, its network and its image.
 PARTS = frozenset({"image", "key-pair", "network-interface", "security-group", "spot-instances-request", "volume"})
 WRITES = frozenset({"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"})
 
@@ -88,5 +88,5 @@ def _all(value: str | list[str]) -> list[str]:
 
 
 def _conditions(statement: dict[str, Any]) -> dict[str, list[str]]:
-    """Key -> what it has to be, whatever the operator."""
+    """Condition key -> its required value, for any operator."""
     return {key: _all(value) for test in statement.get("Condition", {}).values() for key, value in test.items()}

@@ -1,4 +1,4 @@
-"""What is wrong with a file for Ray's cluster launcher, before a cloud says so by the hour."""
+"""Checks a file for Ray's cluster launcher offline, before machines are paid for."""
 
 import functools
 import importlib.resources
@@ -15,7 +15,7 @@ Config = dict[str, Any]
 
 
 def problems(config: Config) -> list[str]:
-    """A sentence for each problem. Behind a file that Ray's own validation refuses, nothing else is looked at."""
+    """A sentence for each problem. If Ray's own validation refuses the file, nothing else is checked."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:
@@ -46,7 +46,7 @@ def _machines(config: Config) -> Iterator[str]:
 
 
 def _scheduling(config: Config) -> Iterator[str]:
-    """What makes the cluster cheap at rest and the fallback from spot to on-demand work."""
+    """The rules that keep an idle cluster cheap and make it fall back from spot to on-demand machines."""
     types = config["available_node_types"]
     head = types[config["head_node_type"]]
     workers = {name: node_type for name, node_type in types.items() if node_type is not head}
@@ -78,7 +78,7 @@ def _is_spot(node_type: Config) -> bool:
 
 
 def _ec2(node_config: Config) -> Iterator[str]:
-    # When it launches, Ray adds the two counts and puts one of the subnets.
+    # On launch, Ray adds the two counts and chooses one of the subnets.
     request = {key: value for key, value in node_config.items() if key != "SubnetIds"}
     yield from _refused(request | {"MinCount": 1, "MaxCount": 1}, _ec2_input("RunInstances"))
     if not node_config.get("SubnetIds"):
@@ -102,7 +102,7 @@ def _refused(parameters: Config, shape: Shape) -> Iterator[str]:
 
 
 def _not_in_enum(value: Any, shape: Shape, place: str) -> Iterator[str]:
-    """botocore leaves enumerations to the server."""
+    """Checks enumerations, which botocore leaves to the server."""
     if isinstance(shape, StructureShape) and isinstance(value, dict):
         for name in value.keys() & shape.members.keys():
             yield from _not_in_enum(value[name], shape.members[name], f"{place}.{name}")
@@ -136,7 +136,7 @@ def _from_discovery(schema: Config) -> Config:
     if "$ref" in schema:
         return {"$ref": f"#/$defs/{schema['$ref']}"}
     if schema["type"] == "string" and schema.get("format") in {"int64", "uint64"}:
-        return {"type": ["string", "integer"]}  # written as text in the API's answers, taken as a number too
+        return {"type": ["string", "integer"]}  # text in the API's responses, also accepted as a number
     converted: Config = {} if schema["type"] == "any" else {"type": schema["type"]}
     if "enum" in schema:
         converted["enum"] = schema["enum"]

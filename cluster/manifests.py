@@ -1,4 +1,4 @@
-"""What is wrong with a Kubernetes document: its schema with unknown fields refused, and what no schema knows."""
+"""Checks a Kubernetes document: against its schema, with unknown fields refused, and by rules that no schema has."""
 
 import functools
 import json
@@ -13,12 +13,12 @@ import kubernetes_validate
 from cluster import network_policies
 
 Document = dict[str, Any]
-CORE_VERSION = "1.34"  # the oldest Kubernetes that its makers still care for
+CORE_VERSION = "1.34"  # the oldest Kubernetes release that is still maintained
 SECRET = re.compile(r"token|secret|password|credential|(access|api|private)_?key", re.IGNORECASE)
 
 
 def problems(document: Any) -> list[str]:
-    """A sentence for each problem. Behind a document that its schema refuses, nothing else is looked at."""
+    """A sentence for each problem. If the schema refuses the document, nothing else is checked."""
     if not isinstance(document, dict):
         return [f"a document is a mapping, not {document!r}"]
     refused = _custom(document) if document.get("apiVersion") == "ray.io/v1" else _core(document)
@@ -96,7 +96,7 @@ def _gpus(pod: Document) -> int:
 
 
 def drain_seconds(pod: Document) -> int:
-    """How long a worker pod goes on after it was told to stop; 0 if it has no drain."""
+    """Seconds that a worker pod runs on to drain after it is asked to stop; 0 if it has no drain."""
     command = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
     return int(command[1]) if command[:1] == ["wordmint-drain"] else 0
 

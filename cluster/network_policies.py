@@ -1,14 +1,14 @@
-"""What is wrong with a Kubernetes NetworkPolicy, beyond its schema: whom it lets in from anywhere, and what it lets out to."""
+"""Checks a Kubernetes NetworkPolicy beyond its schema: which traffic it lets in, and where it lets pods connect to."""
 
 from collections.abc import Iterator
 from typing import Any
 
-# Private networks, those of carriers, and the link's own, where a cloud keeps its metadata.
+# Private, carrier-grade NAT and link-local networks; a cloud's metadata service is in the last.
 INSIDE = frozenset({"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"})
 
 
 def problems(spec: dict[str, Any]) -> Iterator[str]:
-    """A sentence for each problem. spec: of the policy."""
+    """A sentence for each problem. spec: the policy's `spec`."""
     types = spec.get("policyTypes", [])
     if spec["podSelector"] == {} and not {"Ingress", "Egress"} <= set(types):
         yield "policyTypes: [Ingress, Egress]: what is not named is allowed"

@@ -62,7 +62,7 @@ def closed(schema: Schema) -> Schema:
             kept[key] = [closed(item) if isinstance(item, dict) else item for item in value]
         else:
             kept[key] = value
-    if "required" in kept:  # the API server fills a default in before it looks for what is missing
+    if "required" in kept:  # the API server fills in defaults before it checks for missing fields
         kept["required"] = [name for name in kept["required"] if "default" not in schema["properties"].get(name, {})]
     if "properties" in kept and not schema.get("x-kubernetes-preserve-unknown-fields"):
         kept.setdefault("additionalProperties", False)

@@ -1,11 +1,11 @@
-"""What is wrong with a shell script of the cluster: what bash cannot read, and Slurm options that are none or come too late."""
+"""Checks a shell script of the cluster: bash syntax, and Slurm options that do not exist or come too late."""
 
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of sbatch(1). It takes an unknown option for an error only when the job is submitted.
+# Options of sbatch(1), which reports an unknown option only when the job is submitted.
 SBATCH = re.compile(
     r"#SBATCH --(account|begin|chdir|constraint|cpus-per-task|dependency|error|exclude|exclusive|export|gpus|gpus-per-node|gres|"
     r"job-name|mail-type|mail-user|mem|nice|nodelist|nodes|ntasks|ntasks-per-node|output|partition|qos|requeue|reservation|"

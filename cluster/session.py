@@ -1,4 +1,4 @@
-"""How a job meets Ray: it joins the cluster it was submitted to, or starts a local one for itself."""
+"""A job's Ray session: it joins the cluster that the job was submitted to, or starts a local Ray."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]  # the folder that our packages are i
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the cluster offered when the job joined; of GPUs, what it can grow to.
+    """The cluster's resources when the job joined it. gpus: the number that it can grow to.
 
-    local: the job's own Ray, gone when it ends. several_nodes: there is more than one machine, or there will be.
+    local: a Ray of this job only, which ends with it. several_nodes: there is more than one machine, or there will be.
     """
 
     cpus: int
@@ -38,8 +38,8 @@ class Session:
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[Session]:
     """Joins `address`, else the cluster that RAY_ADDRESS names (as it does in a submitted job), else starts a local Ray.
 
-    cpus: of the local Ray; None for those of the machine.
-    Raises ClusterError for an address that cannot be joined, and where no local Ray can start.
+    cpus: of the local Ray; None uses those of the machine.
+    Raises ClusterError for an address that cannot be joined, and if no local Ray can start.
     """
     address = joined_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -74,11 +74,11 @@ def _local_ray(cpus: int | None) -> Iterator[None]:
 
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
-    """How a cluster is signed in to is said by the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN), and left as it is."""
+    """Joins a cluster. Its authentication comes from the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN), which is left unchanged."""
     import ray
 
     try:
-        # Where a server answers that is no Ray, it ends the process.
+        # If a server that is not Ray answers, Ray ends the process.
         ray.init(address=address, log_to_driver=False, job_config=_job_config())
     except (Exception, SystemExit) as error:
         raise ClusterError(f"the Ray cluster at {address} could not be joined: {error}") from error
@@ -89,23 +89,23 @@ def _joined(address: str) -> Iterator[None]:
 
 
 def _job_config() -> Any:
-    """Has workers look for modules in our own folder, and not in the folder that the job was started in.
+    """Makes workers import modules from our own folder instead of the folder that the job was started in.
 
-    That one may have a pipeline/ or jobs/ of its own, and Ray puts it before everything else. A submitted job has no such
-    folder: it stands in the copy that was made for it.
+    That folder may have a pipeline/ or jobs/ of its own, and Ray puts it first on the path. A submitted job does not need this: it
+    runs in the copy that was made for it.
     """
     from ray.job_config import JobConfig
 
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    # What Ray calls a client's job is one whose current folder means nothing to the workers.
+    # For a job that Ray marks as a client's, workers ignore the driver's current folder.
     return JobConfig(_client_job=not submitted, _py_driver_sys_path=[] if submitted else [str(ROOT)])
 
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """A job that is stopped politely ends as by Ctrl-C. To be set up after ray.init, whose own handler aborts."""
+    """Makes SIGTERM end a job like Ctrl-C. Call it after ray.init, whose own handler aborts."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # where no handler can be set up
+        yield  # outside the main thread no handler can be set
         return
 
     def interrupt(*_: object) -> None:
@@ -121,8 +121,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def gpus(offered: Mapping[str, float], environment: Mapping[str, str] = os.environ) -> int:
     """How many GPUs the cluster has, or can grow to.
 
-    An autoscaling cluster at rest has none, and Ray does not tell a driver what it might have: a job that asked for what
-    is there would train on the CPUs of GPU machines. So the cluster's own files say it, in WORDMINT_GPUS.
+    An idle autoscaling cluster has none, and Ray does not tell a driver how many it could have, so a job would train on the CPUs of
+    GPU machines. So the cluster files state the number in WORDMINT_GPUS.
 
     >>> gpus({"CPU": 0.0}, {"WORDMINT_GPUS": "16"})
     16

@@ -1,7 +1,7 @@
 """What `ray job submit --working-dir FOLDER` would upload, by Ray's own rules: python -m cluster.upload [FOLDER]
 
-Lists every file with its size, the largest last. .gitignore and .rayignore say what stays at home: the repository's own
-.rayignore names keys, tokens and environment files. Whoever may read the cluster's storage can read what was uploaded.
+Lists every file with its size, the largest last. Files in .gitignore and .rayignore are not uploaded; the repository's .rayignore
+names keys, tokens and environment files. Anyone who can read the cluster's storage can read what was uploaded.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Checks every cluster file against what will read it, offline: python -m cluster.validate [FILE ...]
+"""Checks every cluster file offline with the rules of the program that reads it: python -m cluster.validate [FILE ...]
 
 launcher files   Ray's own validation; each node_config against EC2's or Compute Engine's request schema
 Kubernetes       KubeRay's schemas for its kinds, the core schemas for the others; unknown fields are refused
@@ -6,8 +6,8 @@ rights           the rules of iam_policies.py, and the region, types and subnets
 Dockerfile       hadolint
 scripts          bash, and the names of sbatch's options
 grafana.json     a PromQL parser
-and for all of them what no schema knows: the head takes no work, spot comes before on-demand, nothing runs as root, no
-secret stands in a file.
+and for all of them rules that no schema has: the head runs no tasks, spot comes before on-demand, nothing runs as root, no file
+holds a secret.
 
 Prints a line for each problem, and exits 1 if there is one.
 """
@@ -33,7 +33,7 @@ FILES = (
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not the last one's win."""
+    """YAML in which a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -43,7 +43,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def problems(path: Path) -> list[str]:
-    """What is wrong with one file, a sentence each, naming the place in it; [] if nothing is."""
+    """The problems of one file, a sentence each with the place in the file; [] if there are none."""
     if path.name.startswith("Dockerfile"):
         return _dockerfile(path)
     if path.suffix in {".sh", ".sbatch"}:
@@ -71,7 +71,7 @@ def _dockerfile(path: Path) -> list[str]:
 
 
 def main(files: list[Path]) -> int:
-    """Says of each file whether it is good, and what is wrong with it; 1 if anything is."""
+    """Prints the problems of each file; returns 1 if there are any."""
     bad = 0
     for path in files:
         found = problems(path)

@@ -1,4 +1,4 @@
-"""The frame that the drawings of a comparison share, as SVG: axes with round ticks, and labels that leave each other legible."""
+"""SVG parts that the plots of a comparison share: axes with round ticks, and labels that do not overlap."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ LETTER, LINE = 7.5, 15.0  # pixels: the width of a letter and the height of a li
 
 
 def ticks(low: float, high: float) -> list[str]:
-    """At most six round numbers of [low, high], evenly spaced, with as many digits as tell them apart.
+    """At most six evenly spaced round numbers in [low, high], with just enough digits to differ.
 
     >>> ticks(0.662, 0.683), ticks(0, 872)
     (['0.665', '0.670', '0.675', '0.680'], ['0', '200', '400', '600', '800'])
@@ -26,7 +26,7 @@ def ticks(low: float, high: float) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the two axes span, and where in the drawing, in pixels, a value of theirs lies."""
+    """The ranges of the two axes, and the pixel position of a value on them."""
 
     across: tuple[float, float]
     up: tuple[float, float]
@@ -40,7 +40,7 @@ class Frame:
         return round(HEIGHT - MARGIN - (value - low) / (high - low) * (HEIGHT - 2 * MARGIN), 1)
 
     def axes(self, below: str, above: str) -> list[str]:
-        """The lines and their numbers. below, above: what the axes are called."""
+        """The axes with their numbers. below, above: names of the horizontal and the vertical axis."""
         floor = HEIGHT - MARGIN
         drawn = [f'<path class="axis" fill="none" d="M{MARGIN} {MARGIN}V{floor}H{WIDTH - MARGIN}"/>']
         for said in ticks(*self.across):
@@ -55,12 +55,12 @@ class Frame:
 
 
 def labels(places: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
-    """A label for each place, as near to it as dots and earlier labels leave room for; a line leads to one that had to give way."""
+    """A label for each point, as near to it as dots and earlier labels allow; a line connects a label that had to move away."""
     taken = [(x - DOT, y + DOT, 2 * DOT) for x, y in places]
     drawn = []
     for (x, y), name in zip(places, names, strict=True):
         width = LETTER * len(name)
-        # Where everything is taken, over another label is better than nowhere; so is over the edge, where nothing is wide enough.
+        # If there is no free place, overlapping a label is better than no label; so is crossing the edge.
         spots = [*_spots(x, y, width)] or [(x + 8, y - 7)]
         free = (spot for spot in spots if not any(_meet((*spot, width), other) for other in taken))
         left, base = spot = next(free, spots[0])
@@ -76,7 +76,7 @@ def svg(drawn: Sequence[str]) -> str:
 
 
 def _spots(x: float, y: float, width: float) -> Iterator[tuple[float, float]]:
-    """Left ends of base lines, the nearest first, all of them within the drawing."""
+    """Candidate left ends of the label's base line within the drawing, the nearest first."""
     for line in range(12):
         for base in (y - 7 - line * LINE, y + 17 + line * LINE):
             for left in (x + 8, x - 8 - width):

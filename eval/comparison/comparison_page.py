@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as text; names among them are untrusted."""
+    """A table of text cells. Names in them are untrusted."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -21,7 +21,7 @@ class Table:
 
 
 def page_of(title: str, drawings: Sequence[str], tables: Sequence[Table], note: str = "") -> str:
-    """One self-contained HTML page. drawings: SVG of our own making. note: a line below the tables."""
+    """One self-contained HTML page. drawings: trusted SVG. note: a line below the tables."""
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),

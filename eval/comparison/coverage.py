@@ -1,4 +1,4 @@
-"""How often the intervals of this package hold the true value, by simulation."""
+"""The coverage of this package's intervals, by simulation: how often they contain the true value."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -22,7 +22,7 @@ CHECKPOINTS = np.array([0.0, 48, 100, 200, 400, 800])  # U-Net evaluations
 
 
 def coverage(statistic: Statistic, shape: str, count: int, repeats: int, seed: int = 0) -> float:
-    """The share of so many repeats in which the interval of `count` values held the true mean, median or diversity."""
+    """The share of `repeats` in which the interval of `count` values contained the true mean, median or diversity."""
     rng, held = np.random.default_rng(seed), 0
     if statistic == "diversity":
         truth = float(diversity(_features(rng, 3000)).mean())
@@ -38,8 +38,8 @@ def coverage(statistic: Statistic, shape: str, count: int, repeats: int, seed: i
 
 
 def two_way_coverage(seeds: int, concepts: int, shared: float, repeats: int, seed: int = 0) -> float:
-    """Of `two_way_interval`. shared: the spread of what a seed does to all concepts alike, beside 1 between concepts and 0.5 of
-    each training.
+    """Coverage of `two_way_interval`. shared: the standard deviation of a seed's effect on all concepts; that between concepts
+    is 1, that of each training 0.5.
     """
     rng, held = np.random.default_rng(seed), 0
     for _ in range(repeats):
@@ -50,10 +50,10 @@ def two_way_coverage(seeds: int, concepts: int, shared: float, repeats: int, see
 
 
 def cost_coverage(seeds: int, concepts: int, repeats: int, resamples: int = 300, seed: int = 0) -> float:
-    """Of the evaluations to 95 % of the gain that `costs_of` gives a recipe beside its reference.
+    """Coverage of `costs_of`'s interval for the evaluations to 95 % of the gain, for a recipe and its reference.
 
-    Concepts differ in where they begin, in what they gain and in how fast (each about twofold); a score has the noise of the
-    shipped model's, 0.012.
+    Concepts differ in starting point, gain and speed (each about twofold); a score has the noise measured on the shipped model,
+    0.012.
     """
     rng, held = np.random.default_rng(seed), 0
     (truth,) = (

@@ -1,4 +1,4 @@
-"""Quality against cost: a word's scores after so many U-Net evaluations, and what 95 % of the gain over no training costs."""
+"""Quality against cost: a word's scores over U-Net evaluations, and the evaluations needed for 95 % of the gain from training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MEASURED = pa.schema([
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One word in mid-training. evaluations: pictures that went through the U-Net until then, validation included."""
+    """One word at a checkpoint. evaluations: pictures passed through the U-Net so far, validation included."""
 
     recipe: str
     concept: str
@@ -38,8 +38,8 @@ class Measured:
 class Course:
     """A recipe over its checkpoints: S training seeds by C concepts by T checkpoints.
 
-    evaluations: (T,), a mean over concepts where they differ. reconstruction, editability: (S, C, T). One with an early stop
-    has a single checkpoint, where each word came to its end.
+    evaluations: (T,), a mean over concepts if they differ. reconstruction, editability: (S, C, T). A recipe with an early stop has
+    a single checkpoint, the last of each word.
     """
 
     recipe: str
@@ -50,12 +50,12 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a recipe takes to bring 95 % of what the reference's whole training brings in image similarity.
+    """The cost at which a recipe reaches 95 % of the gain in image similarity from the reference's whole training.
 
-    The goal is the reference's untrained word, its first checkpoint, plus 95 % of the way to its last one: most of a raw
-    similarity is there before anything was learned. evaluations, low, high: a concept's U-Net evaluations with their 95 %
-    interval, over seeds and concepts; nan and infinite where the goal is not reached. ratio: to the reference's own.
-    reached: the share of resamples in which it got there. text: its text similarity there less the reference's at its end.
+    The goal is the score of the reference's untrained word (its first checkpoint) plus 95 % of the gain to its last one; without
+    the difference, most of a raw similarity is there before training. evaluations, low, high: U-Net evaluations per concept with
+    their 95 % interval over seeds and concepts; nan and infinite if the goal is not reached. ratio: to the reference's evaluations.
+    reached: the share of resamples that reach the goal. text: text similarity at the goal minus the reference's at its end.
     """
 
     recipe: str
@@ -72,7 +72,7 @@ class Cost:
 
 
 def courses_of(rows: Sequence[Measured]) -> list[Course]:
-    """One a recipe, over the concepts that every recipe has at every checkpoint and seed of its own, none of them diverged."""
+    """One course per recipe, over the concepts that every recipe has at all of its checkpoints and seeds, none of them diverged."""
     diverged = {row.concept for row in rows if np.isnan(row.reconstruction)}
     rows = [row for row in rows if row.concept not in diverged]
     by_recipe: dict[str, dict[int, dict[tuple[int, str], Measured]]] = {}
@@ -98,7 +98,7 @@ def courses_of(rows: Sequence[Measured]) -> list[Course]:
 def costs_of(
     courses: Sequence[Course], reference: str, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> list[Cost]:
-    """rng: resamples seeds and concepts, the same ones for all recipes: they are compared concept by concept."""
+    """rng: resamples seeds and concepts, the same for all recipes, because recipes are compared concept by concept."""
     base = next(course for course in courses if course.recipe == reference)
     seeds, concepts = base.reconstruction.shape[:2]
     draws = resampled(seeds, concepts, resamples, rng)
@@ -107,9 +107,9 @@ def costs_of(
 
 
 def _reach(course: Course, base: Course, seeds: Floats, concepts: Floats) -> tuple[float, float]:
-    """(evaluations to the goal, text similarity there less the reference's last).
+    """(evaluations to the goal, text similarity there minus the reference's last).
 
-    Infinite, nan where it is not reached; nan, nan where the reference itself gained nothing.
+    (inf, nan) if the goal is not reached; (nan, nan) if the reference gained nothing.
     """
 
     def mean(values: Floats) -> Floats:
@@ -138,7 +138,7 @@ def _cost(recipe: str, reached: Floats, own: Floats) -> Cost:
 
     def bounds(values: Floats) -> tuple[float, float]:
         known = values[~np.isnan(values)]
-        # Between a number and infinity (the goal is not reached, in some resamples) lies nothing.
+        # Some resamples may not reach the goal; a quantile between a number and infinity cannot be interpolated.
         ends = np.quantile(known, (0.025, 0.975), method="closest_observation") if len(known) else (np.nan, np.nan)
         return float(ends[0]), float(ends[1])
 

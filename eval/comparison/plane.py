@@ -1,4 +1,4 @@
-"""The reconstruction/editability plane (Gal et al. 2022, figure 10): ways of learning a word, each with its error bars.
+"""The reconstruction-editability plane (Gal et al. 2022, figure 10): each way of learning a word, with its error bars.
 
 points of concepts -> marks with intervals -> an SVG, a table; comparison_page.py shows both
 """
@@ -24,7 +24,7 @@ POINTS = pa.schema([
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One concept learned in one way. evaluations: pictures that went through the U-Net in training. seed: of the training."""
+    """One concept learned in one way. evaluations: pictures passed through the U-Net in training. seed: of the training."""
 
     variant: str
     concept: str
@@ -46,7 +46,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A way of learning over all concepts. against: the mean differences to the base, concept by concept."""
+    """A way of learning over all concepts. against: the mean of the differences to the base for each concept."""
 
     variant: str
     concepts: int
@@ -67,7 +67,7 @@ def points_of(table: pa.Table) -> list[Point]:
 
 
 def marks_of(points: Sequence[Point], base: str) -> list[Mark]:
-    """One a variant, in the order of their first points, over the concepts that it has at all of its training seeds."""
+    """One mark per variant, in the order of their first points, over the concepts that it has at all of its training seeds."""
     variants: dict[str, dict[tuple[int, str], Point]] = {}
     for point in points:
         if not math.isnan(point.reconstruction + point.editability):
@@ -91,7 +91,7 @@ def _mark(variant: str, some: Mapping[tuple[int, str], Point], bases: Mapping[tu
 
 
 def _by_seed(*of: Mapping[tuple[int, str], Point]) -> list[list[tuple[Point, ...]]]:
-    """A row a seed of a column a concept, the points of each mapping together; what was not trained is the same at all seeds."""
+    """A row per seed and a column per concept; points without training are the same at all seeds."""
     seeds = sorted({seed for some in of for seed, _ in some})
     names = sorted(set.intersection(*({name for _, name in some} for some in of)))
 
@@ -132,7 +132,7 @@ def _said(mean: Mean, sign: str = "") -> str:
 
 
 def plane_svg(marks: Sequence[Mark], base: str, ceiling: float) -> str:
-    """Up: closer to the training pictures, whose own similarity is the dashed line. Right: closer to the prompt."""
+    """Up is closer to the training pictures (dashed line: their similarity to each other), right is closer to the prompt."""
     edges = [mark.editability for mark in marks], [mark.reconstruction for mark in marks]
     (left, right), (bottom, top) = (_span(some) for some in edges)
     if not math.isnan(ceiling):

@@ -1,9 +1,9 @@
-"""Scores of words in mid-training, for several recipes over the same concepts: what `compare.py --steps-curve` measures.
+"""Scores words at checkpoints of their training, for several recipes on the same concepts, for `compare.py --steps-curve`.
 
     concepts, a few a Ray task -> one training a recipe, its words kept at checkpoints -> pictures -> scores -> Parquet
 
-One training of a recipe serves its early stopping as well: looking at the loss changes no word, so that where a rule would
-have stopped is a step of it.
+One training also gives the result of its early-stop rule: observing the loss changes no word, so the step at which the rule would
+stop is a step of this training.
 """
 
 import hashlib
@@ -38,14 +38,14 @@ from pipeline.training.inversion import train_step
 from pipeline.training.slot import new_slot
 
 TOGETHER = 4  # concepts in one batch, and in one task
-# Eight plain pictures and eight edited ones a checkpoint; floors are the comparison's business.
+# Eight plain and eight edited pictures per checkpoint; floors belong to the comparison of variants.
 PROTOCOL = replace(QUICK, name="curve", edit_images=2, untrained_images=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """checkpoints: the steps after which words are scored; the last is the budget, whatever the settings' rule for an early
-    stop. stopped: what the recipe is called that obeys this rule; it is scored too, unless the rule is "off".
+    """checkpoints: the steps after which words are scored; the last is the step limit, whatever the early-stop rule.
+    stopped: the name for the same recipe with the early-stop rule applied; it is scored too, unless the rule is "off".
     """
 
     name: str
@@ -55,10 +55,10 @@ class Recipe:
 
 
 def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
-    """settings: ours, whose seed is all recipes'. most: steps that a recipe is followed for, at most its own.
+    """settings: ours; its seed is used for all recipes. most: upper limit on the steps of a recipe.
 
-    The published ones have torch's default weight decay and draw each timestep by itself, as their trainers do; rates are as
-    the optimiser sees them, after their scaling by the pictures of a step.
+    The published recipes use torch's default weight decay and draw timesteps independently, as their trainers do. Learning rates
+    are those of the optimiser, after scaling by the batch size.
     """
 
     def published(
@@ -98,9 +98,9 @@ def checkpoints(budget: int) -> tuple[int, ...]:
 def measure(
     concepts: Sequence[Concept], model: Model, clip: str, recipes: Sequence[Recipe], folder: Storage, seeds: int = 1
 ) -> list[Measured]:
-    """Scores of every concept at every recipe's checkpoints; what a former call has measured is read instead.
+    """Scores of every concept at every recipe's checkpoints; results of an earlier call are read instead of measured again.
 
-    seeds: trainings of each, with the recipe's seed and those after it.
+    seeds: number of trainings of each, with the recipe's seed and the following ones.
     """
     task = ray.remote(num_cpus=1, max_retries=3)(_measure_part)
     chunks = [concepts[start : start + TOGETHER] for start in range(0, len(concepts), TOGETHER)]
@@ -133,7 +133,7 @@ def measured(backbone: Backbone, clip: str, recipe: Recipe, concepts: Sequence[C
     torch.set_num_threads(1)
     side = recipe.settings.resolution or backbone.resolution
     pixels = {each.name: load_images(find_sources(each, {}), side, recipe.settings.crop).pixels for each in concepts}
-    # Where the rule would stop is to be seen, and not to be obeyed: the loss is looked at, and the word goes on.
+    # The stopping rule is evaluated but not applied, so that training goes on after the step at which it would stop.
     settings = recipe.settings
     slots = [new_slot(each, pixels[each.name], backbone, settings) for each in concepts]
     kept: dict[tuple[str, int], dict[str, dict[str, np.ndarray]]] = {}
@@ -171,7 +171,7 @@ class Scoring:
         }
 
     def __call__(self, name: str, vectors: Mapping[str, np.ndarray]) -> tuple[float, float]:
-        """(image similarity, mean text similarity over the edits); nan for a word that has diverged."""
+        """(image similarity, mean text similarity over the edits); nan for a diverged word."""
         if not all(np.isfinite(some).all() for some in vectors.values()):
             return math.nan, math.nan
         concept = self._concepts[name]

@@ -1,4 +1,4 @@
-"""The interval of a mean over training seeds and concepts: both were drawn by chance, and another draw would give another mean."""
+"""The interval of a mean over training seeds and concepts, both of which are random samples."""
 
 import math
 from typing import Any
@@ -11,10 +11,9 @@ from eval.scores.metrics import Floats, student
 def two_way_interval(values: Floats) -> tuple[float, float]:
     """The 95 % interval of the mean of values (S, C), one a training seed and concept.
 
-    The variances of the concepts' means and of the seeds' means are added, so that neither a lucky seed nor a lucky choice of
-    concepts is taken for more than it is. Degrees of freedom are Satterthwaite's (1946): of few seeds that differ much they
-    are few. With one seed, what is known is the spread over concepts alone. nan below two concepts. How often it covers is in
-    docs/measured.md, as `python -m jobs.bench.interval_coverage` simulates it.
+    The variances of the concepts' means and of the seeds' means are added, so that the interval accounts for both choices. Degrees
+    of freedom are Satterthwaite's (1946): few seeds that differ much give few. With one seed, only the spread over concepts is known.
+    nan below two concepts. The coverage, simulated by `python -m jobs.bench.interval_coverage`, is in docs/measured.md.
     """
     parts = [
         (float(means.var(ddof=1)) / len(means), len(means) - 1)
@@ -32,8 +31,8 @@ def two_way_interval(values: Floats) -> tuple[float, float]:
 
 
 def resampled(seeds: int, concepts: int, draws: int, rng: np.random.Generator) -> list[tuple[Any, Any]]:
-    """Indices of seeds and of concepts, both drawn with replacement (Owen 2007, "The pigeonhole bootstrap"), for statistics that
-    are no means; the first draw is everything as it is.
+    """Indices of seeds and of concepts, both drawn with replacement (Owen 2007, "The pigeonhole bootstrap"), for statistics other
+    than means. The first draw is the original data.
     """
     drawn = [(rng.integers(seeds, size=seeds), rng.integers(concepts, size=concepts)) for _ in range(draws)]
     return [(np.arange(seeds), np.arange(concepts)), *drawn]

@@ -1,4 +1,4 @@
-"""The ways of learning a word that compare.py sets beside each other, and their points in the plane."""
+"""The ways of learning a word that compare.py compares, and their points in the plane."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """folder: of its run, under the output. vectors: of a word. settings: fields of InversionSettings beside the common ones."""
+    """folder: of its run, in the output. vectors: per word. settings: InversionSettings that differ from the common ones."""
 
     name: str
     folder: str
@@ -74,7 +74,7 @@ def points_of_run(run: RunFolder, name: str, seed: int = 0) -> list[Point]:
 
 
 def untrained_points(run: RunFolder, of: Literal["floor", "ceiling"] = "floor") -> list[Point]:
-    """The initializer in place of the word: what the run's own floors, or the ceilings, say of it."""
+    """Points of the initializer in place of the word, from the floors (or ceilings) in the run's scores."""
     return [
         Point(NO_WORD, row["concept"], _number(row[f"reconstruction_{of}"]), _number(row["editability_ceiling"]))
         for row in _concepts(run)
@@ -82,7 +82,7 @@ def untrained_points(run: RunFolder, of: Literal["floor", "ceiling"] = "floor") 
 
 
 def points_of_captions(run: RunFolder, column: str, model: str, clip: str, device: str) -> list[Point]:
-    """What a person says of each concept in place of its word, drawn by the frozen model; one Ray task a part."""
+    """Points of a person's caption in place of each word, drawn by the frozen model; one Ray task per part."""
     parts = read_layout(run)
     gpus = 1 if device == "cuda" else 0
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_caption_points)
@@ -113,7 +113,7 @@ def _caption_points(
                 backbone, [Wanted(concept, each, word.vectors) for each in said], protocol, model.resolution
             )
         except PromptError:
-            continue  # a caption longer than the model can read has no point
+            continue  # a caption that is too long for the model gives no point
         training = [each for each in samples if each.kind == "training"]
         texts = scorer if isinstance(scorer, ClipScorer) else None
         scores = score_concept(encode_concept([*training, *drawn], scorer), texts, np.random.default_rng(0))

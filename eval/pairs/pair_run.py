@@ -47,7 +47,7 @@ class Word:
 
 
 def score_pairs(run: RunFolder, judgement: Judgement, under: ScoredUnder) -> tuple[Failure, ...]:
-    """Draws and scores the protocol's pairs, if it has any. Returns pairs that could not be drawn, and concepts without their partner."""
+    """Draws and scores the protocol's pairs. Returns pairs that could not be drawn, and concepts without their partner."""
     if not judgement.protocol.pairs or judgement.drawing is None:
         return ()
     parts = read_layout(run)
