@@ -12,8 +12,8 @@ def two_way_interval(values: Floats) -> tuple[float, float]:
     """The 95 % interval of the mean of values (S, C), one a training seed and concept.
 
     The variances of the concepts' means and of the seeds' means are added, so that the interval accounts for both choices. Degrees
-    of freedom are Satterthwaite's (1946): few seeds that differ much give few. With one seed, only the spread over concepts is known.
-    nan below two concepts. The coverage, simulated by `python -m jobs.bench.interval_coverage`, is in docs/measured.md.
+    of freedom are Satterthwaite's (1946): few seeds that differ much give few. With one seed, only the spread over concepts is
+    known. nan below two concepts. The coverage, simulated by `python -m jobs.bench.interval_coverage`, is in docs/measured.md.
     """
     parts = [
         (float(means.var(ddof=1)) / len(means), len(means) - 1)
