@@ -1,17 +1,17 @@
 """Measures speed on this machine, as ratios within one run: python jobs/bench/bench.py [--output runs/bench.json]
 
-job_over_process_loop     seconds a concept of the whole job (Ray, scores, report) over those of a plain loop that starts one
-                          process a concept, which imports, loads, trains the same steps and draws the same pictures
+job_over_process_loop     seconds per concept of the whole job (Ray, scores, report) over those of a plain loop that starts one
+                          process per concept, which imports, loads, trains the same steps and draws the same pictures
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
 step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch;
-                          ..._and_text_encoder: over one that goes through the text encoder too, which no step can do without
+                          ..._and_text_encoder: over one that also runs the text encoder, which every step needs
 step_seconds_over_naive   seconds a training picture of ours, one concept, over those of bench_trainers.py's trainer, batch of 4;
-                          slot_... with as many concepts at once as serve it best; ..._bfloat16 with eight
+                          slot_... with the fastest number of concepts at once; ..._bfloat16 with eight
 
-unet_evaluations_over_paper   pictures through the U-Net until a word has 95 % of the image similarity that the paper's recipe
-                          converges to, over those of that recipe; text_similarity_...: what ours has there beside it
+unet_evaluations_over_paper   U-Net evaluations until a word reaches 95 % of the gain in image similarity of the paper's recipe,
+                          over those of that recipe; text_similarity_...: ours at that point minus the recipe's
 
-and what bench_scheduling.py measures: the driver's overhead, the scan of a large run, the occupancy of slots.
+and the figures of bench_scheduling.py: the driver's overhead, the scan of a large run, the occupancy of slots.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def job_against_processes(settings: InversionSettings) -> dict[str, float]:
         job = time.monotonic() - began
         if result.failures:
             raise RuntimeError(f"no word for {', '.join(result.failures)}")
-        # Words end early, the loop's at the same steps as the job's.
+        # Words stop early; the loop trains each for as many steps as the job did.
         steps = pq.read_table(f"{folder}/job/embeddings", columns=["steps"]).column("steps").to_pylist()
         began = time.monotonic()
         for name in names:
@@ -120,7 +120,7 @@ def job_against_processes(settings: InversionSettings) -> dict[str, float]:
 
 
 def learn_alone(name: str, settings: InversionSettings, output: Path) -> None:
-    """One concept as the public trainers do it: a process of its own that loads the model for itself."""
+    """Trains one concept like the public trainers: in its own process, which loads the model."""
     concept = next(each for each in read_manifest(DEMO).concepts if each.name == name)
     backbone = load_backbone("mini")
     word = train(backbone, slot_of(concept, backbone, settings))
@@ -197,7 +197,7 @@ def seconds_each(call: object) -> float:
 
 
 def unet_evaluations() -> dict[str, float]:
-    """What a word costs until it is as good as the paper's recipe makes it, as compare.py measures it."""
+    """The cost of a word until it is as good as one of the paper's recipe, measured by compare.py."""
     if compare.main(["--steps-curve", "--output", str(CURVE)]):
         raise RuntimeError("the curve of quality against cost could not be measured")
     rows = [Measured(**row) for row in pq.read_table(CURVE / "curve.parquet").to_pylist()]

@@ -1,8 +1,8 @@
-"""What the driver costs: 10,000 concepts whose training is empty through the real loop, 8 workers of 4 slots.
+"""Measures the driver's overhead: the real loop with 10,000 concepts, empty training, and 8 workers of 4 slots.
 
   python -m jobs.bench.bench_driver
 
-Prints one JSON object. bench.py runs it in a process of its own, because what a driver takes of memory is without torch.
+Prints one JSON object. bench.py runs it in its own process, because a driver's memory is measured without torch.
 
 driver_ms_per_concept      CPU time of the driver
 driver_rss_growth_mb_10k   of its memory, from the first concept to the last
@@ -37,7 +37,7 @@ CONCEPTS, WORKERS, SLOTS = 10_000, 8, 4
 
 
 class EmptyWorker(WorkerProcess):
-    """Says of every concept that it is done."""
+    """A worker that reports every concept as done."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         """Has nothing to import."""
@@ -70,7 +70,7 @@ def measure(folder: str) -> dict[str, float]:
     began: list[tuple[float, float, float]] = []
 
     def record(concept: Concept, result: Done | Failure) -> None:
-        if not began:  # the workers are there from now on
+        if not began:  # all workers have started by now
             began.append(now())
         done[concept.name] = result.fingerprint
 

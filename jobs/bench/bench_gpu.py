@@ -11,9 +11,9 @@ peak_gib            most memory allocated during those steps
 plain               the same for a straightforward loop in the manner of diffusers' script (bench_trainers.py), one concept
 ..._compiled        with the U-Net's transformer blocks compiled by torch.compile
 
-Then whether a word is the same to the last bit when it is learned twice, and its cosine to the word learned beside others; and
-whole jobs: concepts an hour, share of the time that the GPU is busy (NVML, by nvidia-smi), seconds until each point. What the
-time does not suffice for is listed under "skipped". Writes a Markdown table beside the JSON file.
+Then it tests whether a word learned twice has the same bits, and measures its cosine to the word learned in a batch with others;
+and it runs whole jobs: concepts an hour, share of the time that the GPU is busy (NVML, by nvidia-smi), seconds until each
+milestone. Measurements that do not fit into the time are listed under "skipped". Writes a Markdown table beside the JSON file.
 """
 
 import argparse
@@ -69,7 +69,7 @@ SUBJECTS = {each.name: each for each in (Subject("mini", 64, 64), Subject("sd-1.
 
 
 class TimeIsUpError(Exception):
-    """What was to be measured now would end too late."""
+    """The next measurement would not end in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Bench:
     skipped: list[str]
 
     def part(self, name: str, call: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
-        """What `call` returns; {} when the time is up. A part that fails is told of, and costs the others nothing."""
+        """The result of `call`; {} if the time is up. A failure is reported, and the other parts go on."""
         began = time.monotonic()
         found: dict[Any, Any] = {}
         try:
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _weights(subject: Subject, scratch: Path, bench: Bench) -> Path:
     if subject.name == "mini":
         return MINI_FOLDER
-    # In a process of its own, so that its memory goes with it.
+    # In its own process, so that its memory is freed.
     dtype = torch.float32 if bench.device == "cpu" else torch.bfloat16
     saver = multiprocessing.get_context("spawn").Process(target=full_size.save, args=(subject.name, scratch, dtype))
     saver.start()

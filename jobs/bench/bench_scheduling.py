@@ -1,4 +1,4 @@
-"""What the scheduling costs, and what it saves: the part of bench.py that trains little or nothing.
+"""Measures the cost and the gain of scheduling: the part of bench.py that trains little or nothing.
 
 driver_...                 see bench_driver.py
 resume_scan_seconds_100k   from a run folder with 100,000 committed concepts to the answer that nothing is left to do, on
@@ -88,7 +88,9 @@ def resume_scan() -> dict[str, float]:
 def leave_tables(run: RunFolder, rows: list[tuple[Concept, str, Source]]) -> None:
     parts = create_layout(run, COMMITTED)["embeddings"]
     by_part: dict[int, list[dict[str, object]]] = {number: [] for number in range(parts)}
-    vector = np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()  # as wide as Stable Diffusion 1.x
+    vector = (
+        np.random.default_rng(0).standard_normal((1, 768), np.float32).tolist()
+    )  # vector length of Stable Diffusion 1.x
     for concept, fingerprint_, source in rows:
         row = {"concept": concept.name, "fingerprint": fingerprint_, "vectors": vector, "sources": [asdict(source)]}
         by_part[shard_of(concept.name, parts)].append(row)
@@ -133,8 +135,8 @@ def moto_with(run: Path) -> Iterator[RunFolder]:
 def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot], slots: int = 4) -> dict[str, float]:
     """Sixteen concepts of 10 to 80 steps, drawn once: continuous batching, fixed packs, one at a time.
 
-    new: (number of the concept, settings) -> a slot. Concepts a minute, training alone; and the share of slots that had a
-    concept in them, which is what a machine gains whose step costs much the same for one concept as for several.
+    new: (number of the concept, settings) -> a slot. Measures concepts a minute, training only, and the share of slots in use,
+    which is the gain on a machine whose step takes about as long for one concept as for several.
     """
     lengths = np.random.default_rng(0).integers(10, 81, 16).tolist()
 

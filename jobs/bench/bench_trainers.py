@@ -1,4 +1,4 @@
-"""The trainer that everybody writes first, to measure ours against: the part of bench.py and full_size.py that is not ours.
+"""A straightforward trainer in the manner of public scripts, as the baseline of bench.py and full_size.py.
 
 plain_over_ours_per_image  seconds a training picture of that trainer over those of ours, batch of 4, one concept
 """

@@ -1,11 +1,11 @@
-"""Train a word for a step or two on a model of the published size, with random weights: what memory and time it takes.
+"""Measures memory and time of a training step on a model of the published size, with random weights.
 
   python jobs/bench/full_size.py sd-1.5 --dtype bfloat16 --resolution 256
   python jobs/bench/full_size.py sdxl --device cuda --batch-size 1
 
 Nothing is downloaded. The weights are written to a temporary folder (2 GB for sd-1.5 in half precision, 7 GB for sdxl),
-and from there the model is loaded as any other. Prints one JSON object. Exit codes: 0; 1 the word or a weight is not what
-it should be.
+and from there the model is loaded as any other. Prints one JSON object. Exit codes: 0 measured; 1 the word
+did not change, or a frozen weight did.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Architecture:
 
 
 def architecture(name: str) -> Architecture:
-    """One of "sd-1.5", "sdxl" and "ldm" (the paper's), by the configurations they are published with; no memory is taken."""
+    """ "sd-1.5", "sdxl" or "ldm" (the paper's) from its published configuration; allocates no memory."""
     with torch.device("meta"):
         if name == "sd-1.5":
             parts = {"text_encoder": CLIPTextModel(_clip(768, 12)), "unet": _unet(768), "vae": _vae(512, 0.18215)}
@@ -144,7 +144,7 @@ def save(name: str, folder: Path, dtype: torch.dtype) -> None:
 
 
 def measure(backbone: Backbone, settings: InversionSettings) -> dict[str, Any]:
-    """Seconds of each step of one word, and whether it and nothing else changed."""
+    """Seconds of each step of one word, and whether only the word changed."""
     side = settings.resolution or backbone.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
     before = backbone.weights_digest()
@@ -167,7 +167,7 @@ def measure(backbone: Backbone, settings: InversionSettings) -> dict[str, Any]:
 
 
 def plain_steps(folder: Path, arguments: argparse.Namespace, side: int) -> list[float]:
-    """Seconds of each step of the trainer that everybody writes first, on the same weights and as many pictures."""
+    """Seconds of each step of bench_trainers.py's trainer, with the same weights and batch size."""
     dtype = getattr(torch, arguments.dtype)
     trainer = PlainTrainer(folder, arguments.device, dtype, "<word>", "bird")
     pixels = torch.rand(arguments.batch_size, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -200,14 +200,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--plain knows sd-1.5 only")
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="full-size-"))
     settings = InversionSettings(
-        steps=arguments.steps + 1,  # the last one is longer by the validation batch
+        steps=arguments.steps + 1,  # the last step also runs the validation batch
         batch_size=arguments.batch_size,
         resolution=arguments.resolution,
         early_stop="off",
         flip=False,
     )
     try:
-        # In a process of its own, so that what it takes is not counted.
+        # In its own process, so that its memory is not counted.
         saver = multiprocessing.get_context("spawn").Process(
             target=save, args=(arguments.architecture, folder, getattr(torch, arguments.dtype))
         )

@@ -1,8 +1,8 @@
-"""How often the nightly gate alarms, by simulated nights: the table of eval/nightly/README.md.
+"""Simulates how often the nightly gate raises an alarm: the table of eval/nightly/README.md.
 
   python -m jobs.bench.gate_rates
 
-Some minutes on one core; no model and no Ray.
+Takes some minutes on one core; needs no model and no Ray.
 """
 
 import math

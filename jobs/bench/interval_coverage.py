@@ -1,8 +1,8 @@
-"""How often intervals cover what they should, by simulation: the tables of docs/measured.md.
+"""Simulates the coverage of our 95 % intervals: the tables of docs/measured.md.
 
   python -m jobs.bench.interval_coverage
 
-Some minutes on one core; no model and no Ray.
+Takes some minutes on one core; needs no model and no Ray.
 """
 
 from eval.comparison.coverage import SHAPES, Statistic, cost_coverage, coverage, two_way_coverage

@@ -1,8 +1,8 @@
-"""What small files that claim much, and files that mean harm, cost and come to: the last table of docs/measured.md.
+"""Measures how hostile and oversized input files are handled, in time and memory: the last table of docs/measured.md.
 
   python -m jobs.bench.limits
 
-A minute or two on one core. Each attack is read in a process of its own, whose peak of memory is what it grew by over its imports.
+Takes a minute or two on one core. Each file is read in its own process; its memory is the growth of the peak after the imports.
 """
 
 import io
@@ -79,7 +79,7 @@ def packed_word(path: Path) -> None:
 
 
 def pickle(path: Path) -> None:
-    """Written by hand: unpickled, it makes a file beside itself."""
+    """A hand-written pickle that would create a file beside itself if it were unpickled."""
     path.write_bytes(b"cos\nsystem\n(S'touch " + str(path.with_name("ran")).encode() + b"'\ntR.")
 
 

@@ -34,7 +34,7 @@ def needed(name: str, extras: frozenset[str], seen: dict[str, Distribution]) -> 
 
 
 def files_of(found: Distribution) -> Iterator[tuple[Path, str]]:
-    """(where a file is, what it is called below the folder of packages)."""
+    """(path of a file, its path relative to the folder of packages)."""
     for each in found.files or ():
         path = Path(str(each.locate()))
         if not str(each).startswith("..") and "__pycache__" not in each.parts and path.is_file():

@@ -1,11 +1,11 @@
-"""The peak of memory of a call in a process of its own: python -c ... prints what it grew by over its imports."""
+"""Measures a call's peak memory in its own process: a script for python -c prints the growth after the imports."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# The peak itself would hide what is taken below that of the imports; Linux forgets it on request.
+# The imports' own peak would hide smaller growth; Linux resets the peak on request.
 MEASURED = """
 import re
 from pathlib import Path

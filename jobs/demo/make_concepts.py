@@ -1,8 +1,8 @@
 """Draws the demo concepts beside this file: python jobs/demo/make_concepts.py [--art runs/mini/art]
 
-Three kinds, as picture sets such as people have (mixed formats, one picture with a transparent ground, one stored sideways):
-six individuals, each a particular one of a kind that the mini model knows, in colours that it was never shown; four new
-kinds, things that no caption of its training named; two styles that it does not know.
+There are three kinds: six individuals, each a thing that the mini model was trained on, in colours that it was not; four things
+that no caption of its training named; two styles that it does not know. As in real picture sets, formats are mixed, one picture has
+a transparent background, and one is stored sideways.
 """
 
 import argparse
@@ -61,7 +61,7 @@ FOUR = (Picture(0, "png"), Picture(1, "jpg", 0.8), Picture(2, "webp", 0.84), Pic
 
 
 def poses(drawing: int, *, sideways: bool = False, bare: bool = False) -> tuple[Picture, ...]:
-    """One drawing as if it had been photographed four times."""
+    """Four pictures of one drawing, like four photographs."""
     return (
         Picture(drawing, "png", 0.9, ground=None if bare else (255, 255, 255)),
         Picture(drawing, "jpg", 0.8, mirrored=True, sideways=sideways),

@@ -1,4 +1,4 @@
-"""A manifest of things that the shipped model has never seen, to measure words on."""
+"""Writes a manifest of things that the shipped model was not trained on, to measure words on."""
 
 import csv
 from pathlib import Path
@@ -15,8 +15,8 @@ PAGE, DRAWN = 256, 208  # pixels
 def write_manifest(drawings: art.Art, names: tuple[str, ...], folder: Path, clip: ClipScorer | None = None) -> Path:
     """The drawings of each thing on white at 256 pixels, and a manifest of them.
 
-    clip: finds each thing's class: the thing that the model knows and that looks most like the drawings. The thing's own name,
-    which the model has never read, goes into a column `description`. None: words start from the vocabulary's mean.
+    clip: finds each thing's class, the most similar thing that the model was trained on. The thing's own name, which was in no
+    caption, goes into the column `description`. None: no class, so words start from the vocabulary's mean.
     """
     rows = []
     for name in names:

@@ -1,7 +1,7 @@
 """Makes the mini model from the package registries: python jobs/mini/make_mini.py [--work runs/mini] [--stage NAME ...]
 
-Stages, in order: art, scenes, tokenizer, vae, clip, latents, unet, publish. Each goes on from its last checkpoint when
-run again; vae and clip need nothing of each other and may run side by side.
+Stages, in order: art, scenes, tokenizer, vae, clip, latents, unet, publish. A stage that is run again resumes from its last
+checkpoint; vae and clip do not depend on each other and may run in parallel.
 
 To train the shipped U-Net and CLIP further instead: --stage art --stage scenes --stage adopt --stage clip --stage latents
 --stage unet --stage publish

@@ -1,8 +1,8 @@
 """Measures the shipped model and draws its sheets: python jobs/mini/mini_report.py [--output runs/mini-report]
 
   1. the autoencoder on unseen scenes;
-  2. the generator on unseen captions of things it knows, judged by the shipped CLIP;
-  3. the point of it: words for held-out things, learned by the job itself with its defaults.
+  2. the generator on unseen captions of things it was trained on, scored by the shipped CLIP;
+  3. the purpose of the model: words for held-out things, learned by the job itself with its defaults.
 
 Writes table.md, figures.json, the sheets and the run of part 3 into the output folder.
 """
@@ -50,7 +50,9 @@ class Figure:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/mini-report"))
-    parser.add_argument("--art", type=Path, default=Path("runs/mini/art"), help="where the drawings are, or go")
+    parser.add_argument(
+        "--art", type=Path, default=Path("runs/mini/art"), help="folder of the drawings, downloaded if it is missing"
+    )
     parser.add_argument("--captions", type=int, default=500)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
