@@ -20,6 +20,7 @@ import numpy as np
 from jobs.cli.arguments import add_storage
 from jobs.cli.log import Log
 from pipeline.models.families import family_of
+from pipeline.store.model_spec import WordSpec
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
@@ -64,11 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
     """File name -> content. Raises ValueError for concepts that the run does not have, and if two files would share a name."""
-    keys = family_of(run.read_json("run.json").get("model_family", "")).encoders
+    family = family_of(run.read_json("run.json").get("model_family", ""))
+    specs: dict[str, WordSpec] = {}
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
         vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
+        specs[row["concept"]] = WordSpec(
+            row["concept"], family.architecture_of(vectors), row["kind"], row["resolution"]
+        )
     if unknown := sorted(set(only) - {concept for concept, _ in words}):
         raise ValueError(f"this run has no word for {', '.join(unknown[:5])}")
     files: dict[str, bytes] = {}
@@ -78,7 +83,7 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '', placeholder) or concept}.safetensors"
         if name in files:
             raise ValueError(f"two words would share the file name {name}; export them one by one, with --concept")
-        files[name] = encode_word(placeholder, vectors, keys, layout)
+        files[name] = encode_word(placeholder, vectors, family.encoders, layout, specs[concept])
     return files
 
 

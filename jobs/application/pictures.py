@@ -108,7 +108,7 @@ def _words_of_files(
     configuration: dict[str, Any],
 ) -> Words:
     """A file that does not state its placeholder is called by its file name, as in AUTOMATIC1111."""
-    from pipeline.store.word_files import MAX_BYTES, WordFileError, decode_word, suited
+    from pipeline.store.word_files import MAX_BYTES, WordFileError, decode_word, stated_model, suited
 
     keys = family_of(configuration.get("model_family", "")).encoders
     widths = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
@@ -119,7 +119,7 @@ def _words_of_files(
             name, vectors = decode_word(data)
             words[name or PurePosixPath(url).stem] = suited(vectors, widths or None, keys)
         except WordFileError as error:
-            raise WordFileError(f"{without_credentials(url, options)}: {error}") from error
+            raise WordFileError(f"{without_credentials(url, options)}: {error}{stated_model(data)}") from error
     return words
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.models.families import Family
 from pipeline.sampling.grid import draw_grid
+from pipeline.store.model_spec import WordSpec
 from pipeline.store.parts import part_path, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 from pipeline.store.run_tables import samples_of
@@ -14,11 +16,11 @@ from pipeline.store.word_files import encode_word
 
 
 def restore_public_files(
-    run: RunFolder, done: Mapping[str, str], parts: Mapping[str, int], keys: Mapping[str, str]
+    run: RunFolder, done: Mapping[str, str], parts: Mapping[str, int], family: Family
 ) -> tuple[str, ...]:
     """Returns the paths that were missing or empty and have been restored.
 
-    done: concept -> fingerprint. parts: table -> number of parts. keys: text encoder -> its name in word files. A concept without
+    done: concept -> fingerprint. parts: table -> number of parts. family: of the model. A concept without
     rows in the tables is left to `publish`, after which it is learned again.
     """
     missing: dict[str, dict[str, str]] = defaultdict(
@@ -38,16 +40,22 @@ def restore_public_files(
             if done.get(row["concept"]) == row["fingerprint"]:
                 rows[row["concept"]].append(row)
         for path, name in sorted(paths.items()):
-            made = _word(rows[name], keys) if path == run.word_path(name) else _grid(run, rows[name], parts["samples"])
+            made = (
+                _word(rows[name], family) if path == run.word_path(name) else _grid(run, rows[name], parts["samples"])
+            )
             if made is not None:
                 run.storage.write_bytes(path, made)
                 restored.append(path)
     return tuple(restored)
 
 
-def _word(rows: list[dict[str, Any]], keys: Mapping[str, str]) -> bytes | None:
+def _word(rows: list[dict[str, Any]], family: Family) -> bytes | None:
+    if not rows:
+        return None
+    first = rows[0]
     vectors = {str(row["text_encoder"]): np.array(row["vectors"], np.float32) for row in rows}
-    return encode_word(str(rows[0]["placeholder"]), vectors, keys) if rows else None
+    spec = WordSpec(first["concept"], family.architecture_of(vectors), first["kind"], first.get("resolution"))
+    return encode_word(str(first["placeholder"]), vectors, family.encoders, spec=spec)
 
 
 def _grid(run: RunFolder, rows: list[dict[str, Any]], parts: int) -> bytes | None:

@@ -126,8 +126,8 @@ class Run:
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
         self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
-        encoders = family_of(self.model.family).encoders
-        if restored := restore_public_files(self.folder, self.done, parts, encoders):
+        family = family_of(self.model.family)
+        if restored := restore_public_files(self.folder, self.done, parts, family):
             more = f" and {len(restored) - 1} more files that were missing" if restored[1:] else ", which was missing"
             self.events.say("restored", f"restored  {restored[0]}{more}", count=len(restored))
         if not planned.left and self._is_reported() and all_whole(self.folder):

@@ -79,6 +79,10 @@ class Backbone(ABC):
         """Text encoder -> its key in word files of several text encoders."""
 
     @abstractmethod
+    def architecture_of(self, vectors: Mapping[str, np.ndarray]) -> str:
+        """The model's name in word files' metadata; vectors: of a word, text encoder -> (V, D)."""
+
+    @abstractmethod
     def encode_images(self, pixels: np.ndarray) -> Posterior:
         """uint8 (N, R, R, 3) -> the posterior of their latents."""
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pipeline.settings import Sampler
 
 DIFFUSION_SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpm++", "euler")
@@ -14,6 +16,7 @@ class Family:
     """title: its name for people. module, backbone: module and name of the class that loads it.
 
     encoders: folder of a text encoder -> its name in word files of several encoders.
+    architecture: its name in ModelSpec, by the width of its first text encoder where that tells its versions apart.
     denoiser, first_stage: their folders. samplers: that suit it.
     """
 
@@ -21,6 +24,7 @@ class Family:
     module: str
     backbone: str
     encoders: Mapping[str, str]
+    architecture: str | Mapping[int, str]
     denoiser: str = "transformer"
     first_stage: str = "vae"
     samplers: tuple[Sampler, ...] = field(default=FLOW_SAMPLERS)
@@ -29,6 +33,12 @@ class Family:
     def weights(self) -> tuple[str, ...]:
         """The folders with weights."""
         return (self.denoiser, self.first_stage, *self.encoders)
+
+    def architecture_of(self, vectors: Mapping[str, np.ndarray]) -> str:
+        """The name of the model of a word, text encoder -> (V, D); the family's title for a version that has no name."""
+        if isinstance(self.architecture, str):
+            return self.architecture
+        return self.architecture.get(next(iter(vectors.values())).shape[1], self.title.lower().replace(" ", "-"))
 
     def encoders_named(self, keys: Sequence[str]) -> tuple[str, ...]:
         """The keys in the family's order, () for all of them. Raises ValueError for one that is none of its text encoders."""
@@ -53,34 +63,37 @@ class Family:
 # By the class that model_index.json names.
 FAMILIES = {
     "StableDiffusionPipeline": Family(
-        "Stable Diffusion", "pipeline.models.diffusion.stable_diffusion", "StableDiffusion", {"text_encoder": "clip_l"}, "unet",
-        samplers=DIFFUSION_SAMPLERS,
+        "Stable Diffusion", "pipeline.models.diffusion.stable_diffusion", "StableDiffusion", {"text_encoder": "clip_l"},
+        {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}, "unet", samplers=DIFFUSION_SAMPLERS,
     ),
     "StableDiffusionXLPipeline": Family(
         "Stable Diffusion XL", "pipeline.models.diffusion.stable_diffusion_xl", "StableDiffusionXL",
-        {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}, "unet", samplers=DIFFUSION_SAMPLERS,
+        {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}, "stable-diffusion-xl-v1-base", "unet", samplers=DIFFUSION_SAMPLERS,
     ),
     "LDMTextToImagePipeline": Family(
-        "latent diffusion", "pipeline.models.diffusion.ldm", "LatentDiffusion", {"bert": "bert"}, "unet", "vqvae",
-        DIFFUSION_SAMPLERS,
+        "latent diffusion", "pipeline.models.diffusion.ldm", "LatentDiffusion", {"bert": "bert"}, "latent-diffusion", "unet",
+        "vqvae", DIFFUSION_SAMPLERS,
     ),
     "PixArtAlphaPipeline": Family(
-        "PixArt-alpha", "pipeline.models.diffusion.pixart", "PixArtAlpha", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
+        "PixArt-alpha", "pipeline.models.diffusion.pixart", "PixArtAlpha", {"text_encoder": "t5"}, "pixart-alpha",
+        samplers=DIFFUSION_SAMPLERS
     ),
     "PixArtSigmaPipeline": Family(
-        "PixArt-Sigma", "pipeline.models.diffusion.pixart", "PixArtSigma", {"text_encoder": "t5"}, samplers=DIFFUSION_SAMPLERS
+        "PixArt-Sigma", "pipeline.models.diffusion.pixart", "PixArtSigma", {"text_encoder": "t5"}, "pixart-sigma",
+        samplers=DIFFUSION_SAMPLERS
     ),
     "StableDiffusion3Pipeline": Family(
         "Stable Diffusion 3", "pipeline.models.flow.stable_diffusion_3", "StableDiffusion3",
-        {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5"},
+        {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5"}, "stable-diffusion-3",
     ),
     "FluxPipeline": Family(
-        "Flux.1", "pipeline.models.flow.flux", "Flux", {"text_encoder": "clip_l", "text_encoder_2": "t5"}
+        "Flux.1", "pipeline.models.flow.flux", "Flux", {"text_encoder": "clip_l", "text_encoder_2": "t5"}, "flux-1"
     ),
-    "ChromaPipeline": Family("Chroma", "pipeline.models.flow.flux", "Chroma", {"text_encoder": "t5"}),
-    "SanaPipeline": Family("Sana", "pipeline.models.flow.sana", "Sana", {"text_encoder": "gemma"}),
-    "ZImagePipeline": Family("Z-Image", "pipeline.models.flow.z_image", "ZImage", {"text_encoder": "qwen"}),
-    "QwenImagePipeline": Family("Qwen-Image", "pipeline.models.flow.qwen_image", "QwenImage", {"text_encoder": "qwen"}),
+    "ChromaPipeline": Family("Chroma", "pipeline.models.flow.flux", "Chroma", {"text_encoder": "t5"}, "chroma"),
+    "SanaPipeline": Family("Sana", "pipeline.models.flow.sana", "Sana", {"text_encoder": "gemma"}, "sana"),
+    "ZImagePipeline": Family("Z-Image", "pipeline.models.flow.z_image", "ZImage", {"text_encoder": "qwen"}, "z-image"),
+    "QwenImagePipeline": Family("Qwen-Image", "pipeline.models.flow.qwen_image", "QwenImage", {"text_encoder": "qwen"},
+                                "qwen-image"),
 }  # fmt: skip
 
 

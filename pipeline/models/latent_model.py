@@ -106,6 +106,9 @@ class LatentModel(Backbone):
     def word_keys(self) -> Mapping[str, str]:
         return self._family.encoders
 
+    def architecture_of(self, vectors: Mapping[str, np.ndarray]) -> str:
+        return self._family.architecture_of(vectors)
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         return self.first_stage.latent_shape(resolution)
 

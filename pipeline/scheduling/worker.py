@@ -41,6 +41,7 @@ from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.events import now
+from pipeline.store.model_spec import WordSpec
 from pipeline.store.run_folder import Marker
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
@@ -289,8 +290,10 @@ class Worker:
     ) -> Done:
         """Writes everything under the attempt's own id, then the marker. If this attempt won, the public files follow."""
         run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
+        architecture = self.backbone.architecture_of(word.vectors)
+        spec = WordSpec(name, architecture, concept.kind, images.pixels.shape[1])
         public = {
-            run.word_path(name): encode_word(word.placeholder, word.vectors, self.backbone.word_keys),
+            run.word_path(name): encode_word(word.placeholder, word.vectors, self.backbone.word_keys, spec=spec),
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {

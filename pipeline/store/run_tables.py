@@ -24,7 +24,7 @@ EMBEDDINGS = pa.schema([
     ("stopped_by", pa.string()), ("learning_rate", pa.float64()), ("loss", pa.float64()), ("norms", pa.list_(pa.float32())),
     ("initial_norms", pa.list_(pa.float32())), ("seconds", pa.float64()), ("images", pa.list_(pa.string())),
     ("image_digests", pa.list_(pa.string())), ("rejected_images", pa.list_(pa.string())), ("sources", pa.list_(SOURCE)),
-    ("carried", pa.map_(pa.string(), pa.string())),
+    ("carried", pa.map_(pa.string(), pa.string())), ("resolution", pa.int64()),
 ])  # fmt: skip
 
 SAMPLES = pa.schema(
@@ -56,6 +56,7 @@ def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: Image
             "rejected_images": [plain(f"{rejected.url}: {rejected.reason}") for rejected in images.rejected],
             "sources": [plain(asdict(source)) for source in images.sources],
             "carried": [(name, plain(value)) for name, value in concept.carried.items()],
+            "resolution": images.pixels.shape[1],
         }
         for encoder, vectors in word.vectors.items()
     ], EMBEDDINGS)  # fmt: skip

@@ -12,7 +12,6 @@ of them. Files are read by what is in them, whatever they are called; never is a
 """
 
 import io
-import json
 import struct
 import warnings
 import zipfile
@@ -22,10 +21,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load
 
 from pipeline.store.damaged import kind_of
+from pipeline.store.model_spec import (
+    ARCHITECTURE,
+    WordSpec,
+    metadata_of,
+    trigger_of,
+    with_metadata,
+    without_metadata,
+)
 
 FIRST = "text_encoder"  # of a file that does not say for which text encoder its only word is
 # What the rows of several text encoders are called in a file, and other programs' names for the same.
@@ -58,16 +66,21 @@ def encode_word(
     vectors: Mapping[str, np.ndarray],
     keys: Mapping[str, str] = MappingProxyType({FIRST: "clip_l"}),
     layout: Layout = "diffusers",
+    spec: WordSpec | None = None,
 ) -> bytes:
-    """vectors: text encoder -> float32 (V, D), of those that know the word. keys: each text encoder of the model -> one of KEYS."""
+    """vectors: text encoder -> float32 (V, D), of those that know the word. keys: each text encoder of the model -> one of KEYS.
+
+    spec: what the file says of the word in its metadata.
+    """
     if len(keys) > 1 or (layout == "comfyui" and "t5" in keys.values()):
         spelled = COMFYUI if layout == "comfyui" else {}
         tensors = {spelled.get(keys[encoder], keys[encoder]): value for encoder, value in vectors.items()}
     else:
         (only,) = vectors.values()
         tensors = {placeholder if layout == "diffusers" else A1111: only}
-    metadata = None if placeholder in tensors else {NAME: placeholder}
-    return save({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, metadata)
+    named = {} if placeholder in tensors else {NAME: placeholder}
+    data = save({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, named or None)
+    return with_metadata(data, {**named, **spec.metadata(placeholder)}) if spec else data
 
 
 def decode_word(data: bytes) -> tuple[str, dict[str, np.ndarray]]:
@@ -109,20 +122,36 @@ def suited(
     return found
 
 
+def stated_model(data: bytes) -> str:
+    """A clause for a word that does not suit the model: which one its file says it is for; "" where it does not say."""
+    stated = metadata_of(data).get(ARCHITECTURE, "").removesuffix("/textual-inversion").strip()[:60]
+    return f"; its metadata says that it is for {repr(stated)[1:-1]}" if stated else ""
+
+
 def _widths(encoders: Mapping[str, int]) -> str:
     return " and ".join(str(encoders[name]) for name in sorted(encoders))
 
 
 def _read_safetensors(data: bytes) -> tuple[str, dict[str, Any]]:
     try:
-        tensors = load(data)
+        tensors = _tensors_of(data)
     except Exception as error:  # a broken file can raise anything
         kind, advice = kind_of(data)
         if kind:
             raise WordFileError(f"it is {kind}, not a word file{': ' if advice else ''}{advice}") from error
         raise WordFileError(f"neither a safetensors file nor one of torch: {_first_line(error)}") from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return _sort_out(tensors, (header.get("__metadata__") or {}).get(NAME, ""))
+    metadata = metadata_of(data)
+    return _sort_out(tensors, metadata.get(NAME) or trigger_of(metadata))
+
+
+def _tensors_of(data: bytes) -> dict[str, Any]:
+    """Raises whatever safetensors raises, but not for metadata that it does not like: a word needs none."""
+    try:
+        return load(data)
+    except SafetensorError:
+        if (plain := without_metadata(data)) is None:
+            raise
+        return load(plain)
 
 
 def _read_torch(data: bytes) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from pipeline.models.base import Backbone
 from pipeline.records import Concept, ImageSet, Word
 from pipeline.settings import InversionSettings
 from pipeline.store.locations import without_credentials
-from pipeline.store.word_files import WordFileError, decode_word, suited
+from pipeline.store.word_files import WordFileError, decode_word, stated_model, suited
 from pipeline.training.inversion import InversionError, validate
 from pipeline.training.slot import SideInformation, new_slot
 
@@ -27,7 +27,7 @@ def imported_word(
     try:
         vectors = suited(decode_word(data)[1], backbone.encoders, backbone.word_keys)
     except WordFileError as error:
-        raise InversionError(f"{without_credentials(str(concept.word_file))}: {error}") from error
+        raise InversionError(f"{without_credentials(str(concept.word_file))}: {error}{stated_model(data)}") from error
     count = len(next(iter(vectors.values())))
     encoders = tuple(backbone.word_keys[name] for name in vectors)
     plain = replace(settings, progressive=0.0, start="words", start_clip="", start_encoder="", encoders=encoders)

@@ -14,6 +14,7 @@ def test_deleted_words_and_grids_are_noticed_and_restored(finished_run: Finished
         run / "grids" / f"{name}.png" for name in LEARNED
     ]
     before = {path: path.read_bytes() for path in files}
+    assert b'"modelspec.resolution":"64x64"' in before[files[0]], "what is said of a word comes back too"
     files[0].unlink()
     files[1].write_bytes(b"")
     shutil.rmtree(run / "grids")
