@@ -1,7 +1,7 @@
 """The training loop all three stages share: AdamW, bf16 autocast, an average of the weights, checkpoints on disk.
 
-A stage gives its modules and a loss for a step; every draw comes from (seed, step), so that a resumed stage goes on as
-if it had never stopped.
+A stage provides its modules and the loss of a step. Every random draw comes from (seed, step), so a resumed stage gives the same
+result as an uninterrupted one.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""The world the mini model draws: one or two things in a place, in a style, 64 x 64 pixels, with its caption known exactly.
+"""The mini model's training pictures: one or two things in a place, in a style, 64 x 64 pixels, with an exact caption.
 
-Nothing in a picture goes unnamed: where the caption names no place the ground is white, where it names no colour the
-thing has its own. A word learned later can therefore not confuse its concept with a background.
+The caption names everything in a picture: if it names no place the background is white, and if it names no colour the thing has its
+own. So a word that is learned later cannot confuse its concept with a background.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Things that no caption names: about a thousand more emoji, shown to the generator under a word made from their drawings.
 
-A model that has only read three hundred nouns can draw three hundred things; a new word then finds nothing between them.
-See words_of_drawings.py for how a drawing becomes a word.
+A model trained on three hundred nouns can draw three hundred things; no vector between them gives a useful new word.
+words_of_drawings.py makes the words of these drawings.
 """
 
 import json
@@ -20,8 +20,8 @@ TOO_ALIKE = 0.93  # correlation of two drawings at 16 x 16
 def load_strangers(folder: Path, art: Art) -> Art:
     """All emoji of a single code point that every art set draws and things.tsv does not name: 96 px, cached.
 
-    Left out is what would give a held-out thing away: whatever shares a word with its name ("oncoming taxi"), or has a
-    drawing that correlates with one of its drawings by more than TOO_ALIKE.
+    Emoji similar to a held-out thing are left out: those that share a word with its name ("oncoming taxi"), or have a drawing that
+    correlates with one of its drawings by more than TOO_ALIKE.
     """
     cached = folder / "strangers.npz"
     if not cached.exists():

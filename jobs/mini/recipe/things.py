@@ -1,6 +1,6 @@
-"""The things of the mini model's world, and which of them the generator has never seen.
+"""The things in the mini model's training pictures, and those held out from the generator.
 
-Every sixth thing or so is held out, so that it can serve as a new concept; only the scoring CLIP knows it.
+About every sixth thing is held out to serve as a new concept; only the scoring CLIP is trained on it.
 """
 
 import functools
@@ -19,7 +19,7 @@ def things() -> dict[str, str]:
 
 @functools.cache
 def held_out_things() -> tuple[str, ...]:
-    """The things the generator never sees: those whose names have the smallest digests, a choice no result can bend."""
+    """The things held out from the generator: those with the smallest digests of their names, which no result can influence."""
     return tuple(sorted(things(), key=lambda name: hashlib.sha256(name.encode()).digest())[:HELD_OUT])
 
 

@@ -53,8 +53,8 @@ def train_clip(
 ) -> nn.Module:
     """Trains a CLIP, new or that of `start`, on the pool.
 
-    Every other batch is of scenes that differ in their thing alone: left to random scenes, where ground and style tell
-    most pairs apart, it learns to look at things last.
+    Every other batch has scenes that differ in their thing only. In random scenes, background and style distinguish most pairs, so
+    the CLIP would learn to recognise things last.
     """
     torch.manual_seed(0)
     clip: Any = new_clip(len(tokenizer))
@@ -76,7 +76,7 @@ def train_clip(
         tokens = torch.where(bare, nounless[rows], full[rows])
         texts = F.normalize(clip.encode_text(tokens).float(), dim=-1)
         logits = clip.logit_scale.exp().clamp(max=100) * images @ texts.T
-        # What shows the same, or is said in the same words, is no negative.
+        # Pairs with the same scene or the same caption are not negatives.
         same = (numbers[rows][:, None] == numbers[rows]) | (tokens[:, None] == tokens).all(-1)
         logits = logits.masked_fill(same & ~torch.eye(BATCH, dtype=torch.bool), float("-inf"))
         target = torch.arange(BATCH)

@@ -1,8 +1,8 @@
-"""A word for any drawing: what lets a generator that has read three hundred nouns draw what no noun names.
+"""Makes a word for any drawing, so that a generator trained on three hundred nouns learns to draw other things too.
 
 While the U-Net is trained, some captions call their thing "*", and the embedding of that symbol is made from the thing's
 drawing by one linear map. So the U-Net learns to read a whole space of words instead of a list of nouns, and Textual
-Inversion, which looks for a point of that space, finds one. The map is a scaffold: it is not part of the shipped model.
+Inversion, which looks for a point of that space, finds one. The map is only needed in training and not part of the shipped model.
 """
 
 import numpy as np
