@@ -215,7 +215,7 @@ def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
     against = f"against {verdict.against}" if verdict.against else "the first night scored this way"
     lines = [f"night     {verdict.night}: {'good' if verdict.good else 'NOT GOOD'}, {against}"]
     lines += [
-        f"  {each.metric}: {each.before:.4f} -> {each.after:.4f} over {each.n} words learned anew{since}, p = {each.p:.2g}"
+        f"  {each.metric}: {each.before:.4f} -> {each.after:.4f} over {each.n} words learned again{since}, p = {each.p:.2g}"
         + noticed(each.detectable, verdict.drop)
         for since, comparisons in (("", verdict.comparisons), (f" since {verdict.baseline}", verdict.erosion))
         for each in comparisons

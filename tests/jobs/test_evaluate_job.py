@@ -150,7 +150,7 @@ def test_a_bad_night_is_told_on_one_screen() -> None:
     said = said_of(verdict, [Failure(f"c{n}", "scoring", "no picture") for n in range(30)])
     assert len(said.splitlines()) <= 50
     assert "night     n2: NOT GOOD, against n1" in said
-    assert "reconstruction: 0.7000 -> 0.6900 over 500 words learned anew, p = 1e-05" in said
+    assert "reconstruction: 0.7000 -> 0.6900 over 500 words learned again, p = 1e-05" in said
     assert "reason 0" in said
     assert "and 81 more, in the report" in said
     assert "and 10 more without a score" in said
