@@ -71,11 +71,11 @@ def rates(concepts: int, nights: int, drop: float = 0.01, *, baseline: bool = Tr
             hit += any(each.alarm for each in simulated_night(rng, concepts, lost, drop, baseline=baseline))
         return hit / nights
 
-    told = [
+    losses = [
         simulated_night(np.random.default_rng(seed), concepts, 0.0, drop, baseline=baseline)[0].detectable
         for seed in range(20)
     ]
-    detectable = float(np.median(told))
+    detectable = float(np.median(losses))
     noticed = math.nan if math.isnan(detectable) else alarms(range(nights, 2 * nights), detectable)
     return Rates(
         concepts,

@@ -246,14 +246,14 @@ def neighbours(backbone: Backbone) -> dict[str, Any]:
 
 def whole_job(subject: Subject, folder: Path, bench: Bench, concepts: int, steps: int) -> dict[str, Any]:
     """From the manifest to the report. Two pictures a concept, of noise."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
         rows = []
         for number in range(concepts):
             images = Path(scratch, "images", str(number))
             images.mkdir(parents=True)
             for each in range(2):
-                noise = chance.integers(0, 256, (subject.side, subject.side, 3), np.uint8)
+                noise = rng.integers(0, 256, (subject.side, subject.side, 3), np.uint8)
                 Image.fromarray(noise).save(images / f"{each}.png")
             rows.append((f"c-{number}", str(images), "bird"))
         manifest = Path(scratch, "manifest.csv")
@@ -311,8 +311,8 @@ def markdown(report: dict[str, Any]) -> str:
         if plain := report[name].get("plain"):
             lines.append(row(f"{name}, plain loop", 1, plain["images_per_second"], None, plain["peak_gib"], None, None))
     lines += ["", "| | a word learned twice alone: the same bits | beside three others: cosine |", "|---|---|---|"]
-    told = [(name, report[name]) for name in measured if "cosine_beside_others" in report[name]]
-    lines += [row(name, each["bit_identical_alone"], each["cosine_beside_others"]) for name, each in told]
+    twice_learned = [(name, report[name]) for name in measured if "cosine_beside_others" in report[name]]
+    lines += [row(name, each["bit_identical_alone"], each["cosine_beside_others"]) for name, each in twice_learned]
     lines += [
         "",
         "| job | concepts | seconds | concepts an hour | GPU busy | first word after, seconds |",

@@ -163,13 +163,13 @@ def train_unet(
     )
 
     def loss_at(step: int) -> Tensor:
-        chance = torch.Generator().manual_seed(step)
-        parts = [_draw_rows(lesson, share, chance) for lesson, share in ((named, STARRED), (strangers, 1.0))]
+        generator = torch.Generator().manual_seed(step)
+        parts = [_draw_rows(lesson, share, generator) for lesson, share in ((named, STARRED), (strangers, 1.0))]
         clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
-        bare = torch.rand(BATCH, 1, generator=chance) < UNCONDITIONAL
-        noise = torch.randn(clean.shape, generator=chance)
-        timesteps = torch.randint(noising.config.num_train_timesteps, (BATCH,), generator=chance)
-        words = words_of(seen, torch.randn(BATCH, table.weight.shape[1], generator=chance))
+        bare = torch.rand(BATCH, 1, generator=generator) < UNCONDITIONAL
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(noising.config.num_train_timesteps, (BATCH,), generator=generator)
+        words = words_of(seen, torch.randn(BATCH, table.weight.shape[1], generator=generator))
         hook = table.register_forward_hook(
             lambda _, ids, rows: torch.where((ids[0] == symbol)[..., None], words[:, None].to(rows.dtype), rows)
         )
@@ -183,15 +183,15 @@ def train_unet(
     return unet.eval().requires_grad_(False)
 
 
-def _draw_rows(lesson: Lesson, starred: float, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_rows(lesson: Lesson, starred: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Half a batch: latents, tokens, and the drawing that a "*" among them stands for.
 
     That is the drawing itself, or in WHOLE_THING of the rows the mean of all of its thing's: a word learned from several
     pictures is near such a mean.
     """
-    rows = torch.randint(len(lesson.latents), (BATCH // 2,), generator=chance)
-    star = torch.rand(len(rows), 1, generator=chance) < starred
-    whole = torch.rand(len(rows), 1, generator=chance) < WHOLE_THING
+    rows = torch.randint(len(lesson.latents), (BATCH // 2,), generator=generator)
+    star = torch.rand(len(rows), 1, generator=generator) < starred
+    whole = torch.rand(len(rows), 1, generator=generator) < WHOLE_THING
     of_thing = lesson.drawings[lesson.things[rows]]
     seen = torch.where(whole, of_thing.mean(1), lesson.drawings[lesson.things[rows], lesson.shown[rows]])
     return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen
