@@ -10,16 +10,18 @@ from diffusers import LDMTextToImagePipeline, StableDiffusionXLPipeline
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from pipeline.models.families import family_of
+from pipeline.store.model_spec import WordSpec
 from pipeline.store.word_files import decode_word, encode_word
 from tests.tiny_model import LDM_CONTEXT, PIXELS
 
-XL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+SPEC = WordSpec("word", "stable-diffusion-v1", "object", PIXELS)
 
 
 def load_word(theirs: Any, placeholder: str, vectors: Mapping[str, np.ndarray], scratch: Path) -> None:
     """Through our file, by diffusers' own loader; for latent diffusion, which has none, by ours."""
     file = scratch / "word.safetensors"
-    file.write_bytes(encode_word(placeholder, vectors, XL_KEYS))
+    file.write_bytes(encode_word(placeholder, vectors, family_of(type(theirs).__name__).encoders, spec=SPEC))
     if isinstance(theirs, StableDiffusionXLPipeline):
         tensors = load(file.read_bytes())
         theirs.load_textual_inversion(tensors["clip_l"], placeholder, theirs.tokenizer, theirs.text_encoder)
