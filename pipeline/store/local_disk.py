@@ -5,10 +5,16 @@ import errno
 import glob
 import itertools
 import os
+import re
 import stat
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from fsspec.utils import glob_translate
+
+MOST_FOLDERS = 10_000  # below the folder of a pattern with **
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -64,10 +70,16 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
 def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | None]:
     """Path below root -> size and time of change of the files that match the pattern; None for a dangling link.
 
-    A folder that several links lead to is read through the shortest path only, so circular links are harmless.
-    Raises ValueError for more than `at_most`.
+    A folder that several links lead to is listed under the shortest path only, so circular links are harmless.
+    Raises ValueError for more than `at_most`, and for too many folders.
     """
-    walked = glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True)  # noqa: PTH207 - relative to a folder
+    if "**" in (parts := pattern.split("/")):
+        # Beside other signs "**" is no more than "*".
+        parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts]
+        matches = re.compile(glob_translate("/".join(parts))).match
+        walked = (path for path in _names_below(root, _plain_part(pattern)) if matches(path))
+    else:
+        walked = glob.iglob(pattern, root_dir=root, include_hidden=True)  # noqa: PTH207 - relative to a folder
     found = list(itertools.islice(walked, at_most + 1))
     if len(found) > at_most:
         raise ValueError(f"more than {at_most:,} names match")
@@ -80,6 +92,46 @@ def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | 
             versions[path] = _version_if_there(file)
         seen.add(place)
     return {path: versions[path] for path in sorted(versions)}
+
+
+def _plain_part(pattern: str) -> str:
+    """The folders before the first component of the pattern that holds a sign."""
+    parts = pattern.split("/")
+    return "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), parts[:-1]))
+
+
+def _names_below(root: str, start: str) -> Iterator[str]:
+    """Paths of all files below root/start, relative to root. Links are followed, but never into a folder that they are in.
+
+    Raises ValueError for more than MOST_FOLDERS folders.
+    """
+    top = os.path.realpath(Path(root, start))
+    folders, read = deque([(start, top, frozenset({top}))]), 0
+    while folders:
+        at, real, above = folders.popleft()
+        read += 1
+        if read > MOST_FOLDERS:
+            raise ValueError(f"more than {MOST_FOLDERS:,} folders below it")
+        try:
+            with os.scandir(real) as entries:
+                listed = sorted((entry.name, entry.is_symlink(), _is_folder(entry)) for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name, is_link, is_folder in listed:
+            path = f"{at}/{name}" if at else name
+            if not is_folder:
+                yield path
+                continue
+            inside = os.path.realpath(f"{real}/{name}") if is_link else f"{real}/{name}"
+            if inside not in above:
+                folders.append((path, inside, above | {inside}))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def version_of(said: os.stat_result) -> str:

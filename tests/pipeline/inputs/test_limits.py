@@ -182,9 +182,29 @@ def test_a_folder_and_a_pattern_with_too_many_files_are_told(tmp_path: Path, mon
         return str(caught.value)
 
     assert "holds more than 3 files" in said(str(tmp_path))
-    for link in "abcdefgh":  # circles: eight to the power of forty names
+
+
+def test_links_in_circles_are_read_once(tmp_path: Path) -> None:
+    """Eight links to the folder itself are eight to the power of forty names for whoever follows them."""
+    (tmp_path / "sub").mkdir()
+    for name in ("1.png", "sub/2.png"):
+        (tmp_path / name).write_bytes(png(int(name[-5])))
+    for link in "abcdefgh":
         (tmp_path / link).symlink_to(tmp_path)
-    assert "more than 100,000 names match" in said(f"{tmp_path}/**/*.png")
+        (tmp_path / "sub" / link).symlink_to(tmp_path)
+    assert find_images(concept(f"{tmp_path}/**/*.png")) == (f"{tmp_path}/1.png", f"{tmp_path}/sub/2.png")
+    with pytest.raises(ImageSetError, match="matches no picture"):
+        find_images(concept(f"{tmp_path}/**/*.tif"))
+
+
+def test_folders_that_link_to_each_other_are_followed_to_a_limit(tmp_path: Path) -> None:
+    """Each of twelve folders holds links to all others: a path for every order in which they can be visited."""
+    for name in "abcdefghijkl":
+        (tmp_path / name).mkdir()
+        for other in "abcdefghijkl":
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    with pytest.raises(ImageSetError, match="more than 10,000 folders"):
+        find_images(concept(f"{tmp_path}/**/*.tif"))
 
 
 def test_the_limits_stand_in_the_documents() -> None:
