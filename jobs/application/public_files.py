@@ -12,7 +12,6 @@ from pipeline.store.model_spec import WordSpec
 from pipeline.store.parts import part_path, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 from pipeline.store.run_tables import samples_of
-from pipeline.store.word_files import encode_word
 
 
 def restore_public_files(
@@ -52,6 +51,10 @@ def restore_public_files(
 def _word(rows: list[dict[str, Any]], family: Family) -> bytes | None:
     if not rows:
         return None
+    from pipeline.store.word_files import (
+        encode_word,
+    )  # it imports torch, which a run with nothing to restore does not need
+
     first = rows[0]
     vectors = {str(row["text_encoder"]): np.array(row["vectors"], np.float32) for row in rows}
     spec = WordSpec(first["concept"], family.architecture_of(vectors), first["kind"], first.get("resolution"))
