@@ -51,9 +51,8 @@ def restore_public_files(
 def _word(rows: list[dict[str, Any]], family: Family) -> bytes | None:
     if not rows:
         return None
-    from pipeline.store.word_files import (
-        encode_word,
-    )  # it imports torch, which a run with nothing to restore does not need
+    # It imports torch, which a run with nothing to restore does not need.
+    from pipeline.store.word_files import encode_word
 
     first = rows[0]
     vectors = {str(row["text_encoder"]): np.array(row["vectors"], np.float32) for row in rows}
