@@ -73,6 +73,7 @@ def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | 
     A folder that several links lead to is listed under the shortest path only, so circular links are harmless.
     Raises ValueError for more than `at_most`, and for too many folders.
     """
+    walked: Iterator[str]
     if "**" in (parts := pattern.split("/")):
         # Beside other signs "**" is no more than "*".
         parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts]
