@@ -1,7 +1,7 @@
 """Scores by groups of concepts: for which kinds of concepts the words are good."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,15 @@ class Group:
 
 def groups_by(concepts: Sequence[ConceptSummary], column: str) -> dict[str, str]:
     """Concept -> the column's value, "" if it is empty. Raises ValueError if there is no such column."""
-    known = sorted({*OWN, *(name for concept in concepts for name in concept.carried)})
+    refuse_unknown_column(column, {name for concept in concepts for name in concept.carried})
+    return {concept.concept: _said(concept, column) for concept in concepts}
+
+
+def refuse_unknown_column(column: str, carried: Collection[str]) -> None:
+    """Raises ValueError if concepts cannot be grouped by the column. carried: the manifest's own columns."""
+    known = sorted({*OWN, *carried})
     if column not in known:
         raise ValueError(f"there is no column {column!r} to group by; there are {', '.join(known)}")
-    return {concept.concept: _said(concept, column) for concept in concepts}
 
 
 def telling_column(concepts: Sequence[ConceptSummary]) -> str | None:

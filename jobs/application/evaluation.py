@@ -24,6 +24,7 @@ from pipeline.store.storage import Storage, StorageError, without_credentials
 
 if TYPE_CHECKING:
     from eval.nightly.history import Verdict
+    from eval.scores.encoded import ImageScorer
     from eval.scores.score_run import Evaluation, Judgement
     from eval.scores.summary import Summary
 
@@ -68,10 +69,11 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
         # open_clip and torch take seconds to import; a mistyped run should be reported at once.
         from eval.scores.score_run import check_tokenizer, load_scorer
 
-        for name in {run.clip for run in runs} | ({request.dino} if request.dino else set()):
-            scorer = load_scorer(name)
+        scorers = {name: load_scorer(name) for name in {*(run.clip for run in runs), *filter(None, [request.dino])}}
+        for scorer in scorers.values():
             for run in runs:
                 check_tokenizer(run.folder, scorer)
+        check_comparison(runs, scorers[runs[0].clip], history, night, request)
     except (ModelError, ProtocolError, StorageError, OSError, ValueError, KeyError) as error:
         raise NotStartedError(str(error)) from error
     judges = [name for run in runs for name in (run.model, run.clip, request.dino or "")]
@@ -122,6 +124,22 @@ def check_runs(runs: Sequence[EvaluatedRun], night: str) -> None:
             raise ValueError(
                 f"these runs differ in their {what}: {', '.join(sorted(values))}; choose one with --{what}"
             )
+
+
+def check_comparison(
+    runs: Sequence[EvaluatedRun], scorer: "ImageScorer", history: Storage, night: str, request: EvaluationRequest
+) -> None:
+    """Raises ValueError for a baseline that was never scored and a column to group by that no concept has."""
+    from eval.nightly.history import History
+    from eval.scores.groups import refuse_unknown_column
+    from eval.scores.score_tables import ScoredUnder
+    from jobs.application.report_run import carried_columns
+
+    first = runs[0]
+    under = ScoredUnder.of(first.protocol, first.configuration["model"], first.configuration["model_digest"], scorer)
+    History(history, under).baseline(night, request.baseline)
+    if request.group_by:
+        refuse_unknown_column(request.group_by, {name for run in runs for name in carried_columns(run.folder)})
 
 
 def _evaluate(

@@ -65,6 +65,13 @@ def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
     return summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
 
 
+def carried_columns(run: RunFolder) -> set[str]:
+    """The manifest's own columns, as the run's words carry them."""
+    parts = read_layout(run)["embeddings"]
+    table = read_parts(run, "embeddings", parts, pa.schema([EMBEDDINGS.field("carried")]))
+    return {name for carried in table["carried"].to_pylist() for name, _ in carried or ()}
+
+
 def write_report(
     run: RunFolder, under: ScoredUnder, configuration: Mapping[str, Any], background: Background | None = None
 ) -> Summary:

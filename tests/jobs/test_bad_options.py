@@ -64,7 +64,8 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "evaluate": (("{run}",), {
         "--protocol": NO_PROTOCOL, "--clip": NO_CLIP, "--model": NO_MODEL, "--dino": ("timm:nothing", "'timm:nothing' must be"),
         "--until-ci": number("--until-ci", "nan"), "--history": UNKNOWN_STORE, "--night": ("a/b", "--night 'a/b'"),
-        "--fail-on-drop": number("--fail-on-drop", "inf"), **CLUSTER,
+        "--fail-on-drop": number("--fail-on-drop", "inf"), "--baseline": ("no-night", "the baseline 'no-night' is no night"),
+        "--group-by": ("no-column", "there is no column 'no-column' to group by"), **CLUSTER,
     }),
     "generate": (("{run}", "--prompt", "<owl>", "--output", "{folder}/pictures"), {
         "--prompt": ("a <nobody>", "this run has no word <nobody>"), "--prompts": NO_FILE, "--word": NO_FILE,
@@ -87,8 +88,8 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x")}),
     "dreambench_manifest": (("{folder}",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv")}),
 }  # fmt: skip
-# Whose every value is a good one, or can be judged only when there are scores: names of columns and nights, a cache.
-ANY_VALUE = {"--group-by", "--baseline", "--caption-column", "--art"}
+# Every value is a good one: names of columns, a cache.
+ANY_VALUE = {"--caption-column", "--art"}
 CASES = [(name, option) for name, (_, options) in JOBS.items() for option in options]
 
 
