@@ -225,9 +225,11 @@ def _right_name(architecture: str, tag: str) -> str:
 
 def _advised(name: str, known: Sequence[str]) -> list[str]:
     """Up to four similar valid names, those of the same architecture first, as the name of the weights may be missing."""
-    wanted = name.partition(":")[0].removesuffix("-quickgelu").lower()
-    pairs = [(architecture, tag) for architecture, _, tag in (each.partition(":") for each in known)]
+    architecture, _, weights = name.partition(":")
+    wanted = architecture.removesuffix("-quickgelu").lower()
+    pairs = [(each.partition(":")[0], each.partition(":")[2]) for each in known]
     own = [pair for pair in pairs if pair[0].removesuffix("-quickgelu").lower() == wanted]
+    own.sort(key=lambda pair: -difflib.SequenceMatcher(None, pair[1], weights).ratio())  # stable: ties keep their order
     near = [
         (each.partition(":")[0], each.partition(":")[2])
         for each in difflib.get_close_matches(name, known, n=8, cutoff=0.5)

@@ -101,7 +101,7 @@ def test_a_text_longer_than_the_model_reads_is_refused_rather_than_cut(clip: Ope
     [
         ("ViT-B-32:openai", "ViT-B-32-quickgelu:openai"),
         ("ViT-B-32-quickgelu:laion2b_s34b_b79k", "ViT-B-32:laion2b_s34b_b79k"),
-        ("ViT-B-32:openia", "ViT-B-32:openai"),
+        ("ViT-B-32:openia", "ViT-B-32-quickgelu:openai"),
         ("ViT-B-32", "MODEL:WEIGHTS"),
     ],
 )
