@@ -86,7 +86,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--storage-option": CLUSTER["--storage-option"],
     }),
     "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x")}),
-    "dreambench_manifest": (("{folder}",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv")}),
+    "dreambench_manifest": (("{folder}/bench",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv")}),
 }  # fmt: skip
 # Every value is a good one: names of columns, a cache.
 ANY_VALUE = {"--caption-column", "--art"}
@@ -121,9 +121,10 @@ def filled(finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompts_and_classes.txt").write_text("subject_name,class\ncat,cat\n", encoding="utf-8")
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "prompts_and_classes.txt").write_text("subject_name,class\ncat,cat\n", encoding="utf-8")
+    (tmp_path / "bench" / "cat").mkdir()
+    (tmp_path / "bench" / "cat" / "1.jpg").write_bytes(b"x")
     for name, content in (("images/animal/1.jpg", b"x"), ("captions/animal/1.txt", b"cat\na cat asleep\n")):
         (tmp_path / "plus" / name).parent.mkdir(parents=True)
         (tmp_path / "plus" / name).write_bytes(content)

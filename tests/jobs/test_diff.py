@@ -11,7 +11,7 @@ import torch
 
 import eval.nightly.canary
 import eval.scores.score_run
-from eval.report.run_diff import ConceptPair, differences, latex_of
+from eval.report.run_diff import FIGURES, ConceptPair, differences, latex_of
 from eval.scores.drawn_pictures import RunModel
 from eval.scores.score_run import Judgement
 from jobs import diff
@@ -94,7 +94,7 @@ def test_what_cannot_be_compared_is_refused_with_what_each_run_has(
 
 def pairs(rng: np.random.Generator, change: float, n: int) -> list[ConceptPair]:
     a, b = rng.normal(0.7, 0.05, n), rng.normal(0.7 + change, 0.05, n)
-    nothing = dict.fromkeys(("editability", "diversity", "subject_fidelity", "effect"), float("nan"))
+    nothing = dict.fromkeys(set(FIGURES) - {"reconstruction"}, float("nan"))
     return [
         ConceptPair(f"c{i}", {"reconstruction": a[i], **nothing}, {"reconstruction": b[i], **nothing}) for i in range(n)
     ]
