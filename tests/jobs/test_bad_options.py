@@ -181,6 +181,7 @@ def test_a_bad_value_is_refused_and_named_before_anything_is_started(
         ("compare.py", ("--manifest", "{manifest}", "--output", "{folder}/c"), {"RAY_ADDRESS": "head"}, "RAY_ADDRESS head: this"),
     ],
 )  # fmt: skip
+@pytest.mark.long
 def test_a_job_that_cannot_start_ends_with_one_sentence_and_exit_code_2(
     script: str, arguments: tuple[str, ...], environment: dict[str, str], said: str, filled: dict[str, str]
 ) -> None:

@@ -14,6 +14,7 @@ from tests.processes import free_port
 from tests.test_documents import ROOT, blocks, commands
 
 BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.long
 PATIENCE = 500  # seconds on a slow machine
 
 

@@ -82,6 +82,7 @@ def test_a_run_can_be_watched_and_stopped_and_its_folder_alone_tells_of_it(
     assert (told["state"], told["total"], set(told["training"])) == ("cut short", 2, {"owl", "taxi"})
 
 
+@pytest.mark.long
 def test_a_run_stops_when_more_has_failed_than_its_owner_accepts(tmp_path: Path) -> None:
     """Catches a night's machines spent on a manifest whose bucket was emptied."""
     manifest = write_manifest(tmp_path, [f"gone-{number}" for number in range(6)], str(tmp_path / "nowhere"))
