@@ -148,7 +148,7 @@ def render_report(
     sheets = _pair_sheets(pairs) if pairs else []
     everything = (data, settings, reasons, column, groups, background.nights, troubles, pairs and pairs.lines)
     nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
-    page = _environment().get_template("report.html.j2").render(
+    page = templates().get_template("report.html.j2").render(
         title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
         headlines=[_headline(metric, summary) for metric in METRICS if metric.title],
         sorts=[each for metric in METRICS for each in metric.sorts],
@@ -159,6 +159,10 @@ def render_report(
     )  # fmt: skip
     # A lone surrogate, which JSON input can hold, is a string to Python but not to UTF-8.
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def data_url(webp: bytes) -> str:
+    return f"data:image/webp;base64,{b64encode(webp).decode('ascii')}"
 
 
 def thumbnail(png: bytes) -> bytes | None:
@@ -211,7 +215,7 @@ def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) ->
         small = thumbnail(grids[concept.concept]) if concept.concept in grids else None
         if small is None:
             continue
-        url = f"data:image/webp;base64,{b64encode(small).decode('ascii')}"
+        url = data_url(small)
         left -= len(url)
         if left < 0:
             break
@@ -222,7 +226,7 @@ def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) ->
 def _pair_sheets(pairs: Pairs) -> list[tuple[PairScore, str]]:
     """Each pair that is shown, and its pictures as a data URL."""
     small = [(score, thumbnail(sheet)) for score, sheet in pairs.shown]
-    return [(score, f"data:image/webp;base64,{b64encode(some).decode('ascii')}") for score, some in small if some]
+    return [(score, data_url(some)) for score, some in small if some]
 
 
 def _headline(metric: Metric, summary: Summary) -> Headline:
@@ -309,7 +313,8 @@ def _own(name: str) -> Markup:
     return Markup(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
-def _environment() -> Environment:
+def templates() -> Environment:
+    """The templates of this folder. What is filled in is escaped, and a name that is not given is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

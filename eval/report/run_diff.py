@@ -3,20 +3,17 @@
 summaries of A and B -> Difference a metric, ConceptPair a concept -> page, CSV, LaTeX
 """
 
-import base64
 import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.nightly.gate import holm, signed_rank
-from eval.report.report_page import thumbnail
+from eval.report.report_page import data_url, templates, thumbnail
 from eval.scores.metric_table import METRICS
 from eval.scores.metrics import interval
 from eval.scores.score_tables import CONDITIONS, ScoredUnder
@@ -190,16 +187,8 @@ def page_of(
     names: of the runs. only: the concepts that are in A alone, and in B alone. grids: concept -> PNG, of each run; embedded
     in the order of the pairs until they take 18 MB.
     """
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     differing = [each.name for each in fields(ScoredUnder) if len({getattr(one, each.name) for one in under}) > 1]
-    return environment.get_template("run_diff.html.j2").render(
+    return templates().get_template("run_diff.html.j2").render(
         names=names, under=under[0], differing=differing, found=found, pairs=pairs, figures=[each.figure for each in found],
         only=only, pictures=_pictures(pairs, grids),
         worst=WORST, isnan=math.isnan,
@@ -214,7 +203,7 @@ def _pictures(
     left = PICTURE_BYTES
     for pair in pairs:
         small = [thumbnail(some[pair.concept]) if pair.concept in some else None for some in grids]
-        urls = [f"data:image/webp;base64,{base64.b64encode(each).decode()}" if each else "" for each in small]
+        urls = [data_url(each) if each else "" for each in small]
         left -= sum(len(url) for url in urls)
         if left < 0:
             break
