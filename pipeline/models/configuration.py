@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.weight_files import INDEX, NAMED
+
 MOST_BYTES, MOST_DEEP = 4_000_000, 32
 # What makes diffusers, transformers or timm run code beside the weights, or load something else than the folder holds.
 LOADS_MORE = (
     "auto_map", "trust_remote_code", "code_revision", "custom_pipeline", "custom_pipelines", "custom_generate",
-    "quantization_config", "base_model_name_or_path", "use_kernels",
+    "quantization_config", "base_model_name_or_path", "use_kernels", "transformers_weights", "fast_tokenizer_files", "gguf_file",
+    "init_inputs", "tokenizer_object",
 )  # fmt: skip
-ATTENTION = ("attn_implementation", "_attn_implementation")
+# Files of a tokenizer that these name would be opened wherever they lie.
+SPECIAL_TOKENS, TOKENIZER = "special_tokens_map.json", "tokenizer_config.json"
 OWN_ATTENTION = (None, "eager", "sdpa")  # any other name is that of a package, or of a kernel to be downloaded
 # Long lists of words and tensors, which say nothing to a library.
 LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json")
-INDEX = ".safetensors.index.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "latent_diffusion")
 
 
@@ -48,8 +51,8 @@ def refuse_code(folder: Path) -> None:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ConfigurationError(f"{path} is not a regular file")
     for path in sorted(folder.glob("*.json")):
-        if path.name.endswith(INDEX):
-            _refuse_other_shards(path)
+        if index := INDEX.fullmatch(path.name):
+            _refuse_other_shards(path, index[1] or index[2])
         elif path.name not in LISTS:
             _refuse_entries(path, read_configuration(path))
 
@@ -71,7 +74,11 @@ def refuse_parts(folder: Path, parts: Iterable[str]) -> None:
 
 def _refuse_entries(path: Path, configuration: dict[str, Any]) -> None:
     for name, value in _entries(configuration, path):
-        if (name in LOADS_MORE and value) or (name in ATTENTION and value not in OWN_ATTENTION):
+        kernel = name.endswith(("attn_implementation", "experts_implementation", "implementation_internal"))
+        opened = (path.name == SPECIAL_TOKENS and name.endswith(("_file", "_files"))) or (
+            path.name in (SPECIAL_TOKENS, TOKENIZER) and name in ("vocab", "merges") and isinstance(value, str)
+        )
+        if ((name in LOADS_MORE or opened) and value) or (kernel and value not in OWN_ATTENTION):
             raise ConfigurationError(
                 f"{path}: {name!r} is {str(value)[:200]!r}, which would make a library run or load more than this folder's "
                 "weights; that is never done. Remove the entry, or take a model without it"
@@ -89,12 +96,15 @@ def _entries(value: object, path: Path, depth: int = 0) -> Iterator[tuple[str, A
             yield from _entries(each, path, depth + 1)
 
 
-def _refuse_other_shards(path: Path) -> None:
+def _refuse_other_shards(path: Path, variant: str | None) -> None:
+    """Raises ConfigurationError unless all shards are weights of the folder under the usual names, which the digest covers."""
     shards = read_configuration(path).get("weight_map")
     if not isinstance(shards, dict):
         raise ConfigurationError(f"{path} has no weight_map")
     for name in shards.values():
-        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+        named = NAMED.fullmatch(name) if isinstance(name, str) else None
+        if not named or (named[2] or named[4]) != variant:
             raise ConfigurationError(
-                f"{path} names {str(name)[:200]!r}; weights are loaded from this folder's .safetensors files alone"
+                f"{path} names {str(name)[:200]!r}; weights are loaded from this folder's .safetensors files alone, under the "
+                f"names that diffusers and transformers give them{f' for the variant {variant}' if variant else ''}"
             )

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored
-from pipeline.models.weight_files import weight_files
+from pipeline.models.weight_files import VARIANTS, weight_files
 from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
@@ -100,8 +100,8 @@ def _digest(folder: Path, parts: Sequence[str]) -> str:
 
 
 # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
-WEIGHTS = sorted({f"{part}/*.safetensors" for each in FAMILIES.values() for part in each.weights})
-WANTED, UNWANTED = ("*.json", "*.txt", "*.model", "*.jinja", *WEIGHTS), ("*.fp16.*", "*.non_ema.*")
+PARTS = sorted({part for each in FAMILIES.values() for part in each.weights})
+WANTED, UNWANTED = ("*.json", "*.txt", "*.model", "*.jinja", *(f"{part}/*.safetensors" for part in PARTS)), (VARIANTS,)
 
 
 def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
@@ -116,14 +116,19 @@ def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
 
 
 def _download(name: str) -> Path:
+    """The snapshot in the hub's own cache. The weights of a part come without their variants, unless it has nothing else."""
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(
+        folder = Path(
             snapshot_download(
                 repository, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
             )
         )
+        if bare := [part for part in PARTS if (folder / part).is_dir() and not weight_files(folder / part)[1]]:
+            variants = [f"{part}/{VARIANTS}" for part in bare]
+            snapshot_download(repository, revision=revision or None, allow_patterns=variants)
     except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
         raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error
+    return folder

@@ -1,10 +1,15 @@
 """Which files of a folder of weights are loaded: those under the libraries' own names, or those of its only variant."""
 
+import json
 import re
 from pathlib import Path
 
 # NAME.safetensors, NAME-00001-of-00002.safetensors, and with a variant NAME.fp16.safetensors, NAME.fp16-00001-of-00002.safetensors.
-NAMED = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.safetensors")
+NAMED = re.compile(r"(diffusion_pytorch_model|model)(?:\.(\w+))?(-\d+-of-\d+)?(?:\.(\w+))?\.safetensors")
+# Patterns of paths in a repository: weights, and those with a variant in their name.
+WEIGHTS, VARIANTS = "*.safetensors", "*.*.safetensors"
+# The list of shards, NAME.safetensors.index.json; with a variant NAME.safetensors.index.fp16.json, or older .fp16.index.json.
+INDEX = re.compile(r".*\.safetensors(?:\.(\w+))?\.index(?:\.(\w+))?\.json")
 
 
 def weight_files(folder: Path) -> tuple[str | None, list[Path]]:
@@ -13,13 +18,29 @@ def weight_files(folder: Path) -> tuple[str | None, list[Path]]:
     Raises ValueError for a folder with several variants and no plain weights.
     """
     found: dict[str | None, list[Path]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        if named := NAMED.fullmatch(path.name):
-            found.setdefault(named[1] or named[2], []).append(path)
-    if None in found or not found:
-        return None, found.get(None, [])
-    if len(found) > 1:
+    shards = set()
+    for path in sorted(folder.glob(WEIGHTS)):
+        if (named := NAMED.fullmatch(path.name)) and named[1] in _stems(folder):
+            found.setdefault(named[2] or named[4], []).append(path)
+            shards |= {path} if named[3] else set()
+    if not found:
+        return None, []
+    if None not in found and len(found) > 1:
         raise ValueError(
             f"{folder} has the variants {', '.join(map(str, sorted(map(str, found))))} alone: keep one of them"
         )
-    return next(iter(found.items()))
+    variant = None if None in found else next(iter(found))
+    whole, parts = ([path for path in found[variant] if (path in shards) == sharded] for sharded in (False, True))
+    if whole and parts:  # of both, diffusers reads what an index names, and transformers the whole file
+        indexed = any(path.name.startswith("diffusion_") and INDEX.fullmatch(path.name) for path in folder.iterdir())
+        return variant, parts if indexed else whole
+    return variant, whole or parts
+
+
+def _stems(folder: Path) -> tuple[str, ...]:
+    """The names that weights of this folder have: diffusers and transformers each know one, and configurations tell them apart."""
+    try:
+        configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return "diffusion_pytorch_model", "model"
+    return ("diffusion_pytorch_model",) if "_class_name" in configuration else ("model",)

@@ -36,12 +36,30 @@ def change(path: Path, entries: dict[str, Any]) -> None:
         ("model_index.json", {"_class_name": ["evil", "Evil"]}, "a class of a module of its own"),
         ("model_index.json", {"_class_name": {"a": 1}}, "this version knows"),
         ("model_index.json", {"custom_pipeline": "somebody/evil"}, "custom_pipeline"),
+        ("model_index.json", {"_class_name": "evil.Evil"}, "this version knows"),
+        ("text_encoder/config.json", {"transformers_weights": "other.safetensors"}, "transformers_weights"),
+        (
+            "text_encoder/config.json",
+            {"_experts_implementation_internal": "somebody/kernel"},
+            "_experts_implementation_internal",
+        ),
+        ("text_encoder/config.json", {"attn_implementation": {"": "somebody/kernel"}}, "attn_implementation"),
+        (
+            "tokenizer/tokenizer_config.json",
+            {"fast_tokenizer_files": ["../../tokenizer.4.json"]},
+            "fast_tokenizer_files",
+        ),
+        ("tokenizer/tokenizer_config.json", {"vocab": "/etc/passwd"}, "vocab"),
+        ("tokenizer/tokenizer_config.json", {"init_inputs": ["/etc/passwd"]}, "init_inputs"),
+        ("tokenizer/special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "tokenizer_file"),
     ],
 )
 def test_an_entry_that_a_library_would_run_or_load_is_refused_by_name(
     folder: Path, file: str, entries: dict[str, Any], said: str
 ) -> None:
     """Catches a model folder that brings code along, or has some fetched."""
+    if not (folder / file).exists():
+        (folder / file).write_text("{}", encoding="utf-8")
     change(folder / file, entries)
     with pytest.raises(ModelError, match=said) as refused:
         find_model(str(folder))
@@ -56,12 +74,15 @@ def test_another_model_that_an_adapter_names_is_not_loaded(folder: Path) -> None
         find_model(str(folder))
 
 
-@pytest.mark.parametrize("shard", ["../../other.safetensors", "pytorch_model.bin", "/etc/passwd", 7])
-def test_an_index_names_shards_of_its_own_folder_and_no_pickles(folder: Path, shard: object) -> None:
+@pytest.mark.parametrize("ending", ["index.json", "index.fp16.json", "fp16.index.json"])
+@pytest.mark.parametrize(
+    "shard", ["../../other.safetensors", "pytorch_model.bin", "/etc/passwd", "other.safetensors", 7]
+)
+def test_an_index_names_shards_of_its_own_folder_and_no_pickles(folder: Path, shard: object, ending: str) -> None:
     """Catches weights that no digest covers, and a pickle opened because an index names it."""
     index = {"metadata": {}, "weight_map": {"weight": shard}}
-    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=r"index\.json names"):
+    (folder / "unet" / f"diffusion_pytorch_model.safetensors.{ending}").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=f"{ending} names"):
         find_model(str(folder))
 
 
