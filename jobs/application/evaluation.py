@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
-from jobs.application.recorded import allowed
+from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
@@ -89,18 +89,14 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
 
 def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
     """Raises StorageError if there is no such run, UnnamedError if the run names a model or CLIP that does not ship with wordmint
-    and the request does not name it, and ModelError if the model's weights are not those that the words were learned on.
+    and the request does not name it, and ModelError if the model is not the one that the words were learned on.
     """
     options = request.storage_options
     folder, shown = RunFolder(Storage(url, options)), without_credentials(url, options).rstrip("/")
     configuration = folder.read_json("run.json")
     clip = allowed(configuration["clip"], request.clip, "--clip", shown)
     model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
-    if model.digest != configuration["model_digest"]:
-        raise ModelError(
-            f"{shown}: its words were learned on {model.name} with weights "
-            f"{configuration['model_digest'][:12]}; here it has {model.digest[:12]}, with which the words mean something else"
-        )
+    refuse_changed(model, configuration, shown)
     if request.protocol:
         protocol = find_protocol(request.protocol)
     elif settings := configuration.get("protocol_settings"):

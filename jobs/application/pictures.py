@@ -11,7 +11,7 @@ import numpy as np
 
 from cluster.addresses import ClusterError
 from cluster.session import ray_session
-from jobs.application.recorded import allowed
+from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import Listener, NotStartedError, PictureRequest, PictureResult
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
@@ -36,6 +36,7 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         configuration = run.read_json("run.json")
         shown = without_credentials(request.run, options).rstrip("/")
         model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
+        refuse_changed(model, configuration, shown)
         family_of(configuration.get("model_family", "")).refuse_unsuited(request.sampler)
         words = _words(run)
         words |= _words_of_files(request.word_files, options, words, configuration)

@@ -17,6 +17,7 @@ from cluster.destination import default_output
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
 from jobs.application.public_files import restore_public_files
+from jobs.application.recorded import refuse_changed_since
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
@@ -104,6 +105,7 @@ class Run:
             self.start_encoder = load_start_encoder(self.model)
             self.settings = replace(self.settings, start_encoder=self.start_encoder.digest)
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
+        refuse_changed_since(self.folder, self.model)
         if said := doubt_of_exactly_once(self.folder.storage):
             _log.warning("%s", said)
         self.began = time.monotonic()
@@ -209,7 +211,8 @@ class Run:
         fit = int(session.gpus // gpus if gpus else session.cpus // placement.cpus_per_worker)
         resources = Resources(placement.workers or max(1, fit), placement.cpus_per_worker, gpus)
         settings = WorkerSettings(
-            model=self.model.name, model_digest=self.model.digest, device="cuda" if gpus else "cpu",
+            model=self.model.name, model_digest=self.model.digest, config_digest=self.model.config_digest,
+            device="cuda" if gpus else "cpu",
             threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             longest=self._longest(left),
@@ -325,7 +328,7 @@ class Run:
         self.folder.write_json("run.json", {
             "manifest": self.manifest.url, "manifest_digest": self.manifest.digest,
             "model": self.model.name, "model_family": self.model.family, "model_digest": self.model.digest,
-            "model_revision": self.model.revision,
+            "model_config_digest": self.model.config_digest, "model_revision": self.model.revision,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
             "settings": self.settings.as_dict(),

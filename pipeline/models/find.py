@@ -1,6 +1,7 @@
 """Finds a model and digests its weights without loading it, so that a finished run is recognised quickly."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,15 @@ class ModelError(Exception):
 class Model:
     """A model on local disk. name: as the user gave it, a path made absolute.
 
-    digest: sha256 of the names and bytes of the weights that are loaded.
+    digest: sha256 of the names and bytes of the weights that are loaded. config_digest: sha256 of its scheduler's and its
+    tokenizers' files, "" if nobody asked.
     """
 
     name: str
     folder: Path
     family: str
     digest: str
+    config_digest: str = ""
 
     @property
     def revision(self) -> str | None:
@@ -87,7 +90,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
                 f"model {name!r}: {folder / part} has no .safetensors file; pickled weights can run code and are not "
                 "loaded: convert them with diffusers' save_pretrained(..., safe_serialization=True)"
             )
-    return Model(name, folder, family, _digest(folder, parts))
+    return Model(name, folder, family, _digest(folder, parts), _config_digest(folder))
 
 
 def _digest(folder: Path, parts: Sequence[str]) -> str:
@@ -99,9 +102,24 @@ def _digest(folder: Path, parts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def _config_digest(folder: Path) -> str:
+    """Of configurations only what they say: another version of the libraries writes them in another order, with its own number."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("scheduler/scheduler_config.json")) + sorted(folder.glob("tokenizer*/*")):
+        if path.suffix not in TEXTS or not path.is_file():
+            continue
+        content = path.read_bytes()
+        if path.name.endswith("_config.json"):
+            said = {name: value for name, value in read_configuration(path).items() if not name.startswith("_")}
+            content = json.dumps({**said, "name_or_path": None}, sort_keys=True).encode()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
 # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
 PARTS = sorted({part for each in FAMILIES.values() for part in each.weights})
-WANTED, UNWANTED = ("*.json", "*.txt", "*.model", "*.jinja", *(f"{part}/*.safetensors" for part in PARTS)), (VARIANTS,)
+TEXTS = (".json", ".txt", ".model", ".jinja")
+WANTED, UNWANTED = (*(f"*{kind}" for kind in TEXTS), *(f"{part}/*.safetensors" for part in PARTS)), (VARIANTS,)
 
 
 def _mirrored(url: str, options: Mapping[str, Any]) -> Path:

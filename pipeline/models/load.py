@@ -20,10 +20,12 @@ def load_backbone(
     settings: ModelSettings | None = None,
     options: Mapping[str, Any] | None = None,
     digest: str | None = None,
+    config_digest: str = "",
 ) -> Backbone:
     """Loads a frozen model.
 
-    options: for the store of a model that is a URL. digest: that its weights must have.
+    options: for the store of a model that is a URL. digest: that its weights must have. config_digest: that its scheduler and
+    tokenizers must have, "" for any.
     Raises ModelError.
     """
     model = find_model(name, options)
@@ -31,6 +33,11 @@ def load_backbone(
         raise ModelError(
             f"model {model.name!r} in {model.folder} on this machine has weights {model.digest[:12]}, and the run was begun "
             f"with {digest[:12]}: the nodes do not have the same model"
+        )
+    if config_digest not in ("", model.config_digest):
+        raise ModelError(
+            f"model {model.name!r} in {model.folder} on this machine has another scheduler or tokenizer than where the run was "
+            "begun: the nodes do not have the same model"
         )
     family = FAMILIES[model.family]
     backbone: Any = getattr(import_module(family.module), family.backbone)

@@ -77,6 +77,7 @@ class Worker:
                 settings.model_settings,
                 settings.storage_options,
                 settings.model_digest,
+                settings.config_digest,
             )
         encoders = self.backbone.encoders_of(settings.inversion.encoders)
         refuse_long_protocol(self.backbone, settings.longest, settings.protocol, encoders)

@@ -39,6 +39,7 @@ class WorkerSettings:
     protocol: Protocol
     run: RunFolder
     storage_options: dict[str, str]
+    config_digest: str = ""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
     start_encoder: StartEncoder | None = None

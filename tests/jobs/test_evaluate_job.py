@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from cluster.session import Session
 from eval.nightly.gate import Change, Comparison
 from eval.nightly.history import CanaryReading, Verdict
 from eval.scores.summary import Estimate
-from jobs import generate
+from jobs import generate, invert_all
 from jobs.application.evaluation import open_run, refuse_doubles, said_of
 from jobs.application.requests import EvaluationRequest
 from jobs.evaluate import NOT_STARTED, main
-from pipeline.models.find import find_model
+from pipeline.models.find import MINI_FOLDER, find_model
 from pipeline.records import Failure
+from tests.job_process import write_manifest
 
 
 @pytest.fixture
@@ -93,6 +95,51 @@ def test_words_of_other_weights_than_the_models_now_are_refused(run: Path, capsy
     (run / "run.json").write_text(json.dumps({**made, "model_digest": "0" * 64}))
     assert main([str(run)]) == NOT_STARTED
     assert "learned on mini with weights 000000000000" in capsys.readouterr().err
+
+
+CHANGES = {
+    "scheduler/scheduler_config.json": ('"epsilon"', '"sample"'),
+    "tokenizer/tokenizer_config.json": ('"model_max_length": ', '"model_max_length": 1'),
+    "tokenizer/tokenizer.json": ('"version": "1.0"', '"version":  "1.0"'),
+}
+
+
+@pytest.mark.parametrize("file", CHANGES)
+def test_words_of_another_scheduler_or_tokenizer_are_refused_in_one_sentence(
+    file: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a tokenizer replaced beside the same weights, by which the sentences around a word mean something else."""
+    model = Path(shutil.copytree(MINI_FOLDER, tmp_path / "model"))
+    made = {**json.loads((run / "run.json").read_text()), "model": str(model)}
+    (run / "run.json").write_text(json.dumps({**made, "model_config_digest": find_model(str(model)).config_digest}))
+    old, new = CHANGES[file]
+    before = (model / file).read_text(encoding="utf-8")
+    assert old in before
+    (model / file).write_text(before.replace(old, new), encoding="utf-8")
+    manifest = write_manifest(tmp_path, ["owl"])
+    for main_of, arguments in (
+        (main, [str(run)]),
+        (generate.main, [str(run), "--prompt", "a photo"]),
+        (invert_all.main, [str(manifest), "--output", str(run)]),
+    ):
+        assert main_of([*arguments, "--model", str(model)]) == NOT_STARTED
+        told = capsys.readouterr().err
+        assert "with another scheduler or tokenizer" in told
+        assert "or learn the words anew with another --output" in told
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
+def test_a_run_that_recorded_no_scheduler_and_a_rewritten_configuration_are_the_same_model(
+    run: Path, tmp_path: Path
+) -> None:
+    """Catches run folders of older versions that cannot be scored any more, and a library's version that passes for a change."""
+    open_run(str(run), EvaluationRequest((str(run),)))
+    model = Path(shutil.copytree(MINI_FOLDER, tmp_path / "model"))
+    path = model / "scheduler" / "scheduler_config.json"
+    entries = json.loads(path.read_text(encoding="utf-8")) | {"_diffusers_version": "9.9"}
+    path.write_text(json.dumps(dict(reversed(entries.items()))), encoding="utf-8")
+    (model / "tokenizer" / "README.md").write_text("words", encoding="utf-8")
+    assert find_model(str(model)).config_digest == find_model("mini").config_digest != ""
 
 
 def test_words_are_drawn_again_by_a_model_that_is_held_as_it_was_in_training(run: Path) -> None:

@@ -5,12 +5,14 @@ model, so that it outlives them.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.scores.score_tables import SCORES, ScoredUnder, made_under, scores_of
+from jobs.application.recorded import refuse_changed_since
 from pipeline.models.find import Model
 from pipeline.protocols import Protocol
 from pipeline.records import Concept
@@ -56,6 +58,11 @@ def test_an_old_run_has_nothing_left_to_do(run: RunFolder, concepts: list[Concep
     assert found.left == ()
     assert found.done == DONE
     assert [(each.concept, each.stage) for each in found.failed] == [("lost", "images")]
+
+
+def test_an_old_run_names_no_scheduler_and_takes_any(run: RunFolder) -> None:
+    """Catches a digest that older versions did not record and that every old folder would be refused for."""
+    refuse_changed_since(run, replace(MODEL, digest=run.read_json("run.json")["model_digest"], config_digest="c" * 64))
 
 
 def test_publishing_an_old_run_again_changes_nothing(run: RunFolder) -> None:
