@@ -5,14 +5,14 @@
 
 Run the same command again to resume an interrupted run; if all concepts are done, it does nothing.
 
-Exit codes: 0 all concepts are done; 1 some concepts failed, and are listed; 2 nothing was started: bad arguments, manifest or
-model; 3 the run was interrupted.
+Exit codes: 0 all concepts are done, or what failed is accepted; 1 some concepts failed, and are listed; 2 nothing was started:
+bad arguments, manifest or model; 3 the run was interrupted.
 """
 
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,9 @@ from pipeline.models.find import MINI
 from pipeline.protocols import PROTOCOLS
 from pipeline.scheduling.shared_paths import UnseenPathError
 from pipeline.settings import DTYPES, ModelSettings
-from pipeline.store.storage import StorageError, parse_storage_options
+from pipeline.store.catalogue.retired import DAYS
+from pipeline.store.storage import Storage, StorageError, parse_storage_options
+from pipeline.text_files import lines_of
 
 if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
@@ -81,6 +83,18 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--retry-failed", action="store_true", help="retry concepts that already failed with the same inputs"
+    )
+    what.add_argument(
+        "--only-this-manifest",
+        action="store_true",
+        help="also retire the words that only other manifests of this run folder list",
+    )
+    what.add_argument(
+        "--retired-days",
+        type=int,
+        default=DAYS,
+        metavar="N",
+        help="keep the word of a row that is gone for N days, in case the row returns (default: %(default)s)",
     )
 
     how = parser.add_argument_group("how a word is learned")
@@ -147,6 +161,12 @@ def parser() -> argparse.ArgumentParser:
     )
 
     wrong = parser.add_argument_group("limits and logging")
+    wrong.add_argument(
+        "--accept-failures",
+        default="0",
+        metavar="N|FILE",
+        help="exit 0 though up to N concepts failed, or only those that FILE names, one a line (default: %(default)s)",
+    )
     wrong.add_argument(
         "--max-failures", type=int, metavar="N", help="stop, with exit code 3, when more than N concepts have failed"
     )
@@ -217,10 +237,23 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         row_defaults=RowDefaults(arguments.vectors, arguments.initializer),
         skip_invalid=arguments.skip_invalid,
         retry_failed=arguments.retry_failed,
+        only_this_manifest=arguments.only_this_manifest,
+        accepted_failures=accepted_of(arguments.accept_failures, options),
+        retired_days=arguments.retired_days,
         storage_options=options,
         placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),
         limits=Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)}),
     )
+
+
+def accepted_of(said: str, options: Mapping[str, Any]) -> int | frozenset[str]:
+    """A count, or the names in a file, one a line. Raises ValueError and StorageError."""
+    if said.isdecimal():
+        return int(said)
+    try:
+        return frozenset(name for line in lines_of(Storage(said, options).read_bytes()) if (name := line.strip()))
+    except ValueError as error:
+        raise ValueError(f"--accept-failures {said}: {error}") from None
 
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
@@ -238,7 +271,7 @@ def columns_of(pairs: Sequence[str]) -> dict[str, str]:
 def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" = None) -> int:
     """Runs the request to its end and returns the exit code; an exception of the run is logged."""
     try:
-        return SOME_FAILED if invert(request, log, worker).failures else ALL_DONE
+        return SOME_FAILED if invert(request, log, worker).unaccepted else ALL_DONE
     except NotStartedError as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED

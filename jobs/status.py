@@ -43,6 +43,7 @@ SILENT_SECONDS = 60.0  # a driver at work writes progress.json every few seconds
 @dataclass(frozen=True, slots=True)
 class Status:
     """total: concepts of the manifest, None until a driver has written it. done: concepts with a word.
+    retired: words that are kept although no manifest lists them.
 
     failures: the first of the `failed` ones. training: concept -> step of its last checkpoint, for the first of those
     `in_training`. state: "running", "scoring", "cut short" or "finished". eta: seconds to go.
@@ -52,6 +53,7 @@ class Status:
     total: int | None
     done: int
     failed: int
+    retired: int
     failures: tuple[Failure, ...]
     in_training: int
     training: dict[str, int]
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 visible(line, lines=True).replace("\n", "\n      ")  # a reason's later lines stay below its concept
                 for line in lines(status, without_credentials(run.storage.url), configuration)
             ),
-            total=status.total, done=status.done, failed=status.failed, training=status.training,
+            total=status.total, done=status.done, failed=status.failed, retired=status.retired, training=status.training,
             failures={failure.concept: failure.reason for failure in status.failures},
             concepts_per_minute=status.per_minute, eta_seconds=status.eta, state=status.state,
             silent_seconds=status.silent)  # fmt: skip
@@ -128,6 +130,7 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
             total=configuration.get("counts", {}).get("total"),
             done=done,
             failed=failed,
+            retired=int(progress.get("retired", 0)),
             failures=failures,
             in_training=len(training),
             training={checkpoint.concept: checkpoint.step for checkpoint in checkpoints if checkpoint is not None},
@@ -172,6 +175,7 @@ def lines(status: Status, url: str, configuration: dict[str, Any]) -> list[str]:
         f"failed    {status.failed}",
         *(f"  {failure.concept}: {failure.stage}: {failure.reason}" for failure in status.failures),
         *([f"  and {status.failed - SHOWN} more"] if status.failed > SHOWN else []),
+        *([f"retired   {status.retired}"] if status.retired else []),
         f"training  {status.in_training}",
         *(f"  {name}: step {step} of at most {steps} at its last checkpoint" for name, step in status.training.items()),
         *([f"  and {status.in_training - SHOWN} more"] if status.in_training > SHOWN else []),

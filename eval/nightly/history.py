@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -156,11 +156,13 @@ def judge_night(
     *,
     words: int = 0,
     baseline: str | None = None,
+    listed: Collection[str] | None = None,
 ) -> Verdict:
     """Compares tonight with the last good night before it, and with a baseline, because small losses on many nights add up.
 
     groups: concept -> its group, {} without groups. drop: see `eval.nightly.gate.compare`; None compares, but no loss makes the
     night a bad one. words: the number of words expected; `concepts` may lack some. baseline: a night; None is the first good one.
+    listed: the concepts of tonight's manifest, if known; words of rows that are gone are not missed.
     Raises ValueError for a baseline that was never scored.
     """
     last, first = history.last_good(night), history.baseline(night, baseline)
@@ -171,7 +173,7 @@ def judge_night(
     compared = compare([*newest, *oldest], math.inf if drop is None else drop) if newest or oldest else ()
     comparisons, erosion = compared[: len(newest)], compared[len(newest) :]
     scored = sum(not math.isnan(each.reconstruction) for each in concepts)
-    reasons = _missing(scored, max(words, len(concepts)), last)
+    reasons = _missing(scored, max(words, len(concepts)), last, listed)
     reasons += [_reason(each, last[0]) for each in comparisons if each.alarm and last]
     reasons += [_reason(each, first[0]) for each in erosion if each.alarm and first]
     if canary is not None and drop is not None:
@@ -183,14 +185,15 @@ def judge_night(
     )  # fmt: skip
 
 
-def _missing(scored: int, words: int, last: tuple[str, pa.Table] | None) -> list[str]:
+def _missing(scored: int, words: int, last: tuple[str, pa.Table] | None, listed: Collection[str] | None) -> list[str]:
     """Reasons that make the night bad because words have no score, a sentence each."""
     found = []
     if not words:
         found.append("there is no word to score")
     elif scored < words:
         found.append(f"{words - scored} of {words} words have no score")
-    before = 0 if last is None else sum(value is not None for value in last[1]["reconstruction"].to_pylist())
+    rows = [] if last is None else last[1].select(["concept", "reconstruction"]).to_pylist()
+    before = sum(row["reconstruction"] is not None and (listed is None or row["concept"] in listed) for row in rows)
     if last is not None and scored < before:
         found.append(
             f"{before - scored} words fewer have a score than on {last[0]}: {scored}, where there were {before}; "

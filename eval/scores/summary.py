@@ -109,6 +109,7 @@ class Summary:
     """The figures of a run.
 
     done: concepts with a word and no failure; failed: concepts with a failure; unscored: done, but without a score.
+    retired: words that are kept and no longer of the manifest; nothing else here counts them.
     covered, editability_covered: medians over concepts; all other figures are means over concepts.
     difficulties: class of difficulty -> text similarity of its prompts, if the protocol has such classes.
     more: the headline columns of metrics without a field here, and the means of their floors and ceilings.
@@ -137,6 +138,7 @@ class Summary:
     editability_floor_noun: float = math.nan
     editability_floor_wordless: float = math.nan
     more: Mapping[str, Estimate | float] = field(default_factory=dict)
+    retired: int = 0
 
     def estimate(self, name: str) -> Estimate:
         """A headline column of metric_table.METRICS over the concepts."""
@@ -215,13 +217,46 @@ def summarise(
     )
 
 
-def concept_rows(summary: Summary) -> pa.Table:
-    """`report/concepts.parquet`: one row per concept, as CONCEPTS."""
-    return pa.Table.from_pylist([
+def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa.Table:
+    """`report/concepts.parquet`: one row per concept, as CONCEPTS, then each carried column of the manifest.
+
+    types: carried column -> "integer", "number", "boolean"; others are text. A column that is called like one of CONCEPTS is
+    here `manifest_<name>`.
+    """
+    table = pa.Table.from_pylist([
         {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
          "class": concept.noun, "no_effect": concept.no_effect, "carried": list(concept.carried.items())}
         for concept in summary.concepts
     ], CONCEPTS)  # fmt: skip
+    for column in sorted({name for concept in summary.concepts for name in concept.carried}):
+        values = [concept.carried.get(column) for concept in summary.concepts]
+        name = column
+        while name in table.column_names:
+            name = f"manifest_{name}"
+        table = table.append_column(name, _typed(values, (types or {}).get(column, "text")))
+    return table
+
+
+def _typed(values: Sequence[str | None], kind: str) -> pa.Array:
+    """Text where a value does not fit the type any more, as in a row of another manifest."""
+    if kind not in TYPES:
+        return pa.array(values, pa.string())
+    parse, type_ = TYPES[kind]
+    try:
+        return pa.array([parse(value) if value else None for value in values], type_)
+    except (ValueError, OverflowError, pa.ArrowException):
+        return pa.array(values, pa.string())
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+TYPES: dict[str, tuple[Callable[[str], Any], pa.DataType]] = {
+    "integer": (int, pa.int64()), "number": (float, pa.float64()), "boolean": (_truth, pa.bool_()),
+}  # fmt: skip
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:

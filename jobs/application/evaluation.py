@@ -19,6 +19,7 @@ from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.settings import ModelSettings
+from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
@@ -168,6 +169,7 @@ def _evaluate(
         verdict = judge_night(
             history, night, concepts, groups, request.fail_on_drop, canary,
             words=sum(run.configuration.get("counts", {}).get("done", 0) for run in runs), baseline=request.baseline,
+            listed=listed_in([run.folder for run in runs]),
         )  # fmt: skip
     except ValueError as error:
         raise NotComparedError(str(error)) from error
@@ -177,6 +179,12 @@ def _evaluate(
     failures = [failure for each in scored for failure in each.failures]
     events.say("night", said_of(verdict, failures), night=verdict.night, good=verdict.good)
     return EvaluationResult(verdict, tuple(reports), tuple(failures))
+
+
+def listed_in(runs: Sequence[RunFolder]) -> frozenset[str] | None:
+    """The concepts of these runs' manifests; None where one is of a version that kept no list."""
+    lists = [read_lists(run) for run in runs]
+    return frozenset().union(*map(listed, lists)) if all(lists) else None
 
 
 def refuse_doubles(names: Sequence[str]) -> None:
@@ -198,7 +206,7 @@ def _report(
 ) -> "Summary":
     from eval.report.report_page import Background, Judge
     from eval.scores.score_run import score_run
-    from jobs.application.report_run import headline, summarise_run, write_report
+    from jobs.application.report_run import counts_said, headline, summarise_run, write_report
 
     judges = []
     if request.dino:
@@ -214,8 +222,11 @@ def _report(
     summary = write_report(run.folder, scored.under, configuration, background)
     done = len(summary.concepts) - summary.unscored
     events.say(
-        "scores", f"{scored.fresh} concepts scored now, {done} in all, by {scored.under.protocol}\n{headline(summary)}"
-    )
+        "scores",
+        f"{scored.fresh} concepts scored now, {done} in all, by {scored.under.protocol}\n"
+        f"{counts_said(summary)}\n{headline(summary)}",
+        done=summary.done, failed=summary.failed, retired=summary.retired,
+    )  # fmt: skip
     for judge in judges:
         said = f"reconstruction {judge.reconstruction.value:.3f}, subject fidelity {judge.subject_fidelity.value:.3f}"
         events.say("judge", f"{judge.name}: {said}")

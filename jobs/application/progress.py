@@ -15,10 +15,13 @@ DOING = ("starting", "images", "waiting", "training", "sampling", "committing")
 
 
 class ProgressDisplay:
-    """before: how many concepts of the manifest were done, and how many had failed, when this driver started."""
+    """before: how many concepts of the manifest were done, and how many had failed, when this driver started.
+    retired: words that are kept although no manifest lists them.
+    """
 
-    def __init__(self, run: RunFolder, events: Listener, before: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, run: RunFolder, events: Listener, before: tuple[int, int] = (0, 0), retired: int = 0) -> None:
         self._run, self._events, self._before, self._began = run, events, before, time.monotonic()
+        self._retired = retired
         self._live = events.live
         self._shown = self._written = float("-inf")
         self._ended = -1
@@ -70,6 +73,7 @@ class ProgressDisplay:
         done, failed = self._before
         return {
             "total": progress.total + done + failed, "done": progress.done + done, "failed": progress.failed + failed,
+            "retired": self._retired,
             "running": progress.running, "doing": progress.doing, "workers": progress.workers, "steps": progress.steps,
             "restarts": progress.restarts, "concepts_per_minute": round(rate, 3),
             "eta_seconds": None if eta is None else round(eta), "updated": datetime.now(UTC).isoformat(timespec="seconds"),

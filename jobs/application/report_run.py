@@ -16,6 +16,8 @@ from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
+from pipeline.store.catalogue.listed import listed, read_lists
+from pipeline.store.catalogue.retired import retired_names
 from pipeline.store.events import read_events
 from pipeline.store.locations import all_without_credentials
 from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table
@@ -62,7 +64,8 @@ def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
     embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
     scores = read_parts(run, "scores", parts["scores"], SCORES)
     confusion = read_confusion(run, parts["scores"], under)
-    return summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
+    summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
+    return replace(summary, retired=len(retired_names(run, listed(read_lists(run)))))
 
 
 def carried_columns(run: RunFolder) -> set[str]:
@@ -85,9 +88,16 @@ def write_report(
     run.storage.write_bytes("report/index.html", page.encode())
     run.write_json("report/summary.json", summary_json(summary) | ({"pairs": pairs_json(pairs)} if pairs else {}))
     sink = io.BytesIO()
-    pq.write_table(concept_rows(summary), sink)
+    types = {column: kind for one in read_lists(run) for column, kind in one.types.items()}
+    pq.write_table(concept_rows(summary, types), sink)
     run.storage.write_bytes("report/concepts.parquet", sink.getvalue())
     return summary
+
+
+def counts_said(summary: Summary) -> str:
+    """What has become of the manifest's concepts, in the words of every command."""
+    retired = f", {summary.retired} retired" if summary.retired else ""
+    return f"{summary.done} concepts done, {summary.failed} failed{retired}"
 
 
 def headline(summary: Summary) -> str:

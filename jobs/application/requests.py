@@ -20,6 +20,7 @@ PLACING_SECONDS, STALL_SECONDS = Deadlines().placing, Deadlines().stall
 MOST_WORKERS, MOST_PER_WORKER, MOST_SLOTS_ASKED = 100_000, 1024, 1024
 MOST_CONCEPTS = 1_000_000_000
 MOST_SECONDS = 10.0 * 365 * 24 * 60 * 60
+MOST_DAYS = 36_500
 MOST_PICTURES, MOST_SAMPLER_STEPS = 10_000, 1000
 
 
@@ -127,7 +128,10 @@ class RunRequest:
     settings: how a word is learned; None uses the model's recipe. row_defaults: for manifest rows that leave a value out.
     import_words: words are read from files, named in the column `word_file` or found in `word_folder`, instead of learned.
     skip_invalid: invalid manifest rows become failures. retry_failed: concepts that failed with the same inputs are retried.
+    only_this_manifest: words that only other manifests of the run folder list retire too. retired_days: how long the word of
+    a row that is gone is kept. accepted_failures: how many concepts, or which, may fail without making the run a bad one.
     storage_options: keyword arguments for fsspec.
+    Raises ValueError with the option, its value and the values allowed.
     """
 
     manifest: str
@@ -143,9 +147,15 @@ class RunRequest:
     word_folder: str | None = None
     skip_invalid: bool = False
     retry_failed: bool = False
+    only_this_manifest: bool = False
+    retired_days: int = 30
+    accepted_failures: int | frozenset[str] = 0
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        require("--retired-days", self.retired_days, 0, MOST_DAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +163,22 @@ class RunResult:
     """The result of a finished run.
 
     url: of the run folder. done: concept -> fingerprint of its word. failures: concept -> why it has no word.
+    accepted: the request's `accepted_failures`. retired: concepts whose row is gone and whose word is kept.
     """
 
     url: str
     done: Mapping[str, str]
     failures: Mapping[str, Failure]
     seconds: float
+    accepted: int | frozenset[str] = 0
+    retired: frozenset[str] = frozenset()
+
+    @property
+    def unaccepted(self) -> dict[str, Failure]:
+        """The failures that make the run a bad one: all of them if there are more than the accepted number."""
+        if isinstance(self.accepted, int):
+            return dict(self.failures) if len(self.failures) > self.accepted else {}
+        return {name: failure for name, failure in self.failures.items() if name not in self.accepted}
 
     @property
     def report(self) -> str:

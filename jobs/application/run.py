@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING
 from cluster.addresses import ClusterError
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
+from jobs.application.catalogue import Catalogue, columns_digest, names_of, settle
 from jobs.application.local_paths import local_paths
 from jobs.application.public_files import restore_public_files
 from jobs.application.recorded import refuse_changed_since
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
+from jobs.application.run_scores import check_judge, score_and_report
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
 from pipeline.models.families import family_of
-from pipeline.models.find import MINI, Model, ModelError, find_model
+from pipeline.models.find import Model, ModelError, find_model
 from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import Protocol, find_protocol
-from pipeline.protocols.protocol import ProtocolError, fill
+from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
+from pipeline.store.catalogue.retired import retired_words
 from pipeline.store.events import EventLog
 from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
@@ -38,6 +41,7 @@ from pipeline.training.recipes import recipe_of
 
 if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
+    from eval.scores.score_run import Judgement
     from jobs.application.progress import ProgressDisplay
     from pipeline.scheduling.driver import Progress
     from pipeline.scheduling.worker_process import WorkerProcess
@@ -114,27 +118,36 @@ class Run:
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
         self.shared_paths: tuple[str, ...] = ()
+        self.catalogue, self.today = Catalogue(), datetime.now(UTC).date()
 
     def to_the_end(self) -> RunResult:
-        total = len(self.manifest.concepts) + len(self.manifest.failures)
+        total = len(names_of(self.manifest))
         parts = create_layout(self.folder, total)
         planned = plan(
             self.manifest.concepts, self.folder, self.model, self.request.model_settings.label,
             self.settings,
             dict(self.folder.storage.options), retry_failed=self.request.retry_failed,
+            retired={(word.concept, word.short) for word in retired_words(self.folder)},
         )  # fmt: skip
         self._reach("planned")
         self.done |= planned.done
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
         self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
+        self.catalogue = settle(
+            self.folder, self.manifest, planned, parts, self.today, self.events,
+            only_this_manifest=self.request.only_this_manifest, retired_days=self.request.retired_days,
+        )  # fmt: skip
         family = family_of(self.model.family)
-        if restored := restore_public_files(self.folder, self.done, parts, family):
+        there = {name: found for name, found in self.done.items() if name not in self.catalogue.returned}
+        if restored := restore_public_files(self.folder, there, parts, family):
             more = f" and {len(restored) - 1} more files that were missing" if restored[1:] else ", which was missing"
             self.events.say("restored", f"restored  {restored[0]}{more}", count=len(restored))
-        if not planned.left and self._is_reported() and all_whole(self.folder):
+        moved = self.catalogue.gone or self.catalogue.returned
+        if not planned.left and not moved and self._is_reported() and all_whole(self.folder):
+            self._write_progress()
             return self._end("nothing to do")
-        self._check_judge()
+        check_judge(self.request.clip, self.protocol, self.manifest.concepts)
         with (
             ray_session(self.request.placement.ray_address) as session,
             self._seen_by_all(session) as self.shared_paths,
@@ -142,7 +155,7 @@ class Run:
             self._write_run_json(session, None, finished=False)
             digests = self._invert(planned.left, session) if planned.left else None
             self._reach("last_word")
-            publish(self.folder, self.done, parts)
+            publish(self.folder, self.done, parts, {concept.name: concept for concept in self.manifest.concepts})
             committed = self.folder.committed()
             for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
                 reason = "its files are not in the run folder; the same command learns it again"
@@ -150,30 +163,11 @@ class Run:
             publish_failures(self.folder, self.failures.values())
             self._write_run_json(session, digests, finished=False)
             self._reach("published")
-            self._score(session)
+            score_and_report(self.folder, self._judgement(session), self.events)
             self._reach("reported")
             self._write_run_json(session, digests, finished=True)
+            self._write_progress()
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
-
-    def _check_judge(self) -> None:
-        """Checks --clip before anything is learned: its name or files may be wrong. The shipped CLIP needs no check.
-
-        Raises NotStartedError.
-        """
-        if self.request.clip == MINI:
-            return
-        from eval.judges.clip import OpenClipScorer
-        from eval.scores.score_run import load_scorer
-
-        concepts = self.manifest.concepts
-        longest = max((each.noun or "" for each in concepts), key=len, default="")
-        texts = [fill(template, "", longest) for template in self.protocol.templates_for(concepts)]
-        try:
-            scorer = load_scorer(self.request.clip)
-            if isinstance(scorer, OpenClipScorer):
-                scorer.refuse_long(texts)
-        except (OSError, ValueError) as error:
-            raise NotStartedError(f"--clip {self.request.clip}: {error}") from error
 
     @contextmanager
     def _seen_by_all(self, session: Session) -> Iterator[tuple[str, ...]]:
@@ -224,7 +218,9 @@ class Run:
         self.events.say(
             "workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers
         )
-        display, metrics = ProgressDisplay(self.folder, self.events, (len(self.done), len(self.failures))), RunMetrics()
+        counts = self._counts()
+        before, metrics = (counts["done"], counts["failed"]), RunMetrics()
+        display = ProgressDisplay(self.folder, self.events, before, counts["retired"])
         deadlines = Deadlines(
             placing=limits.placing_seconds, stall=limits.stall_seconds, concept=limits.concept_seconds
         )
@@ -298,13 +294,10 @@ class Run:
                 f"  {result.concept}: {result.reason}\nAll are in {without_credentials(self.folder.storage.url)}/failures/."
             )
 
-    def _score(self, session: Session) -> None:
-        from eval.pairs.pair_run import score_pairs
+    def _judgement(self, session: Session) -> "Judgement":
         from eval.scores.drawn_pictures import RunModel
-        from eval.scores.score_run import Judgement, score_run
-        from jobs.application.report_run import headline, write_report
+        from eval.scores.score_run import Judgement
 
-        self.events.say("scoring", "scoring")
         # Under a protocol other than the one a finished run was drawn with, words are drawn again, not learned again.
         drawing = RunModel(
             self.model.name,
@@ -314,15 +307,7 @@ class Run:
             self.settings.resolution,
             self.folder.storage.options,
         )
-        judgement = Judgement(
-            self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing
-        )
-        scored = score_run(self.folder, judgement)
-        for failure in score_pairs(self.folder, judgement, scored.under):
-            self.events.say("pair", f"pair      {failure.concept}: {failure.reason}", concept=failure.concept)
-        summary = write_report(self.folder, scored.under, self.folder.read_json("run.json"))
-        if summary.concepts:
-            self.events.say("scores", headline(summary))
+        return Judgement(self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing)
 
     def _write_run_json(self, session: Session, digests: tuple[str, str] | None, *, finished: bool) -> None:
         self.folder.write_json("run.json", {
@@ -335,9 +320,8 @@ class Run:
             "model_settings": asdict(self.request.model_settings),
             "slots": self.request.placement.slots or "measured",
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
-            "counts": {"total": len(self.manifest.concepts) + len(self.manifest.failures), "done": len(self.done),
-                       "failed": len(self.failures)},
-            "fingerprint_of_all": self._fingerprint_of_all(), "events": dict(self.log.counts),
+            "counts": self._counts(), "fingerprint_of_all": self._fingerprint_of_all(),
+            "columns_of_all": columns_digest(self.manifest, self.catalogue.others), "events": dict(self.log.counts),
             "seconds_until": self.reached, "seconds_of_a_workers_start": self.log.phases,
             "seconds": round(time.monotonic() - self.began, 1), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "finished": finished, "versions": {name: _version(name) for name in PACKAGES},
@@ -355,14 +339,38 @@ class Run:
             "protocol": self.protocol.label,
             "fingerprint_of_all": self._fingerprint_of_all(),
         }
-        return all(last.get(key) == value for key, value in wanted.items())
+        columns = columns_digest(self.manifest, self.catalogue.others)
+        # An older run.json does not say; its tables then are as they are until there is something else to do.
+        same = last.get("columns_of_all", columns) == columns
+        return same and all(last.get(key) == value for key, value in wanted.items())
+
+    def _counts(self) -> dict[str, int]:
+        """Of the whole run folder: also of words that only other manifests list."""
+        others = len(self.catalogue.others)
+        return {
+            "total": len(names_of(self.manifest)) + others, "done": len(self.done) + others, "failed": len(self.failures),
+            "retired": len(self.catalogue.retired),
+        }  # fmt: skip
+
+    def _write_progress(self) -> None:
+        """progress.json at the end; the rate stays that of the last words that were learned."""
+        try:
+            last = self.folder.read_json("progress.json")
+        except StorageError:
+            last = {}
+        done = {"state": "finished", **self._counts(), "running": 0, "eta_seconds": 0}
+        self.folder.write_json(
+            "progress.json", last | done | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        )
 
     def _fingerprint_of_all(self) -> str:
         failed = {failure.concept: failure.fingerprint for failure in self.failures.values()}
         return hashlib.sha256(json.dumps([self.done, failed], sort_keys=True).encode()).hexdigest()
 
     def _end(self, said: str) -> RunResult:
-        said = f"{said}: {len(self.done)} concepts done, {len(self.failures)} failed"
+        counts = self._counts()
+        said = f"{said}: {counts['done']} concepts done, {counts['failed']} failed"
+        said += f", {counts['retired']} retired" if counts["retired"] else ""
         for name, failure in sorted(self.failures.items())[:20]:
             said += f"\n  {name}: {failure.reason}"
         if len(self.failures) > 20:
@@ -371,8 +379,11 @@ class Run:
             what = ", ".join(f"{count} x {kind.replace('_', ' ')}" for kind, count in self.log.counts.most_common())
             said += f"\n  on the way: {what}; each is in the report, and a row of events/"
         url = without_credentials(self.folder.storage.url)
-        result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began)
-        self.events.say("end", said, done=len(self.done), failed=len(self.failures))
+        result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began,
+                           self.request.accepted_failures, self.catalogue.retired)  # fmt: skip
+        if self.failures and not result.unaccepted:
+            said += "\n  these failures are accepted"
+        self.events.say("end", said, done=counts["done"], failed=counts["failed"], retired=counts["retired"])
         # A terminal makes a link of a file:// URL.
         shown = Path(result.report).absolute().as_uri() if self.folder.storage.is_local else result.report
         self.events.say("report", f"report    {shown}", url=result.report)

@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.inputs.listing import plain
@@ -47,13 +47,15 @@ class Manifest:
     """A manifest that was read.
 
     url: where from, without credentials. digest: sha256 of its bytes.
-    failures: the rows set aside, where that was asked for.
+    failures: the rows set aside, where that was asked for. types: carried column -> "integer", "number", "boolean" or "text",
+    as the file has it; what CSV holds is text.
     """
 
     url: str
     digest: str
     concepts: tuple[Concept, ...]
     failures: tuple[Failure, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def read_manifest(
     if problems and not skip_invalid:
         raise ManifestError(shown, tuple(problems), good=len(concepts))
     failures = _failures(problems, _free_names(rows, taken))
-    return Manifest(shown, hashlib.sha256(data).hexdigest(), tuple(concepts), failures)
+    return Manifest(shown, hashlib.sha256(data).hexdigest(), tuple(concepts), failures, _types(rows))
 
 
 def _free_names(rows: list[Row], taken: Mapping[str, Concept]) -> dict[int, str]:
@@ -173,6 +175,24 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
         line=row.line, carried=carried, word_file=word_file, captions=captions,
     )  # fmt: skip
     return concept, []
+
+
+def _types(rows: list[Row]) -> dict[str, str]:
+    """Of the carried columns, gaps left out."""
+    seen: dict[str, set[type]] = {}
+    for row in rows:
+        for column, value in row.cells.items():
+            if column not in COLUMNS and value is not None and not _is_gap(value):
+                seen.setdefault(column, set()).add(type(value))
+    return {column: _type_name(kinds) for column, kinds in seen.items()}
+
+
+def _type_name(kinds: set[type]) -> str:
+    if kinds == {bool}:
+        return "boolean"
+    if kinds == {int}:
+        return "integer"
+    return "number" if kinds <= {int, float} else "text"
 
 
 def _is_gap(value: object) -> bool:

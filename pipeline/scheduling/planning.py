@@ -6,7 +6,7 @@ digest noted there. Only changed images, and those of stores without identities,
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,9 +47,12 @@ def plan(
     storage_options: dict[str, Any],
     *,
     retry_failed: bool = False,
+    retired: Collection[tuple[str, str]] = (),
 ) -> Plan:
-    """precision: the model's dtype as it enters fingerprints."""
-    committed, failed_before = run.committed(), run.failed()
+    """precision: the model's dtype as it enters fingerprints. retired: (concept, short fingerprint) of retired words, which
+    are done as soon as a row asks for them.
+    """
+    committed, failed_before = run.committed().union(retired), run.failed()
     touched = {name for name, _ in committed | failed_before}
     left: set[str] = {concept.name for concept in concepts} - touched
     done: dict[str, str] = {}

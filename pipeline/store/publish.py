@@ -8,33 +8,45 @@ to clean up.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import pyarrow as pa
 
-from pipeline.records import Failure
+from pipeline.records import Concept, Failure
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
 from pipeline.store.parts import is_whole, part_path, read_table, write_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
-from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows
+from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows, with_columns_of
 from pipeline.store.storage import StorageNotFoundError
 
 SOURCES = {"embeddings": ("embedding.parquet", EMBEDDINGS), "samples": ("samples.parquet", SAMPLES)}
 WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samples
 
 
-def publish(run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int]) -> tuple[str, ...]:
+def publish(
+    run: RunFolder,
+    expected: Mapping[str, str],
+    parts: Mapping[str, int],
+    concepts: Mapping[str, Concept] = MappingProxyType({}),
+) -> tuple[str, ...]:
     """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
+
+    concepts: name -> its row of the manifest; columns that change no word, such as carried ones, are brought up to date too.
 
     Returns the committed concepts whose rows are lost. Their markers are withdrawn, and the next run learns them again.
     Drivers of one run publish one after the other, under a lease, because each one reads a part, adds to it and replaces it.
     """
     with lease(run.storage, "publish") as renew:
-        return _publish(run, expected, parts, renew)
+        return _publish(run, expected, parts, concepts, renew)
 
 
 def _publish(
-    run: RunFolder, expected: Mapping[str, str], parts: Mapping[str, int], renew: Callable[[], None]
+    run: RunFolder,
+    expected: Mapping[str, str],
+    parts: Mapping[str, int],
+    concepts: Mapping[str, Concept],
+    renew: Callable[[], None],
 ) -> tuple[str, ...]:
     markers = run.committed()
     done = {name: fingerprint for name, fingerprint in expected.items() if (name, short(fingerprint)) in markers}
@@ -57,7 +69,7 @@ def _publish(
         untouched = path in there and not any((name, source) in waiting for name in members)
         if table == "samples" and untouched and is_whole(run, path):
             return set()  # adding a hundred words must not read the pictures of ten thousand
-        return _publish_part(run, table, path, members, renew)
+        return _publish_part(run, table, path, members, concepts, renew)
 
     with ThreadPoolExecutor(WRITERS) as writers:
         lost = set().union(*writers.map(publish_part, sorted(by_part)))
@@ -72,7 +84,12 @@ def _publish(
 
 
 def _publish_part(
-    run: RunFolder, table: str, path: str, members: Mapping[str, str], renew: Callable[[], None]
+    run: RunFolder,
+    table: str,
+    path: str,
+    members: Mapping[str, str],
+    concepts: Mapping[str, Concept],
+    renew: Callable[[], None],
 ) -> set[str]:
     """members: concept -> fingerprint, of this part. Returns the concepts without rows."""
     gone: set[str] = set()
@@ -95,8 +112,13 @@ def _publish_part(
             # Another driver may have published them and removed their attempts since we read the part: look again.
             gone |= gone_now
             continue
-        if fresh:
-            kept = [some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()])) for some in rows]
+        mine = {name: concepts[name] for name in members if name in concepts and name not in fresh}
+        live = [with_columns_of(mine, some) for some in rows] if table == "embeddings" else rows
+        if fresh or any(new is not before for new, before in zip(live, rows, strict=True)):
+            kept = [
+                some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()], pa.bool_()))
+                for some in live
+            ]
             # A part that an older version wrote may lack a column.
             together = pa.concat_tables([*kept, *fresh.values()], promote_options="default")
             renew()

@@ -67,7 +67,10 @@ class RunFolder:
 
     def marker(self, concept: str, fingerprint: str) -> Marker:
         """Raises DamagedFileError for one that is torn; StorageNotFoundError."""
-        path = f"{COMMITTED}/{_file(concept, fingerprint)}"
+        return self.marker_at(f"{COMMITTED}/{_file(concept, fingerprint)}")
+
+    def marker_at(self, path: str) -> Marker:
+        """A marker that is kept elsewhere. Raises as `marker`."""
         return _record(Marker, self.read_json(path), path)
 
     def withdraw(self, concept: str, fingerprint: str) -> None:

@@ -1,7 +1,7 @@
 """Schemas of the run folder's tables, and conversion between records and rows. pandas, duckdb and datasets can read them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -55,11 +55,34 @@ def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: Image
             "images": plain(images.urls), "image_digests": list(images.digests),
             "rejected_images": [plain(f"{rejected.url}: {rejected.reason}") for rejected in images.rejected],
             "sources": [plain(asdict(source)) for source in images.sources],
-            "carried": [(name, plain(value)) for name, value in concept.carried.items()],
+            "carried": _carried(concept),
             "resolution": images.pixels.shape[1],
         }
         for encoder, vectors in word.vectors.items()
     ], EMBEDDINGS)  # fmt: skip
+
+
+def with_columns_of(concepts: Mapping[str, Concept], table: pa.Table) -> pa.Table:
+    """EMBEDDINGS with the class and the carried columns that these rows of the manifest have now; the same table where they
+    are what it says already.
+    """
+    names = table["concept"].to_pylist()
+    before = {column: table[column].to_pylist() for column in ("class", "carried")}
+    now = {column: list(values) for column, values in before.items()}
+    for position, name in enumerate(names):
+        if name in concepts:
+            now["class"][position] = concepts[name].noun
+            now["carried"][position] = _carried(concepts[name])
+    if now == before:
+        return table
+    for column, values in now.items():
+        field = EMBEDDINGS.field(column)
+        table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
+    return table
+
+
+def _carried(concept: Concept) -> list[tuple[str, str]]:
+    return [(name, all_without_credentials(value)) for name, value in concept.carried.items()]
 
 
 def sample_rows(fingerprint: str, samples: Sequence[Sample]) -> pa.Table:

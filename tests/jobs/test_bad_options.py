@@ -33,7 +33,7 @@ def choice(option: str) -> tuple[str, str]:
 
 INVERT: dict[str, tuple[str, str]] = {
     "--output": UNKNOWN_STORE, "--model": NO_MODEL, "--clip": NO_CLIP, "--protocol": NO_PROTOCOL,
-    "--column": ("SKU", "--column SKU: it takes OURS=THEIRS"), "--templates": NO_FILE,
+    "--accept-failures": NO_FILE, "--column": ("SKU", "--column SKU: it takes OURS=THEIRS"), "--templates": NO_FILE,
     "--vectors": ("0", "--vectors: vectors is 0"), "--initializer": (" ", "--initializer: initializer is ' '"),
     "--encoders": ("no-such", "--encoders: 'no-such' is no text encoder"),
     **{
@@ -44,6 +44,7 @@ INVERT: dict[str, tuple[str, str]] = {
             "--norm-limit": "-1", "--concentration": "nan",
             "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
             "--gpus-per-worker": "-1", "--cpus-per-worker": "0", "--max-failures": "-1", "--checkpoint-seconds": "inf",
+            "--retired-days": "-1",
             "--stall-seconds": "nan", "--concept-seconds": "0", "--placing-seconds": "-5",
         }.items()
     },

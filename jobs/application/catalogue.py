@@ -1,0 +1,129 @@
+"""What a run's manifest means for its run folder: which words are asked for, which retire, and which return."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+from jobs.application.requests import Listener
+from pipeline.inputs.manifest import Manifest
+from pipeline.scheduling.planning import Plan
+from pipeline.store.catalogue.listed import ManifestList, forget_list, listed, read_lists, write_list
+from pipeline.store.catalogue.retired import bring_back, forget_old, retire, retired_names, retired_words
+from pipeline.store.locations import all_without_credentials
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import StorageError
+
+NAMED = 5  # in a line of the log
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What stands in the run folder beside tonight's rows.
+
+    others: words that only other manifests of this folder list; they stay. gone: words that no manifest lists any more.
+    retired: concepts whose words are kept, and can return. returned: those of `retired` that tonight's rows ask for again.
+    """
+
+    others: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+    retired: frozenset[str] = frozenset()
+    returned: frozenset[str] = frozenset()
+
+
+def look_at(run: RunFolder, manifest: Manifest, planned: Plan, *, only_this_manifest: bool = False) -> Catalogue:
+    """Reads only. only_this_manifest: what other manifests list is gone as well. Raises DamagedFileError."""
+    words = frozenset(name for name, _ in run.committed())
+    mine = frozenset(names_of(manifest))
+    theirs = frozenset() if only_this_manifest else listed(_others(run, manifest)) - mine
+    retired = frozenset(word.concept for word in retired_words(run))
+    back = {(word.concept, word.short) for word in retired_words(run)}
+    returned = frozenset(name for name, found in planned.done.items() if (name, found[:16]) in back)
+    return Catalogue(words & theirs, words - mine - theirs, retired - mine - theirs, returned)
+
+
+def settle(
+    run: RunFolder,
+    manifest: Manifest,
+    planned: Plan,
+    parts: Mapping[str, int],
+    today: date,
+    events: Listener,
+    *,
+    only_this_manifest: bool = False,
+    retired_days: int,
+) -> Catalogue:
+    """Writes the manifest's list, retires what is gone, brings back what returned, and says so."""
+    found = look_at(run, manifest, planned, only_this_manifest=only_this_manifest)
+    others = _others(run, manifest)
+    for one in others:
+        if only_this_manifest:
+            forget_list(run, one.manifest)
+        else:
+            write_list(run, one)  # of a folder of an older version there was none yet
+    write_list(run, ManifestList(manifest.url, names_of(manifest), manifest.types))
+    bring_back(run, {name: planned.done[name] for name in found.returned})
+    names = listed(read_lists(run))
+    retire(run, names, parts, today)
+    removed = forget_old(run, today, retired_days)
+    _say(found, removed, retired_days, events)
+    return Catalogue(found.others, found.gone, retired_names(run, names), found.returned)
+
+
+def names_of(manifest: Manifest) -> tuple[str, ...]:
+    """A bad row's too: a slip in a row that has a word is no reason to retire the word."""
+    return (*(each.name for each in manifest.concepts), *(each.concept for each in manifest.failures))
+
+
+def columns_digest(manifest: Manifest, others: Collection[str]) -> str:
+    """Of all that tables and reports show and that is in no fingerprint."""
+    rows = [[each.name, each.noun, dict(each.carried)] for each in manifest.concepts]
+    content = all_without_credentials([rows, dict(manifest.types), sorted(others)])
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _others(run: RunFolder, manifest: Manifest) -> list[ManifestList]:
+    """The other manifests' lists. A folder of an older version lists what it holds under the manifest of its last run."""
+    if lists := read_lists(run):
+        return [one for one in lists if one.manifest != manifest.url]
+    try:
+        before = str(run.read_json("run.json")["manifest"])
+    except (StorageError, KeyError):
+        before = "unknown"
+    words = tuple(sorted({name for name, _ in run.committed()}))
+    return [ManifestList(before, words)] if words and before != manifest.url else []
+
+
+def _say(found: Catalogue, removed: Collection[str], days: int, events: Listener) -> None:
+    if found.gone:
+        said = f"retired   {words(len(found.gone))} no longer in the manifest{_named(found.gone)}; "
+        kept = (
+            f"kept for {days} days, and back at once if the row returns" if days > 0 else "removed (--retired-days 0)"
+        )
+        events.say("retired", said + kept, concepts=sorted(found.gone))
+    if found.returned:
+        said = f"returned  {words(len(found.returned))} in the manifest again{_named(found.returned)}, and done without training"
+        events.say("returned", said, concepts=sorted(found.returned))
+    if removed:
+        said = f"removed   {len(removed)} retired {'word' if len(removed) == 1 else 'words'} after {days} days{_named(removed)}"
+        events.say("removed", said, concepts=sorted(removed))
+    if found.others:
+        said = (
+            f"others    {words(len(found.others))} only in other manifests of this run folder{_named(found.others)}; they stay "
+            "(--only-this-manifest retires them)"
+        )
+        events.say("others", said, concepts=sorted(found.others))
+
+
+def words(count: int) -> str:
+    """
+    >>> words(1)
+    '1 word is'
+    """
+    return "1 word is" if count == 1 else f"{count} words are"
+
+
+def _named(names: Collection[str]) -> str:
+    some = sorted(names)[:NAMED]
+    return f" ({', '.join(some)}{', ...' if len(names) > NAMED else ''})"

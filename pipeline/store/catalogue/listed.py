@@ -1,0 +1,64 @@
+"""Which concepts a run folder is about: one list a manifest, written anew by each run before it starts anything.
+
+    _manifests/<digest of the manifest's name>.json
+
+A concept is listed while any manifest's latest list has it. So two manifests may share a run folder, and a run of some rows,
+from a file of its own, takes nothing away from the others'. A folder of an older version has no list, and is told of as then.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.store.damaged import DamagedFileError
+from pipeline.store.run_folder import RunFolder
+
+FOLDER = "_manifests"
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestList:
+    """One manifest as its latest run found it.
+
+    manifest: as the run was told, without credentials. concepts: the names of its rows, the bad ones too.
+    types: carried column -> "integer", "number", "boolean" or "text".
+    """
+
+    manifest: str
+    concepts: tuple[str, ...]
+    types: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_list(run: RunFolder, one: ManifestList) -> None:
+    run.write_json(_path(one.manifest), asdict(one))
+
+
+def forget_list(run: RunFolder, manifest: str) -> None:
+    run.storage.delete(_path(manifest))
+
+
+def read_lists(run: RunFolder) -> tuple[ManifestList, ...]:
+    """() for a folder of an older version. Raises DamagedFileError: what a list says cannot be guessed."""
+    names = [name for name in run.storage.names(FOLDER) if name.endswith(".json")]
+    return tuple(_list(run.read_json(f"{FOLDER}/{name}"), f"{FOLDER}/{name}") for name in names)
+
+
+def listed(lists: Iterable[ManifestList]) -> frozenset[str]:
+    """The concepts of all manifests."""
+    return frozenset(name for one in lists for name in one.concepts)
+
+
+def _list(found: Mapping[str, Any], path: str) -> ManifestList:
+    try:
+        return ManifestList(
+            str(found["manifest"]),
+            tuple(map(str, found["concepts"])),
+            dict(found["types"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error!r}; delete it, and run its manifest again") from None
+
+
+def _path(manifest: str) -> str:
+    return f"{FOLDER}/{hashlib.sha256(manifest.encode()).hexdigest()[:16]}.json"
