@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -209,7 +210,7 @@ class Run:
             device="cuda" if gpus else "cpu",
             threads=max(1, int(placement.cpus_per_worker)), slots=placement.slots, inversion=self.settings,
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
-            longest=self._longest(left),
+            longest=self._longest(left), concepts=math.ceil(len(left) / resources.workers),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
             start_encoder=self.start_encoder,
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,

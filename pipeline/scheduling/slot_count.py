@@ -18,22 +18,28 @@ from pipeline.training.inversion import new_slot, train_step
 CANDIDATES = tuple(2**power for power in range(MOST_SLOTS.bit_length()) if 2**power <= MOST_SLOTS)
 GAIN = 1.15  # more slots cost memory and delay the first result; they must raise the rate by this factor
 MEMORY_SHARE = 0.8  # of a GPU: sampling and the neighbours' first stage need room as well
+SEARCH_SHARE = 0.05  # of the training's seconds: a short run starts sooner with fewer slots
 # The first steps choose kernels and allocate memory. The median of the next ones is robust to a single slow step.
 WARM_UP, FEWEST, MOST, SECONDS = 2, 3, 15, 0.5
 
 
 def measure_slots(
-    backbone: Backbone, settings: InversionSettings, checkpoint_gradients: CheckpointGradients = "auto"
+    backbone: Backbone,
+    settings: InversionSettings,
+    checkpoint_gradients: CheckpointGradients = "auto",
+    concepts: int = MOST_SLOTS,
 ) -> int:
     """The fewest of 1, 2, 4, ... slots whose rate is within GAIN of the best that fits into memory.
 
+    concepts: how many the worker will train, about. The search ends at that many, or when it has taken a SEARCH_SHARE of
+    their training.
     If memory ends the search, "auto" measures again with gradient checkpointing and keeps it on if that is faster.
     """
     backbone.checkpoint_gradients(checkpoint_gradients == "on")
-    rates, full = _rates(backbone, settings)
+    rates, full = _rates(backbone, settings, concepts)
     if full and checkpoint_gradients == "auto":
         backbone.checkpoint_gradients(True)
-        longer, _ = _rates(backbone, settings)
+        longer, _ = _rates(backbone, settings, concepts)
         if longer and max(longer.values()) >= GAIN * max(rates.values(), default=0.0):
             rates = longer
         else:
@@ -55,10 +61,15 @@ def fewest_worth_it(rates: dict[int, float]) -> int:
     return min((count for count, rate in rates.items() if rate * GAIN >= best), default=1)
 
 
-def _rates(backbone: Backbone, settings: InversionSettings) -> tuple[dict[int, float], bool]:
+def _rates(backbone: Backbone, settings: InversionSettings, concepts: int) -> tuple[dict[int, float], bool]:
     """(slots -> concept-steps a second, whether memory ended the search). Stops after two doublings without a gain."""
     rates: dict[int, float] = {}
+    began = time.monotonic()
     for count in CANDIDATES:
+        if rates:
+            training = concepts * settings.steps / max(rates.values())
+            if count > concepts or time.monotonic() - began > SEARCH_SHARE * training:
+                break
         try:
             rate = _rate(backbone, settings, count)
         except torch.OutOfMemoryError:

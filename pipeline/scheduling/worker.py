@@ -102,7 +102,7 @@ class Worker:
     def _slots(self) -> int:
         told = self.settings
         if told.slots is None:
-            return measure_slots(self.backbone, told.inversion, told.checkpoint_gradients)
+            return measure_slots(self.backbone, told.inversion, told.checkpoint_gradients, told.concepts)
         self.backbone.checkpoint_gradients(told.checkpoint_gradients == "on")
         return told.slots
 

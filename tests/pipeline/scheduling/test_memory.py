@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,3 +202,29 @@ def test_as_many_slots_as_speed_it_up_and_fit(
     monkeypatch.setattr(slot_count, "_rate", rate)
     assert measure_slots(backbone, SHORT) == chosen
     assert now == [on]
+
+
+@pytest.mark.parametrize(
+    ("concepts", "seconds", "tried"),
+    [
+        (64, 0.0, [1, 2, 4, 8, 16, 32, 64]),
+        (6, 0.0, [1, 2, 4]),  # the other slots would stay empty
+        (64, 1.0, [1, 2, 4, 8, 16, 32]),  # the training takes 100 s at 320 steps a second
+        (1, 9.0, [1]),
+    ],
+)
+def test_the_search_for_slots_costs_little_of_the_training_it_is_for(
+    concepts: int, seconds: float, tried: list[int], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """seconds: that each count takes to measure. The rate is 10 concept-steps a second for each slot."""
+    clock, counts = [0.0], []
+
+    def rate(model: Backbone, settings: InversionSettings, count: int) -> float:
+        clock[0] += seconds
+        counts.append(count)
+        return 10.0 * count
+
+    monkeypatch.setattr(slot_count, "_rate", rate)
+    monkeypatch.setattr(slot_count, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    measure_slots(backbone, replace(SHORT, steps=500), concepts=concepts)
+    assert counts == tried
