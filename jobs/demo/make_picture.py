@@ -44,7 +44,7 @@ def main() -> None:
             left = NAME + column * (TILE + GAP)
             if column == 0 or said != tiles[column - 1][0]:
                 pen.text((left, top + 2), said, "black", font)
-            small = picture.convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
+            small = picture.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC)
             sheet.paste(small, (left, top + LABEL))
     sheet.save(OUTPUT)
     print(OUTPUT)
