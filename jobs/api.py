@@ -9,6 +9,7 @@ The commands of this folder parse their arguments into these requests. docs/pyth
 
 from jobs.application.evaluation import evaluate
 from jobs.application.pictures import generate
+from jobs.application.plan_run import PlannedRun, plan_run
 from jobs.application.requests import (
     EvaluationRequest,
     EvaluationResult,
@@ -29,6 +30,6 @@ from pipeline.sampling.blending import Blend
 
 __all__ = [
     "Blend", "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError",
-    "NotStartedError", "PictureRequest", "PictureResult", "Placement", "RunRequest", "RunResult", "TooManyFailuresError",
-    "diff", "evaluate", "generate", "invert",
+    "NotStartedError", "PictureRequest", "PictureResult", "Placement", "PlannedRun", "RunRequest", "RunResult",
+    "TooManyFailuresError", "diff", "evaluate", "generate", "invert", "plan_run",
 ]  # fmt: skip

@@ -9,22 +9,22 @@
 Only words without a score under this protocol, model, CLIP and sampler are scored. Pictures that the protocol asks for and
 that the run does not have are drawn from the words. Running the same night twice changes nothing.
 
-Exit codes: 0 scored, and no worse than before; 1 scored, but worse, or some words could not be scored; 2 nothing was started,
-or these runs cannot be compared.
+Exit codes: 0 scored, and no worse than before; 1 scored, but some words have no score; 2 nothing was started, or these runs
+cannot be compared; 4 scored, but the gate said no: worse than before.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.api import EvaluationRequest, NotComparedError, NotStartedError, evaluate
+from jobs.api import EvaluationRequest, EvaluationResult, NotComparedError, NotStartedError, evaluate
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from pipeline.protocols import PROTOCOLS
 from pipeline.store.storage import parse_storage_options
 
-GOOD, WORSE, NOT_STARTED = 0, 1, 2
+GOOD, SOME_FAILED, NOT_STARTED, WORSE = 0, 1, 2, 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     )
     nightly.add_argument(
         "--fail-on-drop", type=float, metavar="X",
-        help="exit with 1 if a fifth of the concepts lost X beyond chance, or if the total loss is as large",
+        help="exit with 4 if a fifth of the concepts lost X beyond chance, or if the total loss is as large",
     )  # fmt: skip
     nightly.add_argument(
         "--baseline",
@@ -109,11 +109,15 @@ def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
         raise NotStartedError(str(error)) from error
 
 
+def exit_code(result: EvaluationResult) -> int:
+    return WORSE if result.verdict.worse else GOOD if result.good else SOME_FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments, log = parser().parse_args(argv), Log()
     show_log(verbose=arguments.verbose)
     try:
-        return GOOD if evaluate(request_of(arguments), log).good else WORSE
+        return exit_code(evaluate(request_of(arguments), log))
     except NotComparedError as error:
         log.complain("not compared", f"scored, but not compared.\n{error}")
     except NotStartedError as error:

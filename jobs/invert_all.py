@@ -1,12 +1,13 @@
 """Learn one new word for every concept of a manifest.
 
   python jobs/invert_all.py jobs/demo/manifest.csv --output runs/demo
+  python jobs/invert_all.py jobs/demo/manifest.csv --output runs/demo --plan
   ray job submit --working-dir . -- python jobs/invert_all.py s3://bucket/manifest.csv --output s3://bucket/run-7
 
 Run the same command again to resume an interrupted run; if all concepts are done, it does nothing.
 
-Exit codes: 0 all concepts are done, or what failed is accepted; 1 some concepts failed, and are listed; 2 nothing was started:
-bad arguments, manifest or model; 3 the run was interrupted.
+Exit codes: 0 all concepts are done, or what failed is accepted, or the plan is shown; 1 some concepts failed, and are listed;
+2 nothing was started: bad arguments, manifest or model; 3 the run was interrupted.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.api import Limits, NotStartedError, Placement, RunRequest, TooManyFailuresError, invert
 from jobs.application.local_paths import absolute_name
+from jobs.application.plan_run import lines_of_plan, plan_run
+from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, show_log
 from jobs.cli.training_arguments import add_training, settings_of
@@ -33,6 +36,7 @@ from pipeline.text_files import lines_of
 if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
 
+MOST_PRICE = 1e9
 ALL_DONE, SOME_FAILED, NOT_STARTED, CUT_SHORT = 0, 1, 2, 3
 
 
@@ -160,6 +164,19 @@ def parser() -> argparse.ArgumentParser:
         "--shared-filesystem", action="store_true", help="confirm that all nodes see the local output path"
     )
 
+    ahead = parser.add_argument_group("look ahead")
+    ahead.add_argument(
+        "--plan",
+        action="store_true",
+        help="show what would be done, by name, with the time it would take; start nothing",
+    )
+    ahead.add_argument(
+        "--price-per-hour",
+        type=float,
+        metavar="X",
+        help="with --plan: price of one worker's hour, to show the money too",
+    )
+
     wrong = parser.add_argument_group("limits and logging")
     wrong.add_argument(
         "--accept-failures",
@@ -213,11 +230,27 @@ def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = 
     log = Log(arguments.log_format)
     show_log(arguments.log_format, verbose=arguments.verbose)
     try:
+        require("--price-per-hour", arguments.price_per_hour, 0, MOST_PRICE)
         request = replace(request_of(arguments), **changed)
     except (StorageError, ValueError) as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
-    return exit_code(request, log, worker)
+    return show_plan(request, arguments.price_per_hour, log) if arguments.plan else exit_code(request, log, worker)
+
+
+def show_plan(request: RunRequest, price: float | None, log: Log) -> int:
+    """Returns the exit code."""
+    try:
+        found = plan_run(request, price)
+    except NotStartedError as error:
+        log.complain("not started", f"this could not be started.\n{error}")
+        return NOT_STARTED
+    log.say(
+        "plan", "\n".join(lines_of_plan(found)), new=found.new, changed=found.changed, again=found.again, gone=found.gone,
+        returned=found.returned, failed={name: failure.reason for name, failure in found.failed.items()}, done=found.done,
+        seconds=found.seconds, workers=found.workers, measured=found.rate.measured, money=found.money,
+    )  # fmt: skip
+    return ALL_DONE
 
 
 def request_of(arguments: argparse.Namespace) -> RunRequest:

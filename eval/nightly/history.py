@@ -90,6 +90,12 @@ class Verdict:
     baseline: str | None = None
     erosion: tuple[Comparison, ...] = ()
 
+    @property
+    def worse(self) -> bool:
+        """Whether the gate raised an alarm; a night is not good either if words have no score."""
+        drifted = self.drop is not None and self.canary is not None and bool(self.canary.reasons())
+        return drifted or any(each.alarm for each in (*self.comparisons, *self.erosion))
+
 
 class History:
     """The nights in a folder that were scored under the conditions `under`."""

@@ -50,13 +50,18 @@ def refuse_changed(model: Model, made: Mapping[str, Any], url: str) -> None:
         )
 
 
+def recorded_run(run: RunFolder) -> dict[str, Any]:
+    """run.json; {} for a new run, or one whose damaged file is written anew. Raises StorageError."""
+    try:
+        return run.read_json("run.json")
+    except (StorageNotFoundError, DamagedFileError):
+        return {}
+
+
 def refuse_changed_since(run: RunFolder, model: Model) -> None:
     """Before more words are learned into the folder. Other weights have words of their own there; with the same weights,
     scheduler and tokenizer must be the same as well. Raises ModelError and StorageError.
     """
-    try:
-        made = run.read_json("run.json")
-    except (StorageNotFoundError, DamagedFileError):
-        return  # a new run, or one whose damaged file is written anew
+    made = recorded_run(run)
     if made.get("model_digest") == model.digest:
         refuse_changed(model, made, without_credentials(run.storage.url))

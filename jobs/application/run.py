@@ -19,15 +19,14 @@ from cluster.session import Session, ray_session
 from jobs.application.catalogue import Catalogue, columns_digest, names_of, settle
 from jobs.application.local_paths import local_paths
 from jobs.application.public_files import restore_public_files
-from jobs.application.recorded import refuse_changed_since
+from jobs.application.rates import measured, rate_of
+from jobs.application.recorded import recorded_run, refuse_changed_since
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
+from jobs.application.run_inputs import read_inputs
 from jobs.application.run_scores import check_judge, score_and_report
-from pipeline.inputs.imported_words import with_words
-from pipeline.inputs.manifest import Manifest, ManifestError, read_manifest
+from pipeline.inputs.manifest import ManifestError
 from pipeline.models.families import family_of
-from pipeline.models.find import Model, ModelError, find_model
-from pipeline.models.start_encoder import load_start_encoder
-from pipeline.protocols import Protocol, find_protocol
+from pipeline.models.find import ModelError
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Event, Failure
 from pipeline.scheduling.planning import plan
@@ -38,7 +37,6 @@ from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder, doubt_of_exactly_once, short
 from pipeline.store.storage import Storage, StorageError, without_credentials
-from pipeline.training.recipes import recipe_of
 
 if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
@@ -78,37 +76,15 @@ def invert(
         raise NotStartedError(str(error)) from error
 
 
-def read_request(request: RunRequest) -> tuple[Manifest, Protocol, Model]:
-    """Reads the manifest, protocol and model and checks that they fit together.
-
-    Raises ManifestError, ModelError, StorageError and ValueError.
-    """
-    options, settings = request.storage_options, request.settings or recipe_of(request.model)
-    manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
-    if request.import_words:
-        manifest = with_words(manifest, request.word_folder, options)
-    settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
-    protocol = find_protocol(request.protocol)
-    protocol.refuse_unsuited(manifest.concepts)
-    model = find_model(request.model, options)
-    family_of(model.family).refuse_unsuited(protocol.sampler, settings.min_snr)
-    return manifest, protocol, model
-
-
 class Run:
     """done: concept -> fingerprint. failures: concept -> why it has no word."""
 
     def __init__(self, request: RunRequest, events: Listener, worker: "type[WorkerProcess] | None" = None) -> None:
         """Raises ManifestError, ModelError, StorageError and ValueError."""
         self.request, self.events, self.worker = request, events, worker
-        self.manifest, self.protocol, self.model = read_request(request)
-        settings = request.settings or recipe_of(request.model)
-        encoders = family_of(self.model.family).encoders_named(settings.encoders)
-        self.settings = replace(settings, encoders=encoders)
-        self.start_encoder = None
-        if self.settings.start == "pictures":
-            self.start_encoder = load_start_encoder(self.model)
-            self.settings = replace(self.settings, start_encoder=self.start_encoder.digest)
+        found = read_inputs(request)
+        self.manifest, self.protocol, self.model = found.manifest, found.protocol, found.model
+        self.settings, self.start_encoder = found.settings, found.start_encoder
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         refuse_changed_since(self.folder, self.model)
         if said := doubt_of_exactly_once(self.folder.storage):
@@ -119,6 +95,7 @@ class Run:
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
         self.shared_paths: tuple[str, ...] = ()
+        self.rate, self.workers = rate_of(recorded_run(self.folder), self.settings), 1
         self.catalogue, self.today = Catalogue(), datetime.now(UTC).date()
 
     def to_the_end(self) -> RunResult:
@@ -166,6 +143,8 @@ class Run:
             self._reach("published")
             score_and_report(self.folder, self._judgement(session), self.events)
             self._reach("reported")
+            if learned := len(planned.left) and len(self.done) - len(planned.done):
+                self.rate = measured(self.reached, self.workers, learned)
             self._write_run_json(session, digests, finished=True)
             self._write_progress()
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
@@ -219,7 +198,7 @@ class Run:
         self.events.say(
             "workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers
         )
-        counts = self._counts()
+        self.workers, counts = resources.workers, self._counts()
         before, metrics = (counts["done"], counts["failed"]), RunMetrics()
         display = ProgressDisplay(self.folder, self.events, before, counts["retired"])
         deadlines = Deadlines(
@@ -227,6 +206,8 @@ class Run:
         )
 
         def report(progress: "Progress") -> None:
+            if progress.workers.get("ready"):
+                self._reach("training")
             display(progress)
             metrics(progress)
             self.log.flush(at_once=False)
@@ -323,6 +304,7 @@ class Run:
             "cluster": {"cpus": session.cpus, "gpus": session.gpus, "nodes": session.nodes},
             "counts": self._counts(), "fingerprint_of_all": self._fingerprint_of_all(),
             "columns_of_all": columns_digest(self.manifest, self.catalogue.others), "events": dict(self.log.counts),
+            "measured": asdict(self.rate) if self.rate.measured else None,
             "seconds_until": self.reached, "seconds_of_a_workers_start": self.log.phases,
             "seconds": round(time.monotonic() - self.began, 1), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "finished": finished, "versions": {name: _version(name) for name in PACKAGES},
@@ -330,10 +312,7 @@ class Run:
 
     def _is_reported(self) -> bool:
         """Whether the last run of this folder finished with exactly these words, this CLIP and this protocol in its report."""
-        try:
-            last = self.folder.read_json("run.json")
-        except StorageError:
-            return False
+        last = recorded_run(self.folder)
         wanted = {
             "finished": True,
             "clip": self.request.clip,

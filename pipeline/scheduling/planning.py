@@ -8,7 +8,7 @@ digest noted there. Only changed images, and those of stores without identities,
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.inputs.image_sets import ImageSetError, digest_of, find_sources
@@ -31,11 +31,13 @@ Known = Mapping[str, Source]  # URL without credentials -> the file as it was wh
 class Plan:
     """left: concepts to do now. done: concept -> fingerprint of its word.
     failed: concepts that failed before with the same inputs, or whose images cannot be listed any more.
+    files: of those of `left` that were tried before, name -> files with digests.
     """
 
     left: tuple[Concept, ...]
     done: dict[str, str]
     failed: tuple[Failure, ...]
+    files: dict[str, tuple[Source, ...]] = field(default_factory=dict)
 
 
 def plan(
@@ -57,33 +59,36 @@ def plan(
     left: set[str] = {concept.name for concept in concepts} - touched
     done: dict[str, str] = {}
     failed: list[Failure] = []
+    files: dict[str, tuple[Source, ...]] = {}
     unpublished = _unpublished(run, committed)
 
-    def look(concept: Concept, known: Known | None) -> str | Failure:
+    def look(concept: Concept, known: Known | None) -> tuple[str, tuple[Source, ...]] | Failure:
         if known is None:
             known = _known_from(run, unpublished.get(concept.name))
         try:
             sources = find_sources(concept, storage_options, extras_of(settings)).files
-            digests = [
-                content_of(replace(source, digest=_digest(source, known, storage_options))) for source in sources
-            ]
+            read = tuple(replace(source, digest=_digest(source, known, storage_options)) for source in sources)
         except (ImageSetError, StorageError) as error:
             return Failure(concept.name, "images", str(error))
-        return fingerprint(concept, digests, model.digest, precision, settings)
+        digests = [content_of(source) for source in read]
+        return fingerprint(concept, digests, model.digest, precision, settings), read
 
     with ThreadPoolExecutor(READERS) as readers:
         for some, known in _by_part([concept for concept in concepts if concept.name in touched], run):
             seen = readers.map(look, some, [known.get(concept.name) for concept in some])
-            for concept, found in zip(some, seen, strict=True):
-                if isinstance(found, Failure):
-                    failed.append(found)
-                elif (key := (concept.name, short(found))) in committed:
+            for concept, looked in zip(some, seen, strict=True):
+                if isinstance(looked, Failure):
+                    failed.append(looked)
+                    continue
+                found, read = looked
+                if (key := (concept.name, short(found))) in committed:
                     done[concept.name] = found
                 elif key in failed_before and not retry_failed and (before := _failure(run, concept.name, found)):
                     failed.append(replace(before, fingerprint=found))
                 else:
                     left.add(concept.name)
-    return Plan(tuple(concept for concept in concepts if concept.name in left), done, tuple(failed))
+                    files[concept.name] = read
+    return Plan(tuple(concept for concept in concepts if concept.name in left), done, tuple(failed), files)
 
 
 def _failure(run: RunFolder, concept: str, fingerprint: str) -> Failure | None:

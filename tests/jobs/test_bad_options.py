@@ -44,7 +44,7 @@ INVERT: dict[str, tuple[str, str]] = {
             "--norm-limit": "-1", "--concentration": "nan",
             "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
             "--gpus-per-worker": "-1", "--cpus-per-worker": "0", "--max-failures": "-1", "--checkpoint-seconds": "inf",
-            "--retired-days": "-1",
+            "--retired-days": "-1", "--price-per-hour": "nan",
             "--stall-seconds": "nan", "--concept-seconds": "0", "--placing-seconds": "-5",
         }.items()
     },

@@ -1,0 +1,43 @@
+"""What a run is made from: the manifest, protocol, model and settings of its request, read and found to fit together."""
+
+from dataclasses import dataclass, replace
+
+from jobs.application.requests import RunRequest
+from pipeline.inputs.imported_words import with_words
+from pipeline.inputs.manifest import Manifest, read_manifest
+from pipeline.models.families import family_of
+from pipeline.models.find import Model, find_model
+from pipeline.models.start_encoder import StartEncoder, load_start_encoder
+from pipeline.protocols import Protocol, find_protocol
+from pipeline.settings import InversionSettings
+from pipeline.training.recipes import recipe_of
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """settings: the request's, or the model's recipe, as they enter fingerprints. start_encoder: None if none is used."""
+
+    manifest: Manifest
+    protocol: Protocol
+    model: Model
+    settings: InversionSettings
+    start_encoder: StartEncoder | None
+
+
+def read_inputs(request: RunRequest) -> RunInputs:
+    """Raises ManifestError, ModelError, StorageError and ValueError."""
+    options, settings = request.storage_options, request.settings or recipe_of(request.model)
+    manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
+    if request.import_words:
+        manifest = with_words(manifest, request.word_folder, options)
+    settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
+    protocol = find_protocol(request.protocol)
+    protocol.refuse_unsuited(manifest.concepts)
+    model = find_model(request.model, options)
+    family = family_of(model.family)
+    family.refuse_unsuited(protocol.sampler, settings.min_snr)
+    settings, start_encoder = replace(settings, encoders=family.encoders_named(settings.encoders)), None
+    if settings.start == "pictures":
+        start_encoder = load_start_encoder(model)
+        settings = replace(settings, start_encoder=start_encoder.digest)
+    return RunInputs(manifest, protocol, model, settings, start_encoder)
