@@ -83,7 +83,7 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '', placeholder) or concept}.safetensors"
         if name in files:
             raise ValueError(f"two words would share the file name {name}; export them one by one, with --concept")
-        files[name] = encode_word(placeholder, vectors, family.encoders, layout, specs[concept])
+        files[name] = encode_word(placeholder, vectors, family.word_keys, layout, specs[concept])
     return files
 
 

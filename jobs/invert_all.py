@@ -159,6 +159,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep the autoencoder in main memory while it is not used, which frees GPU memory for more slots",
     )
+    where.add_argument(
+        "--offload-text-encoders",
+        action="store_true",
+        help="the same for the text encoders; with --word-place output, which needs them for new sentences only",
+    )
     add_storage_and_cluster(where)
     where.add_argument(
         "--shared-filesystem", action="store_true", help="confirm that all nodes see the local output path"
@@ -264,7 +269,11 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         protocol=arguments.protocol,
         settings=settings_of(arguments, options),
         model_settings=ModelSettings(
-            arguments.dtype, arguments.text_encoder_dtype, arguments.first_stage_dtype, arguments.offload_first_stage
+            arguments.dtype,
+            arguments.text_encoder_dtype,
+            arguments.first_stage_dtype,
+            arguments.offload_first_stage,
+            arguments.offload_text_encoders,
         ),
         columns=columns_of(arguments.column),
         row_defaults=RowDefaults(arguments.vectors, arguments.initializer),

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["object", "style"]
+# Ends the name of a text encoder for the vectors of a word that stands behind it: in the place of its output.
+OUT = "_out"
 Stage = Literal["manifest", "images", "model", "inversion", "sampling", "scoring", "worker"]
 
 
@@ -108,7 +110,8 @@ StoppedBy = Literal["steps", "settled", "dvar", "imported"]
 class Word:
     """A learned word.
 
-    vectors: text encoder ("text_encoder", in SDXL also "text_encoder_2", in the paper's model "bert") -> float32 (V, D).
+    vectors: text encoder ("text_encoder", in SDXL also "text_encoder_2", in the paper's model "bert") -> float32 (V, D); for a
+    word behind a text encoder its name with OUT.
     initial: the vectors it started from, same shapes.
     learning_rate: the rate that the optimiser used.
     stopped_by: "steps" (the budget ran out), "settled" or "dvar" (early_stopping.py), or "imported": not learned here at all.

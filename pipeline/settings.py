@@ -13,6 +13,7 @@ Start = Literal["words", "statistics", "nearest", "pictures"]
 Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
 Optimiser = Literal["adamw", "directional"]
+WordPlace = Literal["input", "output"]
 Sampler = Literal["ddim", "dpm++", "euler"]
 FlowTimes = Literal["logit_normal", "uniform"]
 Timesteps = Literal["spread", "uniform"]
@@ -25,6 +26,7 @@ ABSENT: dict[str, object] = {
     "masks": "off", "background": 0.0, "progressive": 0.0, "per_image": 0.0, "regularisation": 0.0, "min_snr": 0.0,
     "norm": "free", "norm_limit": 0.0, "flow_times": "logit_normal", "timesteps": "spread",
     "cross_initialised": False, "encoders": (), "optimiser": "adamw", "concentration": 1e-4,
+    "word_place": "input",
 }  # fmt: skip
 
 
@@ -57,12 +59,14 @@ class ModelSettings:
     text_encoder_dtype: "auto" is the U-Net's. The words themselves are float32 whatever they go through.
     first_stage_dtype: "auto" is float32, and beside a float16 U-Net float16 for those whose config says that they stand it.
     offload_first_stage: it rests in main memory but for the moments in which it encodes or decodes.
+    offload_text_encoders: the same for the text encoders, which then take words behind them alone.
     """
 
     dtype: str = "auto"
     text_encoder_dtype: str = "auto"
     first_stage_dtype: str = "auto"
     offload_first_stage: bool = False
+    offload_text_encoders: bool = False
 
     def __post_init__(self) -> None:
         for name in ("dtype", "text_encoder_dtype", "first_stage_dtype"):
@@ -113,6 +117,8 @@ class InversionSettings:
     concentration: kappa of its prior, which draws a direction towards its initializer's; 0 for none.
     encoders: keys of the text encoders that the word is learned in, as word files have them (word_files.py); () for all. The
     others read the placeholder as plain text.
+    word_place: "output" learns vectors that take the place of the text encoder's output instead of its input. They are kept
+    at its usual length, and it reads each sentence once, without a gradient, the word as zeros (as OneTrainer has it).
 
     Raises ValueError naming the setting, its value and what is allowed.
     """
@@ -148,6 +154,7 @@ class InversionSettings:
     encoders: tuple[str, ...] = ()
     optimiser: Optimiser = "adamw"
     concentration: float = 1e-4
+    word_place: WordPlace = "input"
 
     def __post_init__(self) -> None:
         _require(0 <= self.steps <= 1_000_000, "steps", self.steps, "a whole number from 0 to 1,000,000")
@@ -163,7 +170,7 @@ class InversionSettings:
         for name, choices in (
             ("crop", CropMode), ("early_stop", EarlyStop), ("schedule", Schedule), ("start", Start), ("masks", Masks),
             ("norm", Norm), ("flow_times", FlowTimes), ("timesteps", Timesteps),
-            ("optimiser", Optimiser),
+            ("optimiser", Optimiser), ("word_place", WordPlace),
         ):  # fmt: skip
             _require_one_of(name, getattr(self, name), get_args(choices))
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
@@ -211,14 +218,22 @@ class InversionSettings:
             "'words' with cross initialisation",
         )
         _require(self.norm == "free" or not self.norm_limit, "norm_limit", self.norm_limit, "0 where the norm is fixed")
+        held = (("weight_decay", 0), ("norm", "free"), ("norm_limit", 0))
         if self.optimiser == "directional":
-            for name, without in (("weight_decay", 0), ("norm", "free"), ("norm_limit", 0), ("regularisation", 0)):
-                value = getattr(self, name)
-                _require(value == without, name, value, f"{without} with the directional optimiser")
-        elif self.concentration != ABSENT["concentration"]:
+            self._require_at((*held, ("regularisation", 0)), "with the directional optimiser")
+        if self.word_place == "output":
+            self._require_at(
+                (*held, ("start", "words"), ("cross_initialised", False)), "with a word behind the text encoder"
+            )
+        if self.optimiser != "directional" and self.concentration != ABSENT["concentration"]:
             raise SettingError(
                 "concentration", self.concentration, f"{ABSENT['concentration']} without the directional optimiser"
             )
+
+    def _require_at(self, values: tuple[tuple[str, object], ...], where: str) -> None:
+        for name, without in values:
+            value = getattr(self, name)
+            _require(value == without, name, value, f"{without} {where}")
 
     def refuse_vectors(self, vectors: int) -> None:
         """Raises ValueError for a word of so many vectors that the last ones would never be trained."""

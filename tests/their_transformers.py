@@ -28,18 +28,17 @@ def names_of(placeholder: str, count: int) -> list[str]:
     return [placeholder, *(f"{placeholder}_{row}" for row in range(1, count))]
 
 
-def documented_add_word() -> Callable[[Any, Any, str, Tensor], str]:
-    """`add_word` as docs/reference.md has it, for pipelines without a loader."""
-    [code] = [
-        text for language, text in blocks(ROOT / "docs/reference.md") if language == "python" and "add_word" in text
-    ]
+def documented(name: str) -> Callable[[Any, Any, str, Tensor], str]:
+    """A function of docs/reference.md: `add_word` for pipelines without a loader, `add_word_behind` for words behind an encoder."""
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102 - our own document
-    return cast("Callable[[Any, Any, str, Tensor], str]", names["add_word"])
+    for language, text in blocks(ROOT / "docs/reference.md"):
+        if language == "python" and "def add_word" in text:
+            exec(text, names)  # noqa: S102 - our own document
+    return cast("Callable[[Any, Any, str, Tensor], str]", names[name])
 
 
 def load_word(theirs: Any, placeholder: str, vectors: Mapping[str, np.ndarray]) -> None:
-    add_word = documented_add_word()
+    add_word = documented("add_word")
     for name in encoders(theirs):
         add_word(getattr(theirs, TOKENIZERS[name]), getattr(theirs, name), placeholder, torch.from_numpy(vectors[name]))
 

@@ -111,7 +111,7 @@ def _words_of_files(
     """A file that does not state its placeholder is called by its file name, as in AUTOMATIC1111."""
     from pipeline.store.word_files import MAX_BYTES, WordFileError, decode_word, stated_model, suited
 
-    keys = family_of(configuration.get("model_family", "")).encoders
+    keys = family_of(configuration.get("model_family", "")).word_keys
     widths = {name: value.shape[1] for vectors in known.values() for name, value in vectors.items()}
     words = {}
     for url in urls:

@@ -57,7 +57,7 @@ def _word(rows: list[dict[str, Any]], family: Family) -> bytes | None:
     first = rows[0]
     vectors = {str(row["text_encoder"]): np.array(row["vectors"], np.float32) for row in rows}
     spec = WordSpec(first["concept"], family.architecture_of(vectors), first["kind"], first.get("resolution"))
-    return encode_word(str(first["placeholder"]), vectors, family.encoders, spec=spec)
+    return encode_word(str(first["placeholder"]), vectors, family.word_keys, spec=spec)
 
 
 def _grid(run: RunFolder, rows: list[dict[str, Any]], parts: int) -> bytes | None:

@@ -36,7 +36,10 @@ def read_inputs(request: RunRequest) -> RunInputs:
     model = find_model(request.model, options)
     family = family_of(model.family)
     family.refuse_unsuited(protocol.sampler, settings.min_snr)
-    settings, start_encoder = replace(settings, encoders=family.encoders_named(settings.encoders)), None
+    encoders = family.encoders_named(settings.encoders, settings.word_place)
+    settings, start_encoder = replace(settings, encoders=encoders), None
+    if request.model_settings.offload_text_encoders and settings.word_place == "input":
+        raise ValueError("--offload-text-encoders: words before a text encoder need it; add --word-place output")
     if settings.start == "pictures":
         start_encoder = load_start_encoder(model)
         settings = replace(settings, start_encoder=start_encoder.digest)

@@ -17,6 +17,7 @@ from pipeline.settings import (
     SettingError,
     Start,
     Timesteps,
+    WordPlace,
 )
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
@@ -55,6 +56,8 @@ CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--timesteps", "timesteps", Timesteps, "timesteps of a step's pictures: spread evenly, or drawn independently, as published"),
     ("--optimiser", "optimiser", Optimiser, ("directional: only the direction of each vector is learned, at the vocabulary's mean "
      "norm (Kim et al. 2025)")),
+    ("--word-place", "word_place", WordPlace, ("output: the word's vectors take the place of the text encoder's output, not of its "
+     "input; it reads each sentence once, without a gradient")),
     ("--norm", "norm", Norm, "length of the vectors; vocabulary: always the vocabulary's mean norm"),
 )  # fmt: skip
 
@@ -126,7 +129,7 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
     """
     option_of: dict[str, str] = {each[1]: each[0] for each in NUMBERS} | {each[1]: each[0] for each in CHOICES}
     given = {field: value for field in option_of if (value := getattr(arguments, field)) is not None}
-    if arguments.cross_initialised:
+    if arguments.cross_initialised or arguments.word_place == "output":
         given.setdefault("start", "words")
     templates = _templates(arguments.templates, options)
     try:

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.settings import FlowTimes
+from pipeline.records import OUT
+from pipeline.settings import FlowTimes, WordPlace
 
-Known = Mapping[str, Collection[str]]  # placeholder -> text encoders
+Known = Mapping[
+    str, Collection[str]
+]  # placeholder -> text encoders that know the word, with OUT where it stands behind one
 # Around the number of a word that is told apart from others of its spelling: characters that no prompt has.
 ALIAS = ("\ue000", "\ue001")
 
@@ -33,14 +36,16 @@ class Posterior:
 class Tokens:
     """Prompts as token ids, int64 (B, L); for several text encoders, their ids one after the other.
 
-    Ids from the vocabulary's size upwards are rows of the words given beside them.
+    Ids from the vocabulary's size upwards are rows of the words given beside them. host: the same ids on the CPU, whatever
+    rows they name, so that a sentence that was read before is recognised without waiting for the device.
     """
 
     ids: Tensor
+    host: Tensor | None = None
 
     def shifted(self, vocabulary: int, rows: Tensor) -> "Tokens":
         """The same prompts with their words' rows moved down the table by `rows`, int64 (B, 1)."""
-        return Tokens(torch.where(self.ids >= vocabulary, self.ids + rows, self.ids))
+        return Tokens(torch.where(self.ids >= vocabulary, self.ids + rows, self.ids), self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,14 @@ class Backbone(ABC):
     @property
     @abstractmethod
     def word_keys(self) -> Mapping[str, str]:
-        """Text encoder -> its key in word files of several text encoders."""
+        """Text encoder -> its key in word files of several text encoders. Those that a word can stand behind are there twice, the
+        second time with OUT.
+        """
+
+    @property
+    @abstractmethod
+    def word_widths(self) -> Mapping[str, int]:
+        """The same names -> width D of a word's vectors there."""
 
     @abstractmethod
     def architecture_of(self, vectors: Mapping[str, np.ndarray]) -> str:
@@ -94,13 +106,20 @@ class Backbone(ABC):
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of a picture of that many pixels a side."""
 
-    def encoders_of(self, keys: Collection[str]) -> tuple[str, ...]:
-        """The text encoders with these keys in word files; all for none. Raises ValueError for a key that is none of theirs."""
-        if unknown := set(keys) - set(self.word_keys.values()):
-            raise ValueError(
-                f"{min(unknown)!r} is no text encoder of {self.name}: {', '.join(self.word_keys.values())}"
-            )
-        return tuple(name for name, key in self.word_keys.items() if not keys or key in keys)
+    def encoders_of(self, keys: Collection[str], place: WordPlace = "input") -> tuple[str, ...]:
+        """The names, with OUT for the place "output", of the text encoders with these keys in word files; of all for none.
+
+        Raises ValueError for a key that is none of theirs.
+        """
+        ending = OUT if place == "output" else ""
+        there = {
+            key.removesuffix(ending): name
+            for name, key in self.word_keys.items()
+            if name.endswith(OUT) == (place == "output")
+        }
+        if unknown := set(keys) - set(there):
+            raise ValueError(f"{min(unknown)!r} is no text encoder of {self.name}: {', '.join(there)}")
+        return tuple(name for key, name in there.items() if not keys or key in keys)
 
     @abstractmethod
     def tokenise(self, prompts: Sequence[str], words: Mapping[str, range], known: Known | None = None) -> Tokens:
@@ -112,7 +131,9 @@ class Backbone(ABC):
 
     @abstractmethod
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        """words: text encoder -> (rows, D), for those that know any of them."""
+        """words: text encoder -> (rows, D), for those that know any of them; with OUT for words behind it, where a row of zeros is
+        no word. A text encoder with words behind it alone reads each sentence once, without a gradient.
+        """
 
     def embed_guided(
         self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
@@ -176,8 +197,16 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
-        """Text encoder -> float32 (count, D), the start vectors of a word; of the vocabulary's mean for None."""
+    def initial_vectors(self, text: str | None, count: int, names: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Text encoder -> float32 (count, D), the start vectors of a word; of the vocabulary's mean for None.
+
+        names: of `word_keys`; () for all text encoders, and none that a word stands behind. There, it is what the text encoder
+        says of the text, at the usual length.
+        """
+
+    @abstractmethod
+    def usual_length(self, name: str) -> float:
+        """The mean length of a text encoder's word vectors, or with OUT of what it says of usual sentences."""
 
     @abstractmethod
     def output_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.settings import Sampler
+from pipeline.records import OUT
+from pipeline.settings import Sampler, WordPlace
 
 DIFFUSION_SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpm++", "euler")
 FLOW_SAMPLERS: tuple[Sampler, ...] = ("dpm++", "euler")
@@ -16,6 +17,7 @@ class Family:
     """title: its name for people. module, backbone: module and name of the class that loads it.
 
     encoders: folder of a text encoder -> its name in word files of several encoders.
+    summarised: those of which the model is told a summary only, so that no word stands behind them.
     architecture: its name in ModelSpec, by the width of its first text encoder where that tells its versions apart.
     denoiser, first_stage: their folders. samplers: that suit it.
     """
@@ -28,6 +30,13 @@ class Family:
     denoiser: str = "transformer"
     first_stage: str = "vae"
     samplers: tuple[Sampler, ...] = field(default=FLOW_SAMPLERS)
+    summarised: tuple[str, ...] = ()
+
+    @property
+    def word_keys(self) -> dict[str, str]:
+        """Where a word can be -> its key in word files: the text encoders and, with OUT, the places behind them."""
+        behind = {name + OUT: key + OUT for name, key in self.encoders.items() if name not in self.summarised}
+        return {**self.encoders, **behind}
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -40,13 +49,15 @@ class Family:
             return self.architecture
         return self.architecture.get(next(iter(vectors.values())).shape[1], self.title.lower().replace(" ", "-"))
 
-    def encoders_named(self, keys: Sequence[str]) -> tuple[str, ...]:
-        """The keys in the family's order, () for all of them. Raises ValueError for one that is none of its text encoders."""
-        known = tuple(self.encoders.values())
+    def encoders_named(self, keys: Sequence[str], place: WordPlace = "input") -> tuple[str, ...]:
+        """The keys in the family's order, () for all that a word can have this place in.
+
+        Raises ValueError for one that is none of them.
+        """
+        known = tuple(key for name, key in self.encoders.items() if place == "input" or name not in self.summarised)
         if unknown := [key for key in keys if key not in known]:
-            raise ValueError(
-                f"--encoders: {unknown[0]!r} is no text encoder of {self.title}; choose from {', '.join(known)}"
-            )
+            what = "is no text encoder" if place == "input" else "is no text encoder that a word can stand behind,"
+            raise ValueError(f"--encoders: {unknown[0]!r} {what} of {self.title}; choose from {', '.join(known)}")
         return () if set(keys) == set(known) else tuple(key for key in known if key in keys)
 
     def refuse_unsuited(self, sampler: str, min_snr: float = 0.0) -> None:
@@ -87,7 +98,8 @@ FAMILIES = {
         {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5"}, "stable-diffusion-3",
     ),
     "FluxPipeline": Family(
-        "Flux.1", "pipeline.models.flow.flux", "Flux", {"text_encoder": "clip_l", "text_encoder_2": "t5"}, "flux-1"
+        "Flux.1", "pipeline.models.flow.flux", "Flux", {"text_encoder": "clip_l", "text_encoder_2": "t5"}, "flux-1",
+        summarised=("text_encoder",),
     ),
     "ChromaPipeline": Family("Chroma", "pipeline.models.flow.flux", "Chroma", {"text_encoder": "t5"}, "chroma"),
     "SanaPipeline": Family("Sana", "pipeline.models.flow.sana", "Sana", {"text_encoder": "gemma"}, "sana"),

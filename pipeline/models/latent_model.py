@@ -25,8 +25,10 @@ from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
 from pipeline.models.noising import read_noising
 from pipeline.models.precision import compute_float32_in_full, dtypes_on, loss_scale
+from pipeline.models.read_sentences import States
 from pipeline.models.text_encoder import TextEncoder, TextPart
 from pipeline.models.weights import digest, freeze, load_whole
+from pipeline.records import OUT
 from pipeline.settings import FlowTimes, ModelSettings
 
 
@@ -64,7 +66,10 @@ class LatentModel(Backbone):
         self._dtypes = {dtype, text_dtype}
         folder = model.folder
         try:
-            self.text = {name: TextEncoder(part, folder, name, text_dtype) for name, part in self.TEXT.items()}
+            offload = settings.offload_text_encoders
+            self.text = {
+                name: TextEncoder(part, folder, name, text_dtype, offload=offload) for name, part in self.TEXT.items()
+            }
             self.denoiser = load_whole(self.DENOISER.model, folder / self.DENOISER.folder, torch_dtype=dtype)
             self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype, settings)
             self.noising = read_noising(folder, self.DENOISER.even_sigmas)
@@ -75,9 +80,10 @@ class LatentModel(Backbone):
                 freeze(part)
             except ValueError as error:
                 raise ModelError(f"model {model.name!r}: {error}") from error
-            if part is not self.first_stage.module:
-                part.to(device)
+        self.denoiser.to(device)
         self.first_stage.move_to(device)
+        for encoder in self.text.values():
+            encoder.move_to(device)
         self.vocabulary = max(encoder.embedding.num_embeddings for encoder in self.text.values())
         for encoder in self.text.values():
             encoder.learn_words_from(self.vocabulary)
@@ -104,7 +110,12 @@ class LatentModel(Backbone):
 
     @property
     def word_keys(self) -> Mapping[str, str]:
-        return self._family.encoders
+        return self._family.word_keys
+
+    @property
+    def word_widths(self) -> Mapping[str, int]:
+        widths = self.encoders  # every known text encoder says as many numbers of a token as it is told
+        return {name: widths[name.removesuffix(OUT)] for name in self.word_keys}
 
     def architecture_of(self, vectors: Mapping[str, np.ndarray]) -> str:
         return self._family.architecture_of(vectors)
@@ -122,15 +133,28 @@ class LatentModel(Backbone):
         known = known or {}
         parts = []
         for name, encoder in self.text.items():
-            there = {word: rows for word, rows in words.items() if name in known.get(word, self.text)}
+            own = {name, name + OUT}
+            there = {word: rows for word, rows in words.items() if own & set(known.get(word, self.text))}
             parts.append([encoder.ids(_read_by(prompt, words, there), there) for prompt in prompts])
         rows = [[each for part in of_prompt for each in part] for of_prompt in zip(*parts, strict=True)]
-        return Tokens(torch.tensor(rows, device=self.device))
+        ids = torch.tensor(rows)
+        return Tokens(ids.to(self.device), ids)
 
-    def split(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Text encoder -> its own ids, (B, its context)."""
-        parts = tokens.ids.split([encoder.context for encoder in self.text.values()], dim=1)
-        return dict(zip(self.text, parts, strict=True))
+    def read(self, tokens: Tokens, words: Mapping[str, Tensor]) -> dict[str, States]:
+        """Text encoder -> what it says of the prompts. words: as for `embed`."""
+        lengths = [encoder.context for encoder in self.text.values()]
+        host = tokens.ids.cpu() if tokens.host is None else tokens.host
+        parts = zip(self.text.items(), tokens.ids.split(lengths, 1), host.split(lengths, 1), strict=True)
+        once = any(name.endswith(OUT) for name in words)
+        return {
+            name: encoder.read(ids, on_host, words.get(name), words.get(name + OUT), once=once)
+            for (name, encoder), ids, on_host in parts
+        }
+
+    def mask(self, tokens: Tokens) -> Tensor:
+        """bool (B, L) of a model with one text encoder: all but the padding at the end."""
+        (encoder,) = self.text.values()
+        return encoder.mask(tokens.ids)
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         context = conditioning.context.to(self.dtype)
@@ -171,8 +195,17 @@ class LatentModel(Backbone):
     def scheduler(self, sampler: str, steps: int, size: tuple[int, int]) -> Any:
         return self.noising.scheduler(sampler, steps, self.tokens_of(size), self.device)
 
-    def initial_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
-        return {name: encoder.initial_vectors(text, count) for name, encoder in self.text.items()}
+    def initial_vectors(self, text: str | None, count: int, names: Collection[str] = ()) -> dict[str, np.ndarray]:
+        found = {}
+        for name in names or self.text:
+            encoder = self.text[name.removesuffix(OUT)]
+            found[name] = (encoder.initial_states if name.endswith(OUT) else encoder.initial_vectors)(text, count)
+        return found
+
+    def usual_length(self, name: str) -> float:
+        if name.endswith(OUT):
+            return self.text[name.removesuffix(OUT)].usual_states_length
+        return float(np.linalg.norm(self.vocabulary_vectors(name), axis=1).mean())
 
     def output_vectors(self, text: str | None, count: int) -> dict[str, np.ndarray]:
         return {name: encoder.output_vectors(text, count) for name, encoder in self.text.items()}

@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.base import PromptError, split_at_placeholders
+from pipeline.models.read_sentences import ReadSentences, States
 from pipeline.models.weights import load_whole
 
 SHOWN = 100  # characters of a prompt that is too long
 SYMBOL = "\ue000"  # stands for a message while a template is read; no template has it
+REST = torch.device("cpu")
+# Their states have the usual length.
+USUAL = ("a photo of a cat", "a painting of a house at night", "a red car on the beach")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class TextPart:
 
     length: tokens of a prompt with its template; None has the model say. before, after: the template around every prompt.
     chat: the template is the tokenizer's own, of a user's message. masked: padding is not attended to.
+    layer: of the hidden states that the denoiser is told; None for the last, normalised. summarised: the state at the end of
+    the prompt is wanted too.
     """
 
     encoder: type[Any]
@@ -35,6 +41,8 @@ class TextPart:
     after: str = ""
     chat: bool = False
     masked: bool = False
+    layer: int | None = None
+    summarised: bool = False
 
 
 class WordTable(nn.Module):
@@ -59,16 +67,22 @@ class WordTable(nn.Module):
 
 
 class TextEncoder:
-    """A frozen text encoder with its tokenizer, whose table of words goes on with those that are learned."""
+    """A frozen text encoder with its tokenizer, whose table of words goes on with those that are learned. It can be used once
+    `move_to` has been called.
+    """
 
-    def __init__(self, part: TextPart, folder: Path, name: str, dtype: torch.dtype) -> None:
-        """Raises ValueError, and whatever a broken file makes the libraries raise."""
+    def __init__(self, part: TextPart, folder: Path, name: str, dtype: torch.dtype, *, offload: bool = False) -> None:
+        """offload: it rests in main memory, and takes words behind it alone.
+
+        Raises ValueError, and whatever a broken file makes the libraries raise.
+        """
         self.tokenizer = part.tokenizer.from_pretrained(folder / part.tokenizer_folder)
         self.module = load_whole(part.encoder, folder / name, dtype=dtype)
         self._in_use = threading.Lock()
         self.embedding: nn.Embedding = self.module.get_input_embeddings()
         self.before, self.after = _chat(self.tokenizer) if part.chat else (part.before, part.after)
-        self.masked = part.masked
+        self.masked, self.layer, self.summarised = part.masked, part.layer, part.summarised
+        self._offload, self._read_before = offload, ReadSentences()
         # A tokenizer that names no limit says 10^30.
         limits = [self.tokenizer.model_max_length, getattr(self.module.config, "max_position_embeddings", None)]
         self.context = part.length or min(limit for limit in limits if limit)
@@ -90,6 +104,66 @@ class TextEncoder:
         """Makes ids from `first` upwards rows of the words given with them."""
         self.table = WordTable(self.embedding, first)
         self.module.set_input_embeddings(self.table)
+
+    def move_to(self, device: torch.device) -> None:
+        """device: where it works."""
+        self.device = device
+        self.module.to(REST if self._offload else device)
+
+    def read(
+        self,
+        ids: Tensor,
+        host: Tensor,
+        words: Tensor | None = None,
+        behind: Tensor | None = None,
+        *,
+        once: bool = False,
+    ) -> States:
+        """What it says of prompts, int64 (B, L); host: the same on the CPU, with any rows.
+
+        words: (rows, D) of its own words. behind: (rows, D) in the place of its output; a row of zeros is no word. once: without
+        words of its own, each sentence is read once and without a gradient. Raises PromptError for words that an encoder at
+        rest would have to read.
+        """
+        if words is None and (once or self._offload):
+            said = self._read_once(host)
+        elif self._offload:
+            raise PromptError(
+                f"{type(self.module).__name__} is kept off the GPU, and takes words behind it alone: learn them with "
+                "--word-place output, or keep it there"
+            )
+        else:
+            said = self._said(ids, words)
+        return said if behind is None else said.with_words(ids - self.table.first, behind)
+
+    def _said(self, ids: Tensor, words: Tensor | None) -> States:
+        options = {} if self.layer is None else {"output_hidden_states": True}
+        output = self(ids, words, **options)
+        states = output.last_hidden_state if self.layer is None else output.hidden_states[self.layer]
+        if not self.summarised:
+            return States(states)
+        # The encoder's own pooling may look for the highest id, as the published SDXL's does: a learned word's is higher.
+        ends = (ids == self.end[-1]).int().argmax(dim=1)
+        summary = output.last_hidden_state[torch.arange(len(ends), device=ends.device), ends]
+        projection = getattr(self.module, "text_projection", None)
+        return States(states, summary if projection is None else projection(summary))
+
+    @torch.no_grad()
+    def _read_once(self, ids: Tensor) -> States:
+        """ids: on the CPU. Every learned word in them is read as a row of zeros."""
+        same = ids.clamp_max(self.table.first)
+        return self._read_before.states(same, self._read_some)
+
+    def _read_some(self, sentences: Sequence[Tensor]) -> list[States]:
+        """Each by itself, so that it does not depend on what it is read beside."""
+        if self._offload:
+            self.module.to(self.device)
+        try:
+            zeros = torch.zeros(1, self.embedding.embedding_dim, device=self.device)
+            return [self._said(ids[None].to(self.device), zeros) for ids in sentences]
+        finally:
+            if self._offload:
+                self.module.to(REST)
 
     def __call__(self, ids: Tensor, words: Tensor | None, **options: Any) -> Any:
         """The module's own output for int64 (B, L), with `words` (rows, D)."""
@@ -114,6 +188,9 @@ class TextEncoder:
         for piece in split_at_placeholders(f"{self.before}{prompt}{self.after}", list(words)):
             rows = by_name.get(piece.lower())
             ids += self.text_ids(piece) if rows is None else [self.table.first + row for row in rows]
+        return self._padded(ids, prompt)
+
+    def _padded(self, ids: list[int], prompt: str) -> list[int]:
         room = self.context - len(self.start) - len(self.end)
         if len(ids) > room:
             shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
@@ -175,6 +252,33 @@ class TextEncoder:
                 f"{self.vectors.shape[1]}"
             )
         return _shared_out(rows.float().cpu().numpy(), count)
+
+    def _states_of(self, sentence: str, text: str) -> np.ndarray:
+        """float32 (N, D): what it says of the text's N tokens where the sentence has "{}"."""
+        before, after = f"{self.before}{sentence}{self.after}".split("{}")
+        first, own = self.text_ids(before), self.text_ids(text)
+        if not own:
+            raise PromptError(f"initializer {text!r} has no token in the model's vocabulary")
+        ids = self._padded([*first, *own, *self.text_ids(after)], text)
+        states = self._read_once(torch.tensor([ids])).states[0, len(self.start) + len(first) :][: len(own)]
+        return states.float().cpu().numpy()
+
+    @functools.cached_property
+    def _usual_states(self) -> np.ndarray:
+        """float32 (N, D): what it says of usual sentences, token by token."""
+        return np.concatenate([self._states_of("{}", sentence) for sentence in USUAL])
+
+    @functools.cached_property
+    def usual_states_length(self) -> float:
+        return float(np.linalg.norm(self._usual_states, axis=1).mean())
+
+    def initial_states(self, text: str | None, count: int) -> np.ndarray:
+        """float32 (count, D), at the usual length: what it says of the text in a sentence, shared out; of usual sentences, in the
+        mean, for None. Raises PromptError.
+        """
+        rows = self._usual_states.mean(0, keepdims=True) if text is None else self._states_of("a photo of a {}", text)
+        rows = _shared_out(rows, count)
+        return rows * (self.usual_states_length / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def _shared_out(rows: np.ndarray, count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.models.base import Backbone, alias, placeholder_pattern
 from pipeline.protocols import Protocol
-from pipeline.records import Concept
+from pipeline.records import OUT, Concept
 from pipeline.sampling.prompting import Request
 from pipeline.sampling.sampler import SamplerSettings, drawing
 
@@ -105,7 +105,7 @@ class PicturePool:
         # Seeds that are a concept's own bring no picture twice.
         may_recur = self._protocol.seeds == "class" and not wanted.request.trained
         content = wanted.content if may_recur else ""
-        if len(wanted.vectors) < len(self._backbone.encoders):
+        if {name.removesuffix(OUT) for name in wanted.vectors} < self._backbone.encoders.keys():
             content += wanted.concept.placeholder  # which the other text encoders read
         if may_recur and (known := self._kept.get(content)) is not None:
             return known

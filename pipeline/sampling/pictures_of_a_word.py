@@ -25,8 +25,7 @@ def draw_concept(
 
 def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Sequence[Request]) -> list[Wanted]:
     """The untrained word is what the concept's initializer gives. Raises PromptError where a prompt cannot be drawn."""
-    initial = backbone.initial_vectors(concept.initializer, concept.vectors)
-    initial = {name: initial[name] for name in word}
+    initial = backbone.initial_vectors(concept.initializer, concept.vectors, tuple(word))
     rows = {concept.placeholder: range(len(next(iter(word.values()))))}
     backbone.tokenise(sorted({each.prompt for each in requests}), rows, {concept.placeholder: tuple(word)})
     return [Wanted(concept, each, word if each.trained else initial) for each in requests]

@@ -84,16 +84,17 @@ def initial_latents(backbone: Backbone, seed: int, resolution: int) -> Tensor:
 def _stack(
     words: Mapping[str, Mapping[str, np.ndarray]], backbone: Backbone
 ) -> tuple[dict[str, Tensor], dict[str, range]]:
-    """One table of all words for each text encoder, and each placeholder's rows in it."""
+    """One table of all words for each text encoder, or place behind one, that knows any; and each placeholder's rows in it."""
     rows: dict[str, range] = {}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in backbone.encoders}
+    widths = {
+        name: width for name, width in backbone.word_widths.items() if any(name in word for word in words.values())
+    }
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in widths}
     end = 0
     for placeholder, vectors in words.items():
         count = len(next(iter(vectors.values())))
         rows[placeholder] = range(end, end + count)
         end += count
-        for name, width in backbone.encoders.items():
+        for name, width in widths.items():
             parts[name].append(vectors.get(name, np.zeros((count, width), np.float32)))
-    if not rows:
-        return {}, {}
     return {name: torch.from_numpy(np.concatenate(some)).to(backbone.device) for name, some in parts.items()}, rows

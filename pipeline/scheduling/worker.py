@@ -79,7 +79,7 @@ class Worker:
                 settings.model_digest,
                 settings.config_digest,
             )
-        encoders = self.backbone.encoders_of(settings.inversion.encoders)
+        encoders = self.backbone.encoders_of(settings.inversion.encoders, settings.inversion.word_place)
         refuse_long_protocol(self.backbone, settings.longest, settings.protocol, encoders)
         # On a GPU the host digests while the device is measured. On a CPU it would be measured beside the digest.
         with ThreadPoolExecutor(1) as beside:
@@ -203,7 +203,7 @@ class Worker:
     def _train(self, concept: Concept, fingerprint: str, images: ImageSet) -> Word:
         """Trains the word; if it diverges, once more at a lower rate. Raises InversionError and PromptError."""
         settings, protocol = self.settings.inversion, self.settings.protocol
-        encoders = self.backbone.encoders_of(settings.encoders)
+        encoders = self.backbone.encoders_of(settings.encoders, settings.word_place)
         self.batch.run(lambda: refuse_long_prompts(self.backbone, concept, protocol, encoders))
         self._doing[concept.name] = "waiting"
         before = self.settings.run.checkpoint(concept.name)

@@ -6,6 +6,8 @@
 | AUTOMATIC1111 | .safetensors {"emb_params": (V, D)}, kohya's too; .pt {"string_to_param": {"*": (V, D)}, "name": ...} |
 | several text encoders | {"clip_l": (V, D), "t5": ...}, those that know the word; OneTrainer's, and diffusers' trainers' |
 | ComfyUI | the same, with T5's rows called "t5xxl" |
+| behind a text encoder | {"t5_out": (V, D), ...}; OneTrainer's, which adds "t5" of zeros, what the text encoder reads there |
+| OneTrainer, one text encoder | "emp_params", "emp_params_out" in the place of "emb_params" |
 
 A word of several vectors becomes `<name>`, `<name>_1`, ... in diffusers, and the placeholder in its prompts stands for all
 of them. Files are read by what is in them, whatever they are called; never is a pickle run. We write safetensors only.
@@ -25,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load
 
+from pipeline.records import OUT
 from pipeline.store.damaged import kind_of
 from pipeline.store.model_spec import (
     ARCHITECTURE,
@@ -37,12 +40,17 @@ from pipeline.store.model_spec import (
 
 FIRST = "text_encoder"  # of a file that does not say for which text encoder its only word is
 # What the rows of several text encoders are called in a file, and other programs' names for the same.
-KEYS = ("clip_l", "clip_g", "t5", "gemma", "qwen", "bert")
+KEYS = ("clip_l", "clip_g", "t5", "gemma", "qwen", "llama", "bert")
 SPELLINGS = {"t5xxl": "t5"}
 COMFYUI = {"t5": "t5xxl"}
 A1111 = "emb_params"
+ONETRAINER = {
+    "clip_l": "emp_params",
+    "clip_l_out": "emp_params_out",
+}  # its spelling, where that is the only text encoder
+NAMELESS = (A1111, "emp_params", "*")
 NAME = "placeholder"  # among the metadata, where the tensors' own names say nothing of the word
-Layout = Literal["diffusers", "a1111", "comfyui"]
+Layout = Literal["diffusers", "a1111", "comfyui", "onetrainer"]
 # How files of torch.save begin: as a zip archive, and before torch 1.6 with a number of its own.
 TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 # Far beyond the widest text encoders and the longest words that anybody has published.
@@ -68,13 +76,21 @@ def encode_word(
     layout: Layout = "diffusers",
     spec: WordSpec | None = None,
 ) -> bytes:
-    """vectors: text encoder -> float32 (V, D), of those that know the word. keys: each text encoder of the model -> one of KEYS.
+    """vectors: text encoder -> float32 (V, D), of those that know the word; with OUT for a word behind one.
 
-    spec: what the file says of the word in its metadata.
+    keys: all of these names that the model has -> one of KEYS, or one with OUT. spec: what the file says of the word in its
+    metadata. Raises ValueError for a word that stands where programs of the layout have no place for it.
     """
-    if len(keys) > 1 or (layout == "comfyui" and "t5" in keys.values()):
-        spelled = COMFYUI if layout == "comfyui" else {}
-        tensors = {spelled.get(keys[encoder], keys[encoder]): value for encoder, value in vectors.items()}
+    behind = [keys[name] for name in vectors if name.endswith(OUT)]
+    if behind and layout in ("a1111", "comfyui"):
+        raise ValueError(
+            f"{placeholder} stands behind its text encoder ({', '.join(behind)}), where programs of the layout {layout!r} have no "
+            "place for it; choose 'onetrainer' or 'diffusers'"
+        )
+    alone = sum(not name.endswith(OUT) for name in keys) == 1
+    spelled = {"comfyui": COMFYUI, "onetrainer": ONETRAINER if alone else {}}.get(layout, {})
+    if not alone or behind or layout == "onetrainer" or (layout == "comfyui" and "t5" in keys.values()):
+        tensors = {spelled.get(keys[name], keys[name]): value for name, value in vectors.items()}
     else:
         (only,) = vectors.values()
         tensors = {placeholder if layout == "diffusers" else A1111: only}
@@ -86,7 +102,8 @@ def encode_word(
 def decode_word(data: bytes) -> tuple[str, dict[str, np.ndarray]]:
     """The placeholder, "" if the file does not say, and key -> float32 (V, D). Raises WordFileError.
 
-    The keys are of KEYS, or FIRST where the file has one word and does not say for which text encoder; see `suited`.
+    The keys are of KEYS, or FIRST where the file has one word and does not say for which text encoder; see `suited`. With OUT for
+    a word behind it.
     """
     if len(data) > MAX_BYTES:
         raise WordFileError(f"it is larger than {MAX_BYTES // 1_000_000} MB, which no word is: a model, or a LoRA?")
@@ -107,15 +124,16 @@ def suited(
     widths: text encoder -> width D, None where they are not known yet. keys: text encoder -> its key in word files.
     Raises WordFileError.
     """
-    if len(keys) == 1 and set(vectors) == {FIRST}:
-        found = dict(zip(keys, vectors.values(), strict=True))
+    inputs = [name for name in keys if not name.endswith(OUT)]
+    if len(inputs) == 1 and set(vectors) <= {FIRST, FIRST + OUT}:
+        found = {inputs[0] + name.removeprefix(FIRST): value for name, value in vectors.items()}
     else:
         found = {encoder: vectors[key] for encoder, key in keys.items() if key in vectors}
     if len(found) != len(vectors):
-        has = ", ".join("one text encoder" if name == FIRST else name for name in vectors)
-        raise WordFileError(
-            f"the word has vectors for {has}; this model's text encoders are {', '.join(keys.values())}"
-        )
+        has = ", ".join(name.replace(FIRST, "one text encoder") for name in vectors)
+        behind = any(name.endswith(OUT) for name in vectors)
+        wanted_keys = [key for key in keys.values() if behind or not key.endswith(OUT)]
+        raise WordFileError(f"the word has vectors for {has}; this model's text encoders are {', '.join(wanted_keys)}")
     wide = {name: value.shape[1] for name, value in found.items()}
     if widths is not None and wide != (wanted := {name: widths.get(name, wide[name]) for name in wide}):
         raise WordFileError(f"the word has vectors as wide as {_widths(wide)}, but the model's are {_widths(wanted)}")
@@ -212,20 +230,32 @@ def _sort_out(tensors: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     for marks, kind in FOREIGN:
         if any(mark in key for key in tensors for mark in marks):
             raise WordFileError(kind)
-    spelled = {SPELLINGS.get(key, key): value for key, value in tensors.items()}
-    if len(tensors) > 1 and (outputs := [key for key in tensors if key.endswith("_out")]):
-        raise WordFileError(
-            f"besides the word it has vectors for the text encoder's output ({_listed(outputs)}), which are not used here: "
-            "save the word without them"
-        )
-    if set(spelled) <= set(KEYS):
-        return name, spelled
+    spelled = {_spelled(key): value for key, value in tensors.items()}
+    if {key.removesuffix(OUT) for key in spelled} <= set(KEYS):
+        return name, _without_zeros(spelled)
+    if {key.removesuffix(OUT) for key in tensors} <= set(NAMELESS):
+        first = {FIRST + (OUT if key.endswith(OUT) else ""): value for key, value in tensors.items()}
+        return name, _without_zeros(first)
     if len(tensors) > MOST_WORDS:
         raise WordFileError(f"it holds {len(tensors):,} tensors, such as {_listed(tensors)}: a model, not a word")
     if len(tensors) != 1:
         raise WordFileError(f"expected one word in the file, found {len(tensors)}: {_listed(tensors)}")
     ((key, value),) = tensors.items()
-    return (name if key in (A1111, "*") else key), {FIRST: value}
+    return key, {FIRST: value}
+
+
+def _without_zeros(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Without what the text encoder reads where the word stands behind it."""
+    return {
+        key: value
+        for key, value in tensors.items()
+        if not (key + OUT in tensors and isinstance(value, torch.Tensor) and not value.count_nonzero())
+    }
+
+
+def _spelled(key: str) -> str:
+    own = key.removesuffix(OUT)
+    return SPELLINGS.get(own, own) + key[len(own) :]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -105,11 +105,12 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
     counts, rows = [len(drawn.latents) for drawn in draws], [slot.rows for slot in slots]
     begins = np.cumsum([0, *rows[:-1]])
     scales = np.array([backbone.loss_scale(drawn.latents.numel()) for drawn in draws], np.float32)
+    host = torch.cat([drawn.tokens.ids for drawn in draws])
     parts = {
         "latents": torch.cat([drawn.latents for drawn in draws]),
         "noise": torch.cat([drawn.noise for drawn in draws]),
         "timesteps": torch.cat([drawn.timesteps for drawn in draws]),
-        "ids": torch.cat([drawn.tokens.ids for drawn in draws]),
+        "ids": host,
         "begins": torch.from_numpy(np.repeat(begins, counts)),
         "shares": torch.from_numpy(np.repeat(scales / np.array(counts, np.float32), counts)),
         "scales": torch.from_numpy(np.repeat(scales, rows)),
@@ -126,7 +127,7 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
             np.concatenate([_pull(slot, scale) for slot, scale in zip(slots, scales, strict=True)], axis=1)
         )
     there = brought(parts, backbone.device)
-    tokens = Tokens(there.pop("ids")).shifted(backbone.vocabulary, there.pop("begins")[:, None])
+    tokens = Tokens(there.pop("ids"), host).shifted(backbone.vocabulary, there.pop("begins")[:, None])
     return Batch(**there, tokens=tokens)
 
 

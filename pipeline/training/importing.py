@@ -25,15 +25,13 @@ def imported_word(
     """
     began = time.monotonic()
     try:
-        vectors = suited(decode_word(data)[1], backbone.encoders, backbone.word_keys)
+        vectors = suited(decode_word(data)[1], backbone.word_widths, backbone.word_keys)
     except WordFileError as error:
         raise InversionError(f"{without_credentials(str(concept.word_file))}: {error}{stated_model(data)}") from error
     count = len(next(iter(vectors.values())))
-    encoders = tuple(backbone.word_keys[name] for name in vectors)
-    plain = replace(settings, progressive=0.0, start="words", start_clip="", start_encoder="", encoders=encoders)
-    slot = new_slot(
-        replace(concept, vectors=count), images.pixels, backbone, plain, SideInformation(images.captions, images.masks)
-    )
+    plain = replace(settings, progressive=0.0, start="words", start_clip="", start_encoder="")
+    side = SideInformation(images.captions, images.masks)
+    slot = new_slot(replace(concept, vectors=count), images.pixels, backbone, plain, side, tuple(vectors))
     with torch.no_grad():
         for name, parameter in slot.words.items():
             parameter[:count] = torch.from_numpy(vectors[name]).to(parameter.device)

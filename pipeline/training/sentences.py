@@ -3,7 +3,7 @@
 Each step draws one of a picture's sentences (draws.py); here are only the choices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +40,11 @@ def sentences_of(
     settings: InversionSettings,
     captions: Sequence[str | None],
     vectors: int,
+    encoders: Collection[str] = (),
 ) -> Sentences:
     """captions: one for each of the N pictures, None for one that has the templates.
 
+    encoders: those that know the word, with OUT where it stands behind one; () for those that the settings name.
     vectors: that the placeholder stands for; the pictures' own words follow the concept's last vector in the table.
     Raises PromptError.
     """
@@ -68,7 +70,7 @@ def sentences_of(
             prompts += [patterns[row].replace(HOLE, f"{concept.placeholder} with {own}") for row in places]
             chosen_with_own.append([places[row] for row in rows])
         choices.append(chosen_with_own)
-    known = dict.fromkeys(names, backbone.encoders_of(settings.encoders))
+    known = dict.fromkeys(names, encoders or backbone.encoders_of(settings.encoders, settings.word_place))
     return Sentences(Tokens(backbone.tokenise(prompts, names, known).ids.cpu()), torch.tensor(choices))
 
 

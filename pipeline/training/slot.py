@@ -1,7 +1,7 @@
 """A slot: one concept in training, with its word, its sentences, and its pictures as cached latents."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -116,23 +116,24 @@ def new_slot(
     backbone: Backbone,
     settings: InversionSettings,
     side_information: SideInformation | None = None,
+    encoders: Sequence[str] = (),
 ) -> Slot:
     """Caches the latent posteriors of both flips and tokenises the sentences.
 
-    pixels: uint8 (N, R, R, 3). Raises PromptError when the word or its sentences do not suit the tokenizer, and ValueError
+    pixels: uint8 (N, R, R, 3). encoders: those that know the word, with OUT where it stands behind one; () for those that the
+    settings name. Raises PromptError when the word or its sentences do not suit the tokenizer, and ValueError
     when the settings do not suit the word.
     """
     side_information = side_information or SideInformation()
     backbone.refuse_placeholder(concept.placeholder)
     settings.refuse_vectors(concept.vectors)
     seen = side_information
-    starts = start_vectors(backbone, concept, settings, seen.nearest, seen.pictured, seen.drawn)
-    initial = {name: starts[name] for name in backbone.encoders_of(settings.encoders)}
+    names = tuple(encoders) or backbone.encoders_of(settings.encoders, settings.word_place)
+    initial = start_vectors(backbone, concept, settings, seen.nearest, seen.pictured, seen.drawn, names)
     anchors = {}
     if settings.regularisation or settings.optimiser == "directional":
         crossed = settings.cross_initialised
-        pulled_to = initial if crossed else backbone.initial_vectors(concept.initializer, concept.vectors)
-        anchors = {name: pulled_to[name] for name in initial}
+        anchors = initial if crossed else backbone.initial_vectors(concept.initializer, concept.vectors, names)
     words = _on_device(_with_own(initial, backbone, settings, pixels), backbone)
     posterior = backbone.encode_images(_both_flips(pixels, settings))
     weights = None
@@ -148,13 +149,18 @@ def new_slot(
         means={name: torch.zeros_like(vectors) for name, vectors in words.items()},
         squares={name: torch.zeros_like(vectors) for name, vectors in words.items()},
         posterior=Posterior(posterior.mean.cpu(), posterior.std.cpu()),
-        stages=_stages(backbone, concept, settings, side_information.captions or (None,) * len(pixels)),
-        hold_norm=NormRule(backbone, fixed=settings.norm == "vocabulary", limit=settings.norm_limit),
+        stages=_stages(backbone, concept, settings, side_information.captions or (None,) * len(pixels), names),
+        hold_norm=NormRule(
+            backbone,
+            names,
+            fixed=settings.norm == "vocabulary" or settings.word_place == "output",
+            limit=settings.norm_limit,
+        ),
         anchors=_on_device(_with_own(anchors, backbone, settings, pixels), backbone) if anchors else {},
         weights=weights,
     )
     if slot.is_directional:
-        usual = NormRule(backbone, fixed=True)
+        usual = NormRule(backbone, names, fixed=True)
         usual(slot.words)
         usual(slot.anchors)
     slot.hold_norm(slot.words)
@@ -171,7 +177,7 @@ def _with_own(
     """The concept's vectors and, below them, those of the pictures' own words, which start at the vocabulary's mean."""
     if not settings.per_image:
         return vectors
-    own = backbone.initial_vectors(None, len(pixels))
+    own = backbone.initial_vectors(None, len(pixels), tuple(vectors))
     return {name: np.concatenate([rows, own[name]]) for name, rows in vectors.items()}
 
 
@@ -181,13 +187,17 @@ def _both_flips(pixels: np.ndarray, settings: InversionSettings) -> np.ndarray:
 
 
 def _stages(
-    backbone: Backbone, concept: Concept, settings: InversionSettings, captions: tuple[str | None, ...]
+    backbone: Backbone,
+    concept: Concept,
+    settings: InversionSettings,
+    captions: tuple[str | None, ...],
+    encoders: Sequence[str],
 ) -> tuple[tuple[int, Sentences], ...]:
     counts = range(1, concept.vectors + 1) if settings.progressive else [concept.vectors]
     return tuple(
         (
             round(place * settings.progressive * settings.steps),
-            sentences_of(backbone, concept, settings, captions, vectors),
+            sentences_of(backbone, concept, settings, captions, vectors, encoders),
         )
         for place, vectors in enumerate(counts)
     )

@@ -21,8 +21,9 @@ def start_vectors(
     nearest: Sequence[str] = (),
     pictured: Mapping[str, np.ndarray] | None = None,
     drawn: Mapping[str, np.ndarray] | None = None,
+    names: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Text encoder -> float32 (V, D).
+    """Text encoder -> float32 (V, D), of those in `names`; () for all text encoders.
 
     "words": the initializer's own tokens, or the vocabulary's mean. "statistics": normal with the vocabulary's mean and
     standard deviation, dimension by dimension. "nearest": the mean of the words `nearest`, which look most like the
@@ -33,25 +34,26 @@ def start_vectors(
     are what the text encoder makes of the initializer's tokens.
     Raises PromptError.
     """
+    names = names or tuple(backbone.encoders)
     if settings.start == "statistics":
         return {
             name: _like(table, concept, settings.seed, name)
-            for name, table in ((name, backbone.vocabulary_vectors(name)) for name in backbone.encoders)
+            for name, table in ((name, backbone.vocabulary_vectors(name)) for name in names)
         }
     if settings.start == "nearest" and nearest:
-        means = [backbone.initial_vectors(word, 1) for word in nearest]
+        means = [backbone.initial_vectors(word, 1, names) for word in nearest]
         return {
-            name: np.repeat(np.mean([mean[name] for mean in means], axis=0), concept.vectors, axis=0)
-            for name in backbone.encoders
+            name: np.repeat(np.mean([mean[name] for mean in means], axis=0), concept.vectors, axis=0) for name in names
         }
     if settings.start == "pictures" and pictured is not None:
         if drawn is None:
-            return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in backbone.encoders}
-        own = backbone.initial_vectors(concept.initializer, concept.vectors)
+            return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in names}
+        own = backbone.initial_vectors(concept.initializer, concept.vectors, names)
         return {name: own[name] + (pictured[name] - drawn[name]) for name in backbone.encoders}
     if settings.cross_initialised:
-        return backbone.output_vectors(concept.initializer, concept.vectors)
-    return backbone.initial_vectors(concept.initializer, concept.vectors)
+        crossed = backbone.output_vectors(concept.initializer, concept.vectors)
+        return {name: crossed[name] for name in names}
+    return backbone.initial_vectors(concept.initializer, concept.vectors, names)
 
 
 def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.ndarray:
@@ -61,12 +63,11 @@ def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.nd
 
 
 class NormRule:
-    """Holds vectors at the vocabulary's mean length, or below `limit` times it; 0 is no limit."""
+    """Holds vectors at their text encoder's usual length (`Backbone.usual_length`), or below `limit` times it; 0 is no limit."""
 
-    def __init__(self, backbone: Backbone, *, fixed: bool, limit: float = 0.0) -> None:
+    def __init__(self, backbone: Backbone, names: Sequence[str], *, fixed: bool, limit: float = 0.0) -> None:
         self.fixed, self.limit = fixed, limit
-        wanted = backbone.encoders if self.fixed or self.limit else ()
-        self.usual = {name: float(np.linalg.norm(backbone.vocabulary_vectors(name), axis=1).mean()) for name in wanted}
+        self.usual = {name: backbone.usual_length(name) for name in (names if self.fixed or self.limit else ())}
 
     @torch.no_grad()
     def __call__(self, words: Mapping[str, Tensor]) -> None:

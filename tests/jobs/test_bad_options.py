@@ -52,7 +52,7 @@ INVERT: dict[str, tuple[str, str]] = {
         option: choice(option)
         for option in (
             "--schedule", "--crop", "--early-stop", "--start", "--masks", "--flow-times", "--timesteps", "--norm", "--optimiser",
-            "--checkpoint-gradients",
+            "--word-place", "--checkpoint-gradients",
             "--dtype", "--text-encoder-dtype", "--first-stage-dtype", "--log-format",
         )
     },

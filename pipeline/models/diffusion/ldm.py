@@ -20,4 +20,4 @@ class LatentDiffusion(LatentModel):
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         # Trained without an attention mask: padding is attended to like any token.
-        return Conditioning(self.text[ENCODER](tokens.ids, words.get(ENCODER)).last_hidden_state)
+        return Conditioning(self.read(tokens, words)[ENCODER].states)

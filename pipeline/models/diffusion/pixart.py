@@ -24,9 +24,7 @@ class PixArtSigma(LatentModel):
     DENOISER: ClassVar = DenoiserPart(PixArtTransformer2DModel, "transformer", patch=2)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        encoder = self.text[ENCODER]
-        states = encoder(tokens.ids, words.get(ENCODER)).last_hidden_state
-        return Conditioning(states, mask=encoder.mask(tokens.ids))
+        return Conditioning(self.read(tokens, words)[ENCODER].states, mask=self.mask(tokens))
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.mask is not None  # `embed` above makes it

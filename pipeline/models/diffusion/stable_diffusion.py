@@ -20,4 +20,4 @@ class StableDiffusion(LatentModel):
     TEXT: ClassVar = {ENCODER: TextPart(CLIPTextModel, CLIPTokenizer)}
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        return Conditioning(self.text[ENCODER](tokens.ids, words.get(ENCODER)).last_hidden_state)
+        return Conditioning(self.read(tokens, words)[ENCODER].states)

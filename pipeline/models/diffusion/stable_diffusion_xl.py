@@ -24,8 +24,8 @@ FIRST, SECOND = "text_encoder", "text_encoder_2"
 
 class StableDiffusionXL(LatentModel):
     TEXT: ClassVar = {
-        FIRST: TextPart(CLIPTextModel, CLIPTokenizer),
-        SECOND: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2"),
+        FIRST: TextPart(CLIPTextModel, CLIPTokenizer, layer=-2),
+        SECOND: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2", layer=-2, summarised=True),
     }
 
     def __init__(self, model: Model, device: torch.device, settings: ModelSettings) -> None:
@@ -39,15 +39,8 @@ class StableDiffusionXL(LatentModel):
         self.zeros_without_prompt = index.get("force_zeros_for_empty_prompt", True)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        first, second = self.text[FIRST], self.text[SECOND]
-        first_ids, second_ids = self.split(tokens).values()
-        one = first(first_ids, words.get(FIRST), output_hidden_states=True)
-        two = second(second_ids, words.get(SECOND), output_hidden_states=True)
-        # The encoder's own pooling looks for the highest id where its config has the old eos_token_id of 2, as the
-        # published SDXL's has; a learned word's id is higher than the end's.
-        ends = (second_ids == second.end[-1]).int().argmax(dim=1)
-        pooled = second.module.text_projection(two.last_hidden_state[torch.arange(len(ends), device=ends.device), ends])
-        return Conditioning(torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), pooled)
+        first, second = self.read(tokens, words).values()
+        return Conditioning(torch.cat([first.states, second.states], dim=-1), second.summary)
 
     def embed_guided(
         self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None

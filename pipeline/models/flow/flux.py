@@ -25,19 +25,14 @@ class Flux(LatentModel):
     """Flux.1 dev and schnell."""
 
     TEXT: ClassVar = {
-        "text_encoder": TextPart(CLIPTextModel, CLIPTokenizer),
+        "text_encoder": TextPart(CLIPTextModel, CLIPTokenizer, summarised=True),
         "text_encoder_2": TextPart(T5EncoderModel, T5Tokenizer, "tokenizer_2", length=LENGTH),
     }
     DENOISER: ClassVar = DenoiserPart(FluxTransformer2DModel, "transformer", patch=2, side=SIDE)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        ids = self.split(tokens)
-        clip, t5 = self.text.values()
-        said = clip(ids["text_encoder"], words.get("text_encoder"))
-        # The encoder's own pooling may look for the highest id, which is a learned word's.
-        ends = (ids["text_encoder"] == clip.end[-1]).int().argmax(dim=1)
-        pooled = said.last_hidden_state[torch.arange(len(ends), device=ends.device), ends]
-        return Conditioning(t5(ids["text_encoder_2"], words.get("text_encoder_2")).last_hidden_state, pooled)
+        clip, t5 = self.read(tokens, words).values()
+        return Conditioning(t5.states, clip.summary)
 
     def embed_guided(
         self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
@@ -66,9 +61,8 @@ class Chroma(LatentModel):
     DENOISER: ClassVar = DenoiserPart(ChromaTransformer2DModel, "transformer", patch=2, side=SIDE)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        encoder = self.text["text_encoder"]
-        mask = encoder.mask(tokens.ids)
-        states = encoder(tokens.ids, words.get("text_encoder")).last_hidden_state
+        mask = self.mask(tokens)
+        states = self.read(tokens, words)["text_encoder"].states
         # The transformer also attends to the first padding token.
         places = torch.arange(mask.shape[1], device=mask.device)
         return Conditioning(states, mask=places <= mask.sum(1, keepdim=True))

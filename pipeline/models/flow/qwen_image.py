@@ -32,15 +32,20 @@ class QwenImage(LatentModel):
 
     TEXT: ClassVar = {
         ENCODER: TextPart(
-            Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, length=LENGTH, before=BEFORE, after=AFTER, masked=True
+            Qwen2_5_VLForConditionalGeneration,
+            Qwen2Tokenizer,
+            length=LENGTH,
+            before=BEFORE,
+            after=AFTER,
+            masked=True,
+            layer=-1,
         )
     }
     DENOISER: ClassVar = DenoiserPart(QwenImageTransformer2DModel, "transformer", patch=2, side=SIDE)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        encoder = self.text[ENCODER]
-        states = encoder(tokens.ids, words.get(ENCODER), output_hidden_states=True).hidden_states[-1]
-        return Conditioning(states[:, DROPPED:], mask=encoder.mask(tokens.ids)[:, DROPPED:])
+        states = self.read(tokens, words)[ENCODER].states
+        return Conditioning(states[:, DROPPED:], mask=self.mask(tokens)[:, DROPPED:])
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.mask is not None  # `embed` above makes it

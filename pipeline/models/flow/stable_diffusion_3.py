@@ -25,30 +25,19 @@ class StableDiffusion3(LatentModel):
     """Stable Diffusion 3 and 3.5, medium and large."""
 
     TEXT: ClassVar = {
-        CLIPS[0]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer),
-        CLIPS[1]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2"),
+        CLIPS[0]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, layer=-2, summarised=True),
+        CLIPS[1]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2", layer=-2, summarised=True),
         T5: TextPart(T5EncoderModel, T5Tokenizer, "tokenizer_3", length=LENGTH),
     }
     DENOISER: ClassVar = DenoiserPart(SD3Transformer2DModel, "transformer", patch=2, even_sigmas=False)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        ids = self.split(tokens)
-        clips = [self._clip(name, ids[name], words.get(name)) for name in CLIPS]
-        long = self.text[T5](ids[T5], words.get(T5)).last_hidden_state
-        short = torch.cat([states for states, _ in clips], dim=-1)
+        said = self.read(tokens, words)
+        long = said[T5].states
+        short = torch.cat([said[name].states for name in CLIPS], dim=-1)
         short = F.pad(short, (0, long.shape[-1] - short.shape[-1]))
-        return Conditioning(torch.cat([short, long], dim=1), torch.cat([pooled for _, pooled in clips], dim=-1))
-
-    def _clip(self, name: str, ids: Tensor, words: Tensor | None) -> tuple[Tensor, Tensor]:
-        """States before the last layer (B, L, D), and the projected state at the end of the prompt (B, P)."""
-        encoder = self.text[name]
-        said = encoder(ids, words, output_hidden_states=True)
-        # The encoder's own pooling may look for the highest id, which is a learned word's.
-        ends = (ids == encoder.end[-1]).int().argmax(dim=1)
-        pooled = encoder.module.text_projection(
-            said.last_hidden_state[torch.arange(len(ends), device=ends.device), ends]
-        )
-        return said.hidden_states[-2], pooled
+        pooled = [summary for name in CLIPS if (summary := said[name].summary) is not None]
+        return Conditioning(torch.cat([short, long], dim=1), torch.cat(pooled, dim=-1))
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None  # `embed` above makes it

@@ -20,13 +20,11 @@ SIDE = 128  # latents of the model's own pictures; no configuration says
 class ZImage(LatentModel):
     """Z-Image; its prompts are read as a user's message in a chat."""
 
-    TEXT: ClassVar = {ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, chat=True, masked=True)}
+    TEXT: ClassVar = {ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, chat=True, masked=True, layer=-2)}
     DENOISER: ClassVar = DenoiserPart(ZImageTransformer2DModel, "transformer", patch=2, side=SIDE)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
-        encoder = self.text[ENCODER]
-        states = encoder(tokens.ids, words.get(ENCODER), output_hidden_states=True).hidden_states[-2]
-        return Conditioning(states, mask=encoder.mask(tokens.ids))
+        return Conditioning(self.read(tokens, words)[ENCODER].states, mask=self.mask(tokens))
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.mask is not None  # `embed` above makes it
