@@ -267,9 +267,12 @@ def test_off_the_gpu_the_word_is_the_same(
     at: list[str] = []
     encoder = next(reversed(ours.text.values()))
     original = type(encoder.module).to
-    monkeypatch.setattr(
-        type(encoder.module), "to", lambda self, where: (at.append(str(where)), original(self, where))[1]
-    )
+
+    def move(self: torch.nn.Module, where: torch.device) -> torch.nn.Module:
+        at.append(str(where))
+        return original(self, where)
+
+    monkeypatch.setattr(type(encoder.module), "to", move)
     for each in ours.text.values():
         each.device = torch.device("cpu:0")
     word = learn(ours, family)
