@@ -25,8 +25,8 @@ from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
 from pipeline.models.noising import read_noising
 from pipeline.models.precision import compute_float32_in_full, dtypes_on, loss_scale
-from pipeline.models.read_sentences import States
-from pipeline.models.text_encoder import TextEncoder, TextPart
+from pipeline.models.text.read_sentences import States
+from pipeline.models.text.text_encoder import TextEncoder, TextPart
 from pipeline.models.weights import digest, freeze, load_whole
 from pipeline.records import OUT
 from pipeline.settings import FlowTimes, ModelSettings

@@ -9,7 +9,7 @@ from transformers import BertTokenizer
 
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.latent_model import LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "bert"
 

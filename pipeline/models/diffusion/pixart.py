@@ -10,7 +10,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.latent_model import DenoiserPart, LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 ALPHA_LENGTH, SIGMA_LENGTH = 120, 300  # tokens of a prompt, as diffusers' two pipelines have it

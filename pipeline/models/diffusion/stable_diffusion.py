@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.latent_model import LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 

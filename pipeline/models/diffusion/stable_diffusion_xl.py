@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from pipeline.models.base import Conditioning, Known, Tokens
 from pipeline.models.find import Model, ModelError
 from pipeline.models.latent_model import LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 from pipeline.settings import ModelSettings
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"

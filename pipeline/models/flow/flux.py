@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 from pipeline.models.base import Conditioning, Known, Tokens
 from pipeline.models.flow.patches import packed, unpacked
 from pipeline.models.latent_model import DenoiserPart, LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 LENGTH = 512  # tokens of a prompt for T5, as diffusers' pipelines have it
 SIDE = 128  # latents of the models' own pictures; no configuration says

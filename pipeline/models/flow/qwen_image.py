@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.flow.patches import packed, unpacked
 from pipeline.models.latent_model import DenoiserPart, LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 # The model was trained with this request around every prompt.

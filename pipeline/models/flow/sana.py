@@ -9,7 +9,7 @@ from transformers import Gemma2Model, GemmaTokenizer
 
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.latent_model import DenoiserPart, LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 LENGTH = 300  # tokens that the transformer attends to, as diffusers' pipeline has it

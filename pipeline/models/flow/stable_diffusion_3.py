@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.latent_model import DenoiserPart, LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 CLIPS, T5 = ("text_encoder", "text_encoder_2"), "text_encoder_3"
 LENGTH = 256  # tokens of a prompt for T5, as diffusers' pipeline has it

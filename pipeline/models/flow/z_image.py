@@ -10,7 +10,7 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 
 from pipeline.models.base import Conditioning, Tokens
 from pipeline.models.latent_model import DenoiserPart, LatentModel
-from pipeline.models.text_encoder import TextPart
+from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 LENGTH = 512  # tokens of a prompt in its template, as diffusers' pipeline has it

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.base import PromptError, split_at_placeholders
-from pipeline.models.read_sentences import ReadSentences, States
+from pipeline.models.text.read_sentences import ReadSentences, States
 from pipeline.models.weights import load_whole
 
 SHOWN = 100  # characters of a prompt that is too long
