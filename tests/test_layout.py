@@ -19,7 +19,7 @@ MAY_IMPORT = {
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.text_files",),
     ("pipeline.records", "pipeline.settings", "pipeline.randomness"),
-    ("pipeline.protocols",),
+    ("pipeline.protocols", "pipeline.logged_events"),
     ("pipeline.store",),
     ("pipeline.models", "pipeline.inputs"),
     ("pipeline.training", "pipeline.sampling"),

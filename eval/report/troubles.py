@@ -15,6 +15,8 @@ TITLES = {
     "picture_rejected": "Pictures left out",
     "diverged": "Words that diverged",
     "out_of_memory": "Out of memory",
+    "file_damaged": "Files damaged",
+    "store_unavailable": "Store that did not answer",
 }
 
 

@@ -28,7 +28,7 @@ from pipeline.inputs.manifest import ManifestError
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError
 from pipeline.protocols.protocol import ProtocolError
-from pipeline.records import Concept, Done, Event, Failure
+from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.planning import plan
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.store.catalogue.retired import retired_words
@@ -71,7 +71,8 @@ def invert(
     events.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
     events.say("output", f"output    {url}", url=url)
     try:
-        return run.to_the_end()
+        with run.log.listening():
+            return run.to_the_end()
     except ClusterError as error:
         raise NotStartedError(str(error)) from error
 
@@ -141,6 +142,7 @@ class Run:
             publish_failures(self.folder, self.failures.values())
             self._write_run_json(session, digests, finished=False)
             self._reach("published")
+            self.log.flush()
             score_and_report(self.folder, self._judgement(session), self.events)
             self._reach("reported")
             if learned := len(planned.left) and len(self.done) - len(planned.done):
@@ -212,11 +214,10 @@ class Run:
             metrics(progress)
             self.log.flush(at_once=False)
 
-        def tell(event: Event) -> None:
-            self.log.record(event)
-            metrics.count(event)
-
-        driver = Driver(settings, resources, self._record, report, deadlines, self.worker or WorkerProcess, tell)
+        self.log.listeners.append(metrics.count)
+        driver = Driver(
+            settings, resources, self._record, report, deadlines, self.worker or WorkerProcess, self.log.record
+        )
         try:
             digests = driver.run(iter(left), len(left))
         except WorkersNeverStartedError as error:

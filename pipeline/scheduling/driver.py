@@ -14,6 +14,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline.logged_events import now
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Event, EventKind, Failure
 from pipeline.scheduling.deadlines import Deadlines, Overdue
@@ -23,7 +24,6 @@ from pipeline.scheduling.shared_paths import UnseenPathError
 from pipeline.scheduling.worker_interface import Pulse, WorkerSettings
 from pipeline.scheduling.worker_process import WorkerProcess
 from pipeline.settings import MOST_SLOTS
-from pipeline.store.events import now
 from pipeline.store.storage import StorageError, StorageNotFoundError, StorageUnavailableError
 
 POLL_SECONDS, PULSE_SECONDS = 1.0, 2.0

@@ -21,6 +21,7 @@ import torch
 
 from pipeline.inputs.image_sets import ImageSetError, find_sources, load_images
 from pipeline.inputs.sidecars import captions_of, extras_of
+from pipeline.logged_events import now
 from pipeline.models.base import PromptError
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Done, Event, EventKind, Failure, ImageSet, Sample, Stage, Word
@@ -40,7 +41,6 @@ from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
 from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.store.damaged import DamagedFileError, say_damaged
-from pipeline.store.events import now
 from pipeline.store.model_spec import WordSpec
 from pipeline.store.run_folder import Marker
 from pipeline.store.run_tables import embedding_rows, sample_rows
@@ -121,14 +121,18 @@ class Worker:
         events = tuple(self._events.get() for _ in range(self._events.qsize()))
         return Pulse(self.batch.beats, self.batch.steps, self.batch.slots, calls, age, events)
 
+    def note(self, event: Event) -> None:
+        """Hands the event to the driver with the next pulse."""
+        self._events.put(event)
+
     def _note(self, kind: EventKind, cause: str, action: str, concept: str = "") -> None:
-        self._events.put(Event(now(), kind, cause, action, concept=concept))
+        self.note(Event(now(), kind, cause, action, concept=concept))
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self._events.put(Event(now(), "phase", name, seconds=time.monotonic() - began))
+        self.note(Event(now(), "phase", name, seconds=time.monotonic() - began))
 
     def checkpoint(self) -> None:
         """Writes a checkpoint of every concept in training at its present step; returns when all are stored."""

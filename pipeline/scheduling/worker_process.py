@@ -3,8 +3,10 @@
 worker.py is imported inside the actor only, so that the driver needs no torch, which takes seconds and memory to import.
 """
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from pipeline.logged_events import listening
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.last_output import whereabouts
 from pipeline.scheduling.shared_paths import refuse_unseen
@@ -24,6 +26,7 @@ class WorkerProcess:
 
         self.settings = settings
         self._loaded: Worker | None = None
+        self._to_the_end = ExitStack()
         before_termination(self.checkpoint)
 
     def load(self) -> int:
@@ -32,6 +35,7 @@ class WorkerProcess:
 
         refuse_unseen(self.settings.shared_paths)
         self._loaded = Worker(self.settings)
+        self._to_the_end.enter_context(listening(self._loaded.note))
         return self._loaded.slots
 
     def invert(self, concept: Concept) -> Done | Failure:

@@ -8,6 +8,7 @@ import json
 import logging
 from typing import Any
 
+from pipeline.logged_events import log_event
 from pipeline.store.retry import StorageError
 from pipeline.text_files import visible
 
@@ -65,8 +66,8 @@ def object_of(data: bytes, path: str) -> dict[str, Any]:
 
 
 def say_damaged(path: str, said: str) -> None:
-    """Logs that a damaged file counts as absent."""
-    _log.warning("%s is damaged (%s), and counts as absent", visible(path), visible(said[:200]))
+    """Logs the event that a damaged file counts as absent. said: without credentials."""
+    log_event(_log, "file_damaged", f"{visible(path)} is damaged ({visible(said[:200])})", "it counts as absent")
 
 
 def kind_of(data: bytes) -> tuple[str, str]:

@@ -9,12 +9,15 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import get_args
 
 import pyarrow as pa
 
+from pipeline.logged_events import listening
 from pipeline.records import Event, EventKind
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.locations import without_credentials
@@ -32,13 +35,11 @@ ROWS = 10_000  # a file
 _log = logging.getLogger(__name__)
 
 
-def now() -> str:
-    """UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
 class EventLog:
-    """The events of one driver. counts: of what went wrong, by kind. phases: the seconds of the slowest worker."""
+    """The events of one driver.
+
+    counts: of what went wrong, by kind. phases: the seconds of the slowest worker. listeners: called with each event.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
@@ -48,6 +49,7 @@ class EventLog:
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.phases: dict[str, float] = {}
+        self.listeners: list[Callable[[Event], None]] = []
 
     def _begin_file(self) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -55,22 +57,40 @@ class EventLog:
         self._path = f"{FOLDER}/{stamp}-{uuid.uuid4().hex[:8]}.parquet"
 
     def record(self, event: Event) -> None:
-        """Logs the event at once, and keeps it for the next flush, both without credentials."""
+        """Logs the event at once, and keeps it, both without credentials."""
+        event = self._clean(event)
+        (_log.info if event.kind == "phase" else _log.warning)("%s", event.sentence)
+        self.keep(event)
+
+    def _clean(self, event: Event) -> Event:
         options = self._run.storage.options
-        event = replace(
+        return replace(
             event,
             cause=without_credentials(event.cause, options),
             action=without_credentials(event.action, options),
             output=without_credentials(event.output, options),
         )
-        if event.kind == "phase":
-            self.phases[event.cause] = max(self.phases.get(event.cause, 0.0), round(event.seconds or 0.0, 1))
-            _log.info("%s", event.sentence)
-        else:
-            self.counts[event.kind] += 1
-            _log.warning("%s", event.sentence)
+
+    def keep(self, event: Event) -> None:
+        """For the next flush: an event that has been logged."""
+        event = self._clean(event)
         with self._lock:
+            if event.kind == "phase":
+                self.phases[event.cause] = max(self.phases.get(event.cause, 0.0), round(event.seconds or 0.0, 1))
+            else:
+                self.counts[event.kind] += 1
             self._rows.append(event)
+        for listener in self.listeners:
+            listener(event)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keeps what `pipeline` logs as an event meanwhile, and flushes at the end."""
+        try:
+            with listening(self.keep):
+                yield
+        finally:
+            self.flush()
 
     def flush(self, *, at_once: bool = True) -> None:
         """Writes new rows; without `at_once` only if the last flush was FLUSH_SECONDS ago."""

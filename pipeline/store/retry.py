@@ -5,12 +5,14 @@ Every repeatable call goes through `keep_trying`. It raises only StorageErrors, 
 
 import asyncio
 import errno
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline.logged_events import log_event
 from pipeline.store.locations import without_credentials
 from pipeline.text_files import visible
 
@@ -33,6 +35,7 @@ CONNECTION_FAULTS = frozenset(
 )
 LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Jitter must differ between processes and affects no result, so this generator is seeded by the system.
 _jitter = np.random.default_rng()
@@ -74,10 +77,9 @@ def keep_trying(action: str, url: str, options: Mapping[str, Any], call: Callabl
             if not _is_transient(error):
                 # "from None", because the original's text may hold credentials.
                 raise _explained(error, failed, said) from None
-    raise StorageUnavailableError(
-        f"{failed}: no answer in {ATTEMPTS} attempts ({said}). "
-        "Check the endpoint and the network, then run the same command again."
-    )
+    cause = f"{failed}: no answer in {ATTEMPTS} attempts ({said})"
+    log_event(_log, "store_unavailable", cause, "what needed the file fails")
+    raise StorageUnavailableError(f"{cause}. Check the endpoint and the network, then run the same command again.")
 
 
 def http_status(error: BaseException | None) -> int | None:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.logged_events import now
 from pipeline.records import Event
 from pipeline.store import events
-from pipeline.store.events import EventLog, now, read_events
+from pipeline.store.damaged import say_damaged
+from pipeline.store.events import EventLog, read_events
+from pipeline.store.retry import StorageUnavailableError, keep_trying
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 
@@ -99,3 +102,26 @@ def test_a_store_out_of_reach_loses_no_row(run: RunFolder, tmp_path: Path, monke
     (tmp_path / "events").unlink()
     log.flush()
     assert read_events(run) == [LOST]
+
+
+def test_a_damaged_file_and_a_store_that_gave_no_answer_are_events(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a run that ends well and does not say that it met a torn file on the way."""
+    monkeypatch.setattr("pipeline.store.retry.ATTEMPTS", 1)
+    log, counted = EventLog(run), list[Event]()
+    log.listeners.append(counted.append)
+    with log.listening():
+        say_damaged("embeddings/part-0.parquet", "4 bytes")
+        with pytest.raises(StorageUnavailableError):
+            keep_trying("read", "s3://me:hunter2@bucket/a", {}, lambda: (_ for _ in ()).throw(ConnectionError("reset")))
+    say_damaged("not/heard", "")
+    damaged, silent = read_events(run)
+    assert (damaged.kind, damaged.action) == ("file_damaged", "it counts as absent")
+    assert damaged.cause == "embeddings/part-0.parquet is damaged (4 bytes)"
+    assert (silent.kind, silent.action) == ("store_unavailable", "what needed the file fails")
+    assert "no answer in 1 attempts" in silent.cause
+    assert "hunter2" not in silent.cause
+    assert log.counts == {"file_damaged": 1, "store_unavailable": 1}
+    assert counted == [damaged, silent]
+    assert len(caplog.records) == 3, "each is one line in the log, also without a listener"
