@@ -43,7 +43,7 @@ from jobs.api import Placement, RunRequest
 from jobs.application.local_paths import absolute_name
 from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log, show_log
+from jobs.cli.log import Log, open_log
 from jobs.invert_all import SOME_FAILED, exit_code
 from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models.find import MINI, Model, ModelError, find_model
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    show_log(verbose=arguments.verbose)
+    log = open_log(arguments)
     try:
         options = parse_storage_options(arguments.storage_option)
         variants = chosen(arguments.variants)
@@ -148,14 +148,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.manifest:
             read_manifest(manifest)
     except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
-        Log().complain("not started", f"nothing was started.\n{error}")
+        log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     try:
         if arguments.steps_curve:
-            return steps_curve(arguments, settings, manifest, model, output)
-        return compare(arguments, settings, variants, manifest, output)
+            return steps_curve(arguments, settings, manifest, model, output, log)
+        return compare(arguments, settings, variants, manifest, output, log)
     except ClusterError as error:
-        Log().complain("not started", f"nothing was started.\n{error}")
+        log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
 
 
@@ -191,8 +191,9 @@ def compare(
     variants: Sequence[Variant],
     manifest: str,
     output: Storage,
+    log: Log,
 ) -> int:
-    log, codes = Log(), []
+    codes = []
     for seed, variant in ((seed, variant) for seed in range(arguments.seeds) for variant in variants):
         log.say("variant", f"variant   {variant.name}: {variant}; training seed {seed}")
         request = RunRequest(
@@ -217,25 +218,25 @@ def compare(
     base = RunFolder(output.folder(folder_of(variants[0], 0)))
     points += untrained_points(base)
     with ray_session(arguments.ray_address) as session:
-        points += captions(arguments, session, base)
+        points += captions(arguments, session, base, log)
     ceiling = float(np.nanmean([each.reconstruction for each in untrained_points(base, "ceiling")]))
     marks = marks_of(points, BASE)
     table = table_of(marks, BASE)
     page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
     write(output, {"index.html": page, "table.md": table.markdown()}, "points.parquet", point_rows(points))
-    Log().say("compared", f"{table.markdown()}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
+    log.say("compared", f"{table.markdown()}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
     return max(codes)
 
 
-def captions(arguments: argparse.Namespace, session: Session, run: RunFolder) -> list[Point]:
+def captions(arguments: argparse.Namespace, session: Session, run: RunFolder, log: Log) -> list[Point]:
     found = points_of_captions(run, arguments.caption_column, arguments.model, arguments.clip, session.device)
     if not found:
-        Log().say("left out", f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
+        log.say("left out", f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
     return found
 
 
 def steps_curve(
-    arguments: argparse.Namespace, settings: InversionSettings, manifest: str, model: Model, output: Storage
+    arguments: argparse.Namespace, settings: InversionSettings, manifest: str, model: Model, output: Storage, log: Log
 ) -> int:
     from eval.comparison.steps_curve import measure, recipes_of
 
@@ -257,7 +258,7 @@ def steps_curve(
         [without_nan({name: getattr(row, name) for name in MEASURED.names}) for row in rows], MEASURED
     )
     write(output, {"curve.html": page, "curve.md": table}, "curve.parquet", found)
-    Log().say("curve", f"{table}\ncurve     {without_credentials(output.url).rstrip('/')}/curve.html")
+    log.say("curve", f"{table}\ncurve     {without_credentials(output.url).rstrip('/')}/curve.html")
     return COMPARED
 
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from jobs.application.requests import NotComparedError, NotStartedError
 from jobs.application.two_runs import DiffRequest, diff
-from jobs.cli.arguments import add_storage
-from jobs.cli.log import Log
+from jobs.cli.arguments import add_log, add_storage
+from jobs.cli.log import open_log
 from pipeline.store.storage import StorageError, parse_storage_options
 
 COMPARED, NOT_STARTED = 0, 2
@@ -33,11 +33,13 @@ def parser() -> argparse.ArgumentParser:
         "--output", metavar="URL", default="runs/diff", help="folder for the page and the tables (default: %(default)s)"
     )
     add_storage(parser)
+    add_log(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, log = parser().parse_args(argv), Log()
+    arguments = parser().parse_args(argv)
+    log = open_log(arguments)
     try:
         options = parse_storage_options(arguments.storage_option)
         diff(DiffRequest(arguments.a, arguments.b, arguments.output, options), log)

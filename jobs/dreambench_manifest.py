@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli.log import Log
+from jobs.cli.arguments import add_log
+from jobs.cli.log import open_log
 from pipeline.protocols import PROTOCOLS
 from pipeline.text_files import decode_text
 
@@ -37,11 +38,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("dreambench.csv"), metavar="CSV", help="(default: %(default)s)"
     )
+    add_log(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    log = open_log(arguments)
     try:
         rows = manifest_rows(arguments.dataset)
         with arguments.output.open("w", newline="", encoding="utf-8") as opened:
@@ -49,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             writer.writeheader()
             writer.writerows(rows)
     except (DatasetError, OSError) as error:
-        Log().complain("not written", f"nothing was written.\n{error}")
+        log.complain("not written", f"nothing was written.\n{error}")
         return NOT_STARTED
-    Log().say("written", f"{len(rows)} subjects in {arguments.output}")
+    log.say("written", f"{len(rows)} subjects in {arguments.output}")
     return WRITTEN
 
 

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cli.log import Log
+from jobs.cli.arguments import add_log
+from jobs.cli.log import open_log
 from jobs.dreambench_manifest import NOT_STARTED, PICTURES, WRITTEN, DatasetError
 from pipeline.protocols import ProtocolError
 from pipeline.protocols.reading import read_protocol
@@ -61,11 +62,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="the manifest; the protocol is written beside it as a .toml file (default: %(default)s)",
     )
+    add_log(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, log = parser().parse_args(argv), Log()
+    arguments = parser().parse_args(argv)
+    log = open_log(arguments)
     protocol = arguments.output.with_suffix(".toml")
     try:
         subjects = read_subjects(arguments.data)

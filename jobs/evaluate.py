@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from jobs.api import EvaluationRequest, EvaluationResult, NotComparedError, NotStartedError, evaluate
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log, show_log
+from jobs.cli.log import open_log
 from pipeline.protocols import PROTOCOLS
 from pipeline.store.storage import parse_storage_options
 
@@ -114,8 +114,8 @@ def exit_code(result: EvaluationResult) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, log = parser().parse_args(argv), Log()
-    show_log(verbose=arguments.verbose)
+    arguments = parser().parse_args(argv)
+    log = open_log(arguments)
     try:
         return exit_code(evaluate(request_of(arguments), log))
     except NotComparedError as error:

@@ -17,8 +17,8 @@ from typing import get_args
 
 import numpy as np
 
-from jobs.cli.arguments import add_storage
-from jobs.cli.log import Log
+from jobs.cli.arguments import add_log, add_storage
+from jobs.cli.log import open_log
 from pipeline.models.families import family_of
 from pipeline.store.model_spec import WordSpec
 from pipeline.store.parts import read_layout, read_parts
@@ -45,11 +45,13 @@ def parser() -> argparse.ArgumentParser:
         help="concept to export (may be repeated; default: all)",
     )
     add_storage(parser)
+    add_log(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    log = open_log(arguments)
     try:
         options = parse_storage_options(arguments.storage_option)
         files = exported(RunFolder(Storage(arguments.run, options)), arguments.layout, arguments.concept)
@@ -57,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, data in files.items():
             output.write_bytes(name, data)
     except (StorageError, ValueError) as error:
-        Log().complain("not exported", f"nothing was exported.\n{error}")
+        log.complain("not exported", f"nothing was exported.\n{error}")
         return NOT_STARTED
-    Log().say("exported", f"{len(files)} words in {output.url}")
+    log.say("exported", f"{len(files)} words in {output.url}")
     return WRITTEN
 
 

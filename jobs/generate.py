@@ -16,7 +16,7 @@ from typing import get_args
 from jobs.api import NotStartedError, PictureRequest, generate
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log, show_log
+from jobs.cli.log import open_log
 from pipeline.sampling.blending import Blend, read_blend
 from pipeline.settings import Sampler
 from pipeline.store.storage import Storage, parse_storage_options
@@ -96,8 +96,8 @@ def request_of(arguments: argparse.Namespace) -> PictureRequest:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, log = parser().parse_args(argv), Log()
-    show_log(verbose=arguments.verbose)
+    arguments = parser().parse_args(argv)
+    log = open_log(arguments)
     try:
         generate(request_of(arguments), log)
     except NotStartedError as error:

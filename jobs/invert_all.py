@@ -22,7 +22,7 @@ from jobs.application.local_paths import absolute_name
 from jobs.application.plan_run import lines_of_plan, plan_run
 from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
-from jobs.cli.log import Log, show_log
+from jobs.cli.log import Log, open_log
 from jobs.cli.training_arguments import add_training, settings_of
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
@@ -219,9 +219,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="give up if the first worker has waited S seconds for a node (default: %(default)s)",
     )
-    wrong.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="json: one object a line (default: %(default)s)"
-    )
     return parser
 
 
@@ -232,8 +229,7 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
 
 def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = None, **changed: Any) -> int:
     """Returns the exit code. changed: fields of the request that another command overrides."""
-    log = Log(arguments.log_format)
-    show_log(arguments.log_format, verbose=arguments.verbose)
+    log = open_log(arguments)
     try:
         require("--price-per-hour", arguments.price_per_hour, 0, MOST_PRICE)
         request = replace(request_of(arguments), **changed)

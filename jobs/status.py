@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.application.progress import duration
-from jobs.cli.arguments import add_storage
-from jobs.cli.log import Log
+from jobs.cli.arguments import add_log, add_storage
+from jobs.cli.log import open_log
 from pipeline.records import Failure
 from pipeline.store.damaged import DamagedFileError
 from pipeline.store.parts import read_parts
@@ -68,16 +68,14 @@ def parser() -> argparse.ArgumentParser:
         prog="status.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, as given to invert_all.py's --output")
-    parser.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="json: one object (default: %(default)s)"
-    )
     add_storage(parser)
+    add_log(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    log = Log(arguments.log_format)
+    log = open_log(arguments)
     try:
         run = RunFolder(Storage(arguments.run, parse_storage_options(arguments.storage_option)))
         configuration = run.read_json("run.json")

@@ -18,9 +18,16 @@ def add_storage(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_log(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--verbose", action="store_true", help="log information as well as warnings")
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="json: one object a line (default: %(default)s)"
+    )
+
+
 def add_storage_and_cluster(parser: argparse._ActionsContainer) -> None:
     add_storage(parser)
-    parser.add_argument("--verbose", action="store_true", help="log information as well as warnings")
+    add_log(parser)
     parser.add_argument(
         "--ray-address",
         metavar="ADDRESS",

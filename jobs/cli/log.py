@@ -1,5 +1,6 @@
 """A job's output, as text or as one JSON object a line, and the handlers for what the libraries log."""
 
+import argparse
 import json
 import logging
 import sys
@@ -34,6 +35,12 @@ class Log(Listener):
         text, fields = without_credentials(text), all_without_credentials(fields)
         text = _as_json(event, text.strip(), fields) if self.format == "json" else visible(text, lines=True)
         print(_escaped(text, to), file=to, flush=True)
+
+
+def open_log(arguments: argparse.Namespace) -> Log:
+    """The job's output, with the libraries' log beside it, as the options of `arguments.add_log` say."""
+    show_log(arguments.log_format, verbose=arguments.verbose)
+    return Log(arguments.log_format)
 
 
 def show_log(format: LogFormat = "text", *, verbose: bool = False) -> None:

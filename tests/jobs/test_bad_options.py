@@ -14,7 +14,9 @@ NO_FILE = ("no-such-file.txt", "no-such-file.txt")
 NO_MODEL = ("no-such-model", "model 'no-such-model'")
 NO_CLIP = ("ViT-B-32", "there is no CLIP named 'ViT-B-32'")
 NO_PROTOCOL = ("no-such-protocol", "protocol 'no-such-protocol'")
+LOG = {"--log-format": ("no-such", "argument --log-format: invalid choice: 'no-such'")}
 CLUSTER = {
+    **LOG,
     "--storage-option": ("endpoint", "storage option 'endpoint' is not of the form key=value"),
     "--ray-address": (
         "http://127.0.0.1:8265",
@@ -53,7 +55,7 @@ INVERT: dict[str, tuple[str, str]] = {
         for option in (
             "--schedule", "--crop", "--early-stop", "--start", "--masks", "--flow-times", "--timesteps", "--norm", "--optimiser",
             "--word-place", "--checkpoint-gradients",
-            "--dtype", "--text-encoder-dtype", "--first-stage-dtype", "--log-format",
+            "--dtype", "--text-encoder-dtype", "--first-stage-dtype",
         )
     },
     **CLUSTER,
@@ -80,14 +82,14 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--clip": NO_CLIP, "--steps": number("steps", "-1"), "--variants": ("no-such", "--variants: there is no 'no-such'"),
         "--curve-steps": number("--curve-steps", "0"), "--seeds": number("--seeds", "0"), **CLUSTER,
     }),
-    "status": (("{run}",), {"--log-format": choice("--log-format"), "--storage-option": CLUSTER["--storage-option"]}),
-    "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, "--storage-option": CLUSTER["--storage-option"]}),
+    "status": (("{run}",), {**LOG, "--storage-option": CLUSTER["--storage-option"]}),
+    "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, **LOG, "--storage-option": CLUSTER["--storage-option"]}),
     "export_words": (("{run}", "--layout", "a1111", "--output", "{folder}/words"), {
         "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
-        "--storage-option": CLUSTER["--storage-option"],
+        "--storage-option": CLUSTER["--storage-option"], **LOG,
     }),
-    "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x")}),
-    "dreambench_manifest": (("{folder}/bench",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv")}),
+    "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x"), **LOG}),
+    "dreambench_manifest": (("{folder}/bench",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv"), **LOG}),
 }  # fmt: skip
 # Every value is a good one: names of columns, a cache.
 ANY_VALUE = {"--caption-column", "--art"}
