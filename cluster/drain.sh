@@ -1,10 +1,10 @@
 #!/bin/sh
-# Announces that this node is about to be taken away, and gives its actors time to reach their next step checkpoint.
+# Tells Ray that this node will be taken away, and gives its actors time to reach their next step checkpoint.
 #
 #   wordmint-drain SECONDS
 #
-# Kubernetes runs it before it stops a worker pod; on a spot machine, run it when the notice comes. Ray then places nothing more
-# here and counts what dies afterwards as preempted, which costs a concept none of its tries. An idle node leaves at once.
+# Kubernetes runs it before it stops a worker pod; on a spot machine, run it when the cloud's warning arrives. Ray then places nothing
+# more here and counts what dies afterwards as preempted, which uses up none of a concept's attempts. An idle node leaves at once.
 set -eu
 
 seconds=$1
