@@ -58,7 +58,7 @@ def _opened(data: bytes) -> pyarrow.parquet.ParquetFile:
         said = pyarrow.parquet.read_metadata(io.BytesIO(data))
         leaves = [said.schema.column(each) for each in range(min(said.num_columns, MOST_COLUMNS))]
         texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-        # As dictionaries, a value that repeats takes its place once, and what it would take unpacked can be told beforehand.
+        # Dictionary-encoded, a repeated value takes memory once, and the unpacked size is known before unpacking.
         file = pyarrow.parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts, metadata=said)
         groups = [said.row_group(each) for each in range(min(said.num_row_groups, MOST_GROUPS))]
         values = sum(group.column(each).num_values for group in groups for each in range(len(leaves)))

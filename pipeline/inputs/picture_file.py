@@ -57,7 +57,7 @@ def opened(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.
 
 def _pixels(data: bytes) -> Image.Image:
     """The picture, loaded and upright. Raises ValueError."""
-    data, told = without_metadata(data)
+    data, kept = without_metadata(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -75,7 +75,7 @@ def _pixels(data: bytes) -> Image.Image:
         _refuse_large_tiles(image)
         try:
             image.load()  # of an animation, the first frame
-            image.info.update(told)
+            image.info.update(kept)
             return upright(image)
         except Exception as error:  # noqa: BLE001 - broken data can raise anything
             raise ValueError(f"a truncated or broken {image.format} ({error})") from None

@@ -24,7 +24,7 @@ RAW_EXIF = b"Raw profile type exif"  # as ImageMagick writes EXIF into a text of
 TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 # Of a TIFF: description, make, model, software, date, artist, computer, XMP, copyright, IPTC, Photoshop's, EXIF, GPS.
 TIFF_METADATA = {270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34853}
-# The entry by which a HEIC or AVIF file says that it has EXIF. Its orientation is told elsewhere, and obeyed by the decoder.
+# The entry by which a HEIC or AVIF file says that it has EXIF. The decoder takes the orientation from another entry.
 EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:.{4}|.{6}))Exif", re.DOTALL)
 
 

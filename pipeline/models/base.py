@@ -16,7 +16,7 @@ from pipeline.settings import FlowTimes, WordPlace
 Known = Mapping[
     str, Collection[str]
 ]  # placeholder -> text encoders that know the word, with OUT where it stands behind one
-# Around the number of a word that is told apart from others of its spelling: characters that no prompt has.
+# Around the number that tells a word from others of the same spelling: characters that no prompt has.
 ALIAS = ("\ue000", "\ue001")
 
 

@@ -17,7 +17,7 @@ class Family:
     """title: its name for people. module, backbone: module and name of the class that loads it.
 
     encoders: folder of a text encoder -> its name in word files of several encoders.
-    summarised: those of which the model is told a summary only, so that no word stands behind them.
+    summarised: those of which the model gets only a summary, so that no output word can stand behind them.
     architecture: its name in ModelSpec, by the width of its first text encoder where that tells its versions apart.
     denoiser, first_stage: their folders. samplers: that suit it.
     """

@@ -114,7 +114,7 @@ class LatentModel(Backbone):
 
     @property
     def word_widths(self) -> Mapping[str, int]:
-        widths = self.encoders  # every known text encoder says as many numbers of a token as it is told
+        widths = self.encoders  # in every known text encoder, a token's state is as wide as its embedding
         return {name: widths[name.removesuffix(OUT)] for name in self.word_keys}
 
     def architecture_of(self, vectors: Mapping[str, np.ndarray]) -> str:

@@ -88,7 +88,7 @@ class Diffusion(Noising):
 
     def scheduler(self, sampler: str, steps: int, tokens: int, device: torch.device) -> Any:  # noqa: ARG002 - of flows
         made = _chosen(self.SAMPLERS, sampler)
-        # Latents go beyond [-1, 1]. DDIM cuts them off there unless it is told not to, and not every model's config tells it.
+        # Latents go beyond [-1, 1]. DDIM clips them there unless its config says otherwise, and not every model's does.
         unclipped = {"clip_sample": False} if sampler == "ddim" else {}
         scheduler = made.from_config(self._process.config, **unclipped)
         scheduler.set_timesteps(steps, device=device)
@@ -154,7 +154,7 @@ class RectifiedFlow(Noising):
     def scheduler(self, sampler: str, steps: int, tokens: int, device: torch.device) -> Any:
         if sampler not in self.SAMPLERS:
             raise ValueError(f"sampler {sampler!r} does not suit a rectified flow; choose {' or '.join(self.SAMPLERS)}")
-        config, told = dict(self._config), dict[str, Any]()
+        config, extra = dict(self._config), dict[str, Any]()
         if sampler == "dpm++":
             flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": self.shift(tokens)}
             made = DPMSolverMultistepScheduler.from_config(_of_class(config, DPMSolverMultistepScheduler) | flow)
@@ -162,10 +162,10 @@ class RectifiedFlow(Noising):
             own = _of_class(config, FlowMatchEulerDiscreteScheduler) | {"shift": self._constant}
             made = FlowMatchEulerDiscreteScheduler.from_config(own)
             if config.get("use_dynamic_shifting"):
-                told["mu"] = self.mu(tokens)
+                extra["mu"] = self.mu(tokens)
             if self._even_sigmas:
-                told["sigmas"] = np.linspace(1.0, 1 / steps, steps)
-        made.set_timesteps(steps, device=device, **told)
+                extra["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+        made.set_timesteps(steps, device=device, **extra)
         return made
 
     def _sigma(self, times: Tensor) -> Tensor:

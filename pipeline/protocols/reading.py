@@ -134,7 +134,7 @@ def _pairs(given: object, wrong: list[str]) -> dict[str, tuple[str, ...]]:
                 wrong.append(
                     f"[pairs] {kind}, prompt {number} is {template!r}; it takes one line with {{a}} and {{b}} in it once each"
                 )
-        # What is no text cannot be told from another twice either.
+        # Only texts can be compared for duplicates.
         if len({str(template) for template in listed}) < len(listed):
             wrong.append(f"[pairs] {kind} holds a prompt twice")
         pairs[kind] = tuple(listed)

@@ -100,15 +100,15 @@ class Worker:
             return self.backbone.weights_digest()
 
     def _slots(self) -> int:
-        told = self.settings
-        if told.slots is None:
-            return measure_slots(self.backbone, told.inversion, told.checkpoint_gradients, told.concepts)
-        self.backbone.checkpoint_gradients(told.checkpoint_gradients == "on")
-        return told.slots
+        settings = self.settings
+        if settings.slots is None:
+            return measure_slots(self.backbone, settings.inversion, settings.checkpoint_gradients, settings.concepts)
+        self.backbone.checkpoint_gradients(settings.checkpoint_gradients == "on")
+        return settings.slots
 
     def _pool(self) -> PicturePool:
-        told, side = self.settings, self.settings.inversion.resolution
-        return PicturePool(self.backbone, told.protocol, side, measure_pictures(self.backbone, told.protocol, side))
+        protocol, side = self.settings.protocol, self.settings.inversion.resolution
+        return PicturePool(self.backbone, protocol, side, measure_pictures(self.backbone, protocol, side))
 
     def weights_digests(self) -> tuple[str, str]:
         """The digest of the weights when they were loaded, and now."""

@@ -150,7 +150,7 @@ def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> set[str]:
     """Removes the attempts of published concepts. First it moves public files that a worker left behind when it died right
     after its commit. Attempts of other concepts stay: they may be running under another driver.
 
-    Returns the concepts whose winning attempt can no longer be told.
+    Returns the concepts whose winning attempt is unknown.
     """
     torn: set[str] = set()
     done_files = {(name, short(fingerprint)) for name, fingerprint in done.items()}

@@ -14,7 +14,7 @@ from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 ALPHA_LENGTH, SIGMA_LENGTH = 120, 300  # tokens of a prompt, as diffusers' two pipelines have it
-TOLD_OF_SIZES = 128  # latents a side of the one model that is told its pictures' size and shape
+SIZE_CONDITIONED = 128  # latents a side of the one model that takes its pictures' size and shape as a condition
 
 
 class PixArtSigma(LatentModel):
@@ -36,7 +36,7 @@ class PixArtSigma(LatentModel):
         return said[:, : noisy.shape[1]].to(noisy.dtype)
 
     def _sizes(self, noisy: Tensor) -> dict[str, Any]:
-        if self.denoiser.config.sample_size != TOLD_OF_SIZES:
+        if self.denoiser.config.sample_size != SIZE_CONDITIONED:
             return {"resolution": None, "aspect_ratio": None}
         height, width = (side * self.first_stage.downsampling for side in noisy.shape[2:])
         size = torch.tensor([[height, width]], device=noisy.device, dtype=self.dtype).expand(len(noisy), -1)

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (Podell et al. 2023): two CLIP text encoders with a word in each, and a U-Net that is told sizes.
+"""Stable Diffusion XL (Podell et al. 2023): two CLIP text encoders with a word in each, and a U-Net conditioned on sizes.
 
 The U-Net attends to both encoders' states before their last layer, side by side. Besides, it is given the second encoder's
 projected state at the end of the prompt, and the picture's size before cropping, crop and size.

@@ -1,4 +1,4 @@
-"""Flux.1 (Black Forest Labs 2024), which is told a prompt by T5 and its summary by a CLIP, and Chroma, which has T5 alone.
+"""Flux.1 (Black Forest Labs 2024), conditioned on T5's states and a CLIP's summary of the prompt, and Chroma, on T5's states alone.
 
 Flux was distilled: "dev" is given the guidance scale as a number, "schnell" takes none. Chroma is guided as usual.
 """
@@ -18,7 +18,7 @@ from pipeline.models.text.text_encoder import TextPart
 
 LENGTH = 512  # tokens of a prompt for T5, as diffusers' pipelines have it
 SIDE = 128  # latents of the models' own pictures; no configuration says
-TRAINED_AT = 1.0  # the guidance at which "dev" is told to draw its training pictures, as its public trainers do
+TRAINED_AT = 1.0  # the guidance at which "dev" draws its training pictures, as its public trainers do
 
 
 class Flux(LatentModel):
@@ -48,10 +48,10 @@ class Flux(LatentModel):
 
     def _predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning, guidance: float) -> Tensor:
         assert conditioning.pooled is not None  # `embed` above makes it
-        told: dict[str, Any] = {"pooled_projections": conditioning.pooled.to(self.dtype)}
+        extra: dict[str, Any] = {"pooled_projections": conditioning.pooled.to(self.dtype)}
         if self.denoiser.config.guidance_embeds:
-            told["guidance"] = torch.full((len(noisy),), guidance, device=noisy.device)
-        return _on_patches(self, noisy, times, conditioning, told)
+            extra["guidance"] = torch.full((len(noisy),), guidance, device=noisy.device)
+        return _on_patches(self, noisy, times, conditioning, extra)
 
 
 class Chroma(LatentModel):
@@ -75,7 +75,7 @@ class Chroma(LatentModel):
 
 
 def _on_patches(
-    model: LatentModel, noisy: Tensor, times: Tensor, conditioning: Conditioning, told: Mapping[str, Any]
+    model: LatentModel, noisy: Tensor, times: Tensor, conditioning: Conditioning, extra: Mapping[str, Any]
 ) -> Tensor:
     height, width = noisy.shape[2:]
     rows, columns = (torch.arange(side // 2, device=noisy.device) for side in (height, width))
@@ -84,6 +84,6 @@ def _on_patches(
         hidden_states=packed(noisy).to(model.dtype), timestep=times.to(model.dtype) / 1000,
         encoder_hidden_states=conditioning.context.to(model.dtype),
         txt_ids=torch.zeros(conditioning.context.shape[1], 3, device=noisy.device, dtype=model.dtype),
-        img_ids=torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1).to(model.dtype), **told,
+        img_ids=torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1).to(model.dtype), **extra,
     ).sample  # fmt: skip
     return unpacked(said, height, width).to(noisy.dtype)

@@ -23,7 +23,7 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 LENGTH = (
     256  # tokens of a prompt in its template; diffusers' pipeline takes up to 1,058, and pads to the longest prompt
 )
-DROPPED = 34  # tokens of BEFORE, which the transformer is not told
+DROPPED = 34  # tokens of BEFORE, which the transformer does not get
 SIDE = 128  # latents of the model's own pictures; no configuration says
 
 

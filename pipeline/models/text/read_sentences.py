@@ -16,8 +16,8 @@ KEPT_BYTES = 2**28  # on the device: 60 prompts of 512 tokens for T5-XXL in half
 class States:
     """What a text encoder says of B prompts.
 
-    states: (B, L, D), what the denoiser is told. summary: (B, P), the last layer's state where the prompt ends, projected by the
-    encoders that have a projection; None for those of which no summary is taken.
+    states: (B, L, D), what the denoiser is conditioned on. summary: (B, P), the last layer's state where the prompt ends,
+    projected by the encoders that have a projection; None for those of which no summary is taken.
     """
 
     states: Tensor

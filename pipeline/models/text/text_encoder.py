@@ -29,7 +29,7 @@ class TextPart:
 
     length: tokens of a prompt with its template; None has the model say. before, after: the template around every prompt.
     chat: the template is the tokenizer's own, of a user's message. masked: padding is not attended to.
-    layer: of the hidden states that the denoiser is told; None for the last, normalised. summarised: the state at the end of
+    layer: of the hidden states that condition the denoiser; None for the last, normalised. summarised: the state at the end of
     the prompt is wanted too.
     """
 

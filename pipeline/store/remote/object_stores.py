@@ -10,7 +10,7 @@ import fsspec
 
 LOCAL = frozenset({"file", "local"})
 WEB = frozenset({"http", "https"})
-# Protocol -> the kind of store, by which its options are told from those of others.
+# Protocol -> the kind of store, the prefix of its options.
 KINDS = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hdfs": "hdfs",
     "http": "web", "https": "web",
