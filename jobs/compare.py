@@ -42,7 +42,7 @@ from eval.scores.score_tables import without_nan
 from jobs.api import Placement, RunRequest
 from jobs.application.local_paths import absolute_name
 from jobs.application.requests import require
-from jobs.cli.arguments import add_storage_and_cluster
+from jobs.cli.arguments import add_storage_and_cluster, folder
 from jobs.cli.log import Log, open_log
 from jobs.invert_all import SOME_FAILED, exit_code
 from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
@@ -75,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
         "--concepts", type=int, default=CONCEPTS, metavar="N", help="number of these objects (default: %(default)s)"
     )
     parser.add_argument(
-        "--art", type=Path, default=Path("runs/mini/art"), help="folder of their drawings, downloaded if it is missing"
+        "--art",
+        type=folder,
+        default=Path("runs/mini/art"),
+        help="folder of their drawings, downloaded if it is missing",
     )
     parser.add_argument(
         "--model",

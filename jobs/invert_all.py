@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.api import Limits, NotStartedError, Placement, RunRequest, TooManyFailuresError, invert
 from jobs.application.local_paths import absolute_name
 from jobs.application.plan_run import lines_of_plan, plan_run
+from jobs.application.recorded import ending_of
 from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, open_log
@@ -313,12 +314,12 @@ def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None
     except NotStartedError as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
-    except KeyboardInterrupt:
-        log.complain("cut short", "cut short; the same command goes on from here.")
+    except KeyboardInterrupt as error:
+        log.complain("cut short", f"cut short; {ending_of(error).then}.")
     except (TooManyFailuresError, UnseenPathError) as error:
-        log.complain("cut short", f"cut short: {error}")
+        log.complain("cut short", f"cut short: {error}\n{ending_of(error).then}.")
     except StorageError as error:
-        log.complain("cut short", f"cut short by its storage; the same command goes on from here.\n{error}")
+        log.complain("cut short", f"cut short by its storage; {ending_of(error).then}.\n{error}")
     except Exception:  # noqa: BLE001 - exit code 1 would say that the run had finished
         log.complain(
             "cut short", f"cut short by this error; the words that are done are kept.\n{traceback.format_exc()}"

@@ -47,7 +47,8 @@ class Status:
 
     failures: the first of the `failed` ones. training: concept -> step of its last checkpoint, for the first of those
     `in_training`. state: "running", "scoring", "cut short" or "finished". eta: seconds to go.
-    silent: seconds since the driver last wrote to the run folder.
+    silent: seconds since the driver last wrote to the run folder. why, then: of a run that was cut short, the reason ("" for an
+    interruption) and what to do; "" where its driver said nothing of it.
     """
 
     total: int | None
@@ -61,6 +62,8 @@ class Status:
     eta: float | None
     state: str
     silent: float
+    why: str = ""
+    then: str = ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             total=status.total, done=status.done, failed=status.failed, retired=status.retired, training=status.training,
             failures={failure.concept: failure.reason for failure in status.failures},
             concepts_per_minute=status.per_minute, eta_seconds=status.eta, state=status.state,
-            silent_seconds=status.silent)  # fmt: skip
+            silent_seconds=status.silent, why=status.why, then=status.then)  # fmt: skip
     return TOLD
 
 
@@ -135,6 +138,8 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
             per_minute=progress.get("concepts_per_minute"),
             eta=progress.get("eta_seconds"),
             state=state,
+            why=str(progress.get("why", "")),
+            then=str(progress.get("then", "")),
             silent=(now - datetime.fromisoformat(progress["updated"])).total_seconds(),
         )
 
@@ -178,15 +183,17 @@ def lines(status: Status, url: str, configuration: dict[str, Any]) -> list[str]:
         *(f"  {name}: step {step} of at most {steps} at its last checkpoint" for name, step in status.training.items()),
         *([f"  and {status.in_training - SHOWN} more"] if status.in_training > SHOWN else []),
     ]
-    if status.state == "running" and status.silent > SILENT_SECONDS:
+    if status.state in ("running", "scoring") and status.silent > SILENT_SECONDS:
+        scoring = "scoring, during which nothing is written for long; " if status.state == "scoring" else ""
         said.append(
-            f"state     its driver has written nothing for {duration(status.silent)}; if it is dead, run the same command to resume"
+            f"state     {scoring}its driver has written nothing for {duration(status.silent)}; if it is dead, run the same command "
+            "to resume"
         )
     elif status.state == "running":
         to_go = f", about {duration(status.eta)} to go" if status.eta else ""
         said.append(f"state     running, {status.per_minute or 0:.1f} concepts a minute{to_go}")
     else:
-        said.append(f"state     {status.state}" + ("; the same command goes on" if status.state == "cut short" else ""))
+        said.append(f"state     {status.state}" + "".join(f"; {each}" for each in (status.why, status.then) if each))
     return said
 
 

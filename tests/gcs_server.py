@@ -61,7 +61,15 @@ class GoogleStore:
                 prefixes.add(f"{prefix}{folder}{delimiter}")
             else:
                 items.append(kept)
-        return 200, {"items": items, "prefixes": sorted(prefixes)}
+        entries: list[tuple[str, Any]] = [
+            *(("prefixes", each) for each in sorted(prefixes)),
+            *(("items", each) for each in items),
+        ]
+        start, most = int(asked.get("pageToken", 0)), int(asked.get("maxResults", 1000))
+        page: dict[str, Any] = {"kind": "storage#objects", "items": [], "prefixes": []}
+        for kind, each in entries[start : start + most]:
+            page[kind].append(each)
+        return 200, page | ({"nextPageToken": str(start + most)} if start + most < len(entries) else {})
 
 
 @contextmanager

@@ -80,17 +80,21 @@ class TransformersClip(TransformersPictures):
     def encode_texts(self, texts: Sequence[str]) -> Features:
         """-> float32 (N, D), rows of length one. Raises ValueError for a text longer than the model can read."""
         found = [np.empty((0, self._width), np.float32)]
+        self.refuse_long(texts)
         for start in range(0, len(texts), BATCH):
             some = list(texts[start : start + BATCH])
-            for text, ids in zip(some, self._tokenizer(some, verbose=False)["input_ids"], strict=True):
-                if len(ids) > self._room:
-                    raise ValueError(
-                        f"the prompt {text[:200]!r} is too long for {self.name}, which reads {self._room} tokens: shorten it"
-                    )
             tokens = self._tokenizer(some, padding=self._padding, max_length=self._room, return_tensors="pt")
             taken = {name: each.to(self._device) for name, each in tokens.items() if name != "token_type_ids"}
             found.append(_unit(self._model.get_text_features(**taken)))
         return np.concatenate(found)
+
+    def refuse_long(self, texts: Sequence[str]) -> None:
+        """Raises ValueError for a text longer than the model can read."""
+        for text in texts:
+            if len(self._tokenizer(text, verbose=False)["input_ids"]) > self._room:
+                raise ValueError(
+                    f"the prompt {text[:200]!r} is too long for {self.name}, which reads {self._room} tokens: shorten it"
+                )
 
     def _pooled(self, prepared: Any) -> Any:
         return self._model.get_image_features(**prepared)

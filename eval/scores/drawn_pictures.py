@@ -99,7 +99,7 @@ def draw_missing(
     """
     by_part: dict[int, list[str]] = defaultdict(list)
     for name in names:
-        by_part[shard_of(name, _parts(parts, protocol))].append(name)
+        by_part[shard_of(name, parts_of_samples(parts, protocol))].append(name)
     gpus = 1 if model.device == "cuda" else 0
     # Ray's type annotations cover at most six arguments.
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(draw_part)
@@ -122,7 +122,7 @@ def draw_part(
     """
     all_words = learned_words(run, number % parts["embeddings"], parts)
     words = {name: all_words[name] for name in sorted(all_words.keys() & set(names))}
-    path = part_path(_folder(protocol), number, _parts(parts, protocol))
+    path = part_path(_folder(protocol), number, parts_of_samples(parts, protocol))
     table = _of_present_words(read_table(run, path), all_words)
     watch = Watch(protocol, judge()) if judge and protocol.until_ci else None
     # Sequential sampling needs the existing pictures themselves; otherwise their keys are enough.
@@ -147,6 +147,28 @@ def draw_part(
         taken = {id(each) for each in due}
         left = {name: [each for each in some if id(each) not in taken] for name, some in left.items()}
     return failures
+
+
+def undrawn(
+    run: RunFolder, number: int, names: Collection[str], parts: Mapping[str, int], protocol: Protocol, seed: int
+) -> tuple[list[Concept], list[Concept]]:
+    """(these concepts, those of them without all of their pictures), of one part of the protocol's samples."""
+    all_words = learned_words(run, number % parts["embeddings"], parts)
+    words = {name: all_words[name] for name in sorted(all_words.keys() & set(names))}
+    paths = (
+        part_path(_folder(protocol), number, parts_of_samples(parts, protocol)),
+        part_path("samples", number % parts["samples"], parts["samples"]),
+    )
+    there = _by_concept([read_table(run, path, KEYS) for path in paths], words)
+    concepts = [word.concept for word in words.values()]
+    return concepts, [each for each in concepts if _lacks(each, _keys(there.get(each.name)), protocol, seed)]
+
+
+def _lacks(concept: Concept, keys: list[tuple[str, str, int, int]], protocol: Protocol, seed: int) -> bool:
+    try:
+        return bool(missing(keys, requests_for(concept, protocol, seed)))
+    except PromptError:  # it will not be drawn
+        return False
 
 
 def _to_draw(
@@ -182,13 +204,17 @@ def pictures_of(
     """
     by_part: dict[int, dict[str, LearnedWord]] = defaultdict(dict)
     for name, word in sorted(words.items()):
-        by_part[shard_of(name, _parts(parts, protocol))][name] = word
+        by_part[shard_of(name, parts_of_samples(parts, protocol))][name] = word
     training: tuple[int, pa.Table | None] = (-1, None)
     for number, some in sorted(by_part.items(), key=lambda item: (item[0] % parts["samples"], item[0])):
         own = number % parts["samples"]
         if training[0] != own:
             training = own, read_table(run, part_path("samples", own, parts["samples"]))
-        drawn = None if seed is None else read_table(run, part_path(_folder(protocol), number, _parts(parts, protocol)))
+        drawn = (
+            None
+            if seed is None
+            else read_table(run, part_path(_folder(protocol), number, parts_of_samples(parts, protocol)))
+        )
         there = _by_concept([training[1], drawn], some)
         for name, table in there.items():
             if seed is None:
@@ -245,7 +271,7 @@ def _folder(protocol: Protocol) -> str:
     return f"evaluations/{protocol.base_label}/samples"
 
 
-def _parts(parts: Mapping[str, int], protocol: Protocol) -> int:
+def parts_of_samples(parts: Mapping[str, int], protocol: Protocol) -> int:
     """A multiple of the number of parts of `samples/`, so that each part is made from a single part of every other table."""
     return parts["samples"] * min(FEW, math.ceil(FEW * protocol.pictures / PICTURES_A_PART))
 

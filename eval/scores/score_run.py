@@ -79,7 +79,15 @@ class Evaluation:
     failures: tuple[Failure, ...] = field(default=())
 
 
-def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The concepts of a run, by name, that have no score under these conditions."""
+
+    under: ScoredUnder
+    names: tuple[str, ...]
+
+
+def left_to_score(run: RunFolder, judgement: Judgement) -> Left:
     parts = read_layout(run)
     gpus = 1 if judgement.device == "cuda" else 0
     task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
@@ -87,7 +95,15 @@ def score_run(run: RunFolder, judgement: Judgement) -> Evaluation:
     under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement, run))
     metrics = expected_metrics(judgement.protocol, judgement.reads_texts)
     todo = ray.get([task()(unscored).remote(run, number, parts, under, metrics) for number in range(parts["scores"])])
-    names = [name for some in todo for name in some]
+    names = tuple(name for some in todo for name in some)
+    return Left(under, names)
+
+
+def score_run(run: RunFolder, judgement: Judgement, left: Left | None = None) -> Evaluation:
+    """left: as left_to_score found it; None finds it. What cannot be drawn or scored is among the failures."""
+    left = left or left_to_score(run, judgement)
+    under, names = left.under, left.names
+    parts = read_layout(run)
     failures: tuple[Failure, ...] = ()
     if judgement.drawing:
         judge = functools.partial(load_scorer, judgement.clip, judgement.device)

@@ -150,12 +150,19 @@ def _evaluate(
     from eval.nightly.canary import read_canary
     from eval.nightly.history import History, judge_night
     from eval.pairs.pair_run import score_pairs
+    from eval.scores.fitting import refuse_long_prompts
     from eval.scores.groups import groups_by
-    from eval.scores.score_run import score_run
+    from eval.scores.score_run import left_to_score, score_run
     from jobs.application.report_run import summarise_run
 
     judgements = [run.judgement(session, run.clip) for run in runs]
-    scored = [score_run(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
+    left = [left_to_score(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
+    try:
+        for run, judgement, unscored in zip(runs, judgements, left, strict=True):
+            refuse_long_prompts(run.folder, judgement, unscored.names)
+    except ProtocolError as error:
+        raise NotStartedError(f"--protocol {request.protocol or runs[0].protocol.label}: {error}") from error
+    scored = [score_run(run.folder, *each) for run, each in zip(runs, zip(judgements, left, strict=True), strict=True)]
     for run, judgement, each in zip(runs, judgements, scored, strict=True):
         for failure in score_pairs(run.folder, judgement, each.under):
             events.say("pair", f"{failure.concept}: {failure.reason}", concept=failure.concept)

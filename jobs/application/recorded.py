@@ -1,16 +1,24 @@
-"""Which models a run folder may name, and whether the model is still the one that its words were learned on.
+"""What a run folder records of its model and of a run that was cut short, and what of that is believed.
 
 Only models that ship with wordmint are loaded because run.json names them. A run folder may come from somebody else, and the
 name of a model or judge decides which files are opened.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from jobs.application.requests import NotStartedError, TooManyFailuresError
 from pipeline.models.find import MINI, Model, ModelError
+from pipeline.scheduling.shared_paths import UnseenPathError
 from pipeline.store.damaged import DamagedFileError
 from pipeline.store.run_folder import RunFolder
-from pipeline.store.storage import StorageNotFoundError, without_credentials
+from pipeline.store.storage import StorageError, StorageNotFoundError, without_credentials
+
+LONGEST = 500  # characters of a reason
+PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
 
 
 class UnnamedError(ValueError):
@@ -65,3 +73,63 @@ def refuse_changed_since(run: RunFolder, model: Model) -> None:
     made = recorded_run(run)
     if made.get("model_digest") == model.digest:
         refuse_changed(model, made, without_credentials(run.storage.url))
+
+
+def versions() -> dict[str, str | None]:
+    """Package -> its version, None if it is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """why: one line, "" for an interruption by the user. then: what to do."""
+
+    why: str
+    then: str
+
+
+def ending_of(error: BaseException) -> Ending:
+    said = without_credentials(" ".join(str(error).split()))[:LONGEST]
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("", "the same command goes on from here")
+    if isinstance(error, StorageError):
+        return Ending(f"by its storage: {said}", "once the storage answers, the same command goes on from here")
+    if isinstance(error, TooManyFailuresError):
+        return Ending(said, "mend the failed concepts, or raise --max-failures; the words that are done are kept")
+    if isinstance(error, NotStartedError | UnseenPathError):
+        return Ending(said, "the same command would end like this again, until that is changed")
+    return Ending(f"by an error, {type(error).__name__}: {said}", "the words that are done are kept")
+
+
+def record_ending(run: RunFolder, error: BaseException, counts: Mapping[str, int]) -> None:
+    """Writes it into progress.json, for status.py; not if the storage is what failed, and still does.
+
+    counts: total, done and failed.
+    """
+    ending = ending_of(error)
+    try:
+        before = run.read_json("progress.json")
+    except (StorageNotFoundError, DamagedFileError):
+        before = {}
+    except StorageError:
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content: dict[str, Any] = {
+        **before,
+        **counts,
+        "state": "cut short",
+        "why": ending.why,
+        "then": ending.then,
+        "updated": now,
+    }
+    try:
+        run.write_json("progress.json", content)
+    except StorageError:
+        return

@@ -5,11 +5,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +19,16 @@ from jobs.application.catalogue import Catalogue, columns_digest, names_of, sett
 from jobs.application.local_paths import local_paths
 from jobs.application.public_files import restore_public_files
 from jobs.application.rates import measured, rate_of
-from jobs.application.recorded import recorded_run, refuse_changed_since
+from jobs.application.recorded import record_ending, recorded_run, refuse_changed_since, versions
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
 from jobs.application.run_inputs import read_inputs
-from jobs.application.run_scores import check_judge, score_and_report
+from jobs.application.run_scores import check_judge, refuse_long_protocol, score_and_report
 from pipeline.inputs.manifest import ManifestError
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Failure
-from pipeline.scheduling.planning import plan
+from pipeline.scheduling.planning import Plan, plan
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.store.catalogue.retired import retired_words
 from pipeline.store.events import EventLog
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
 
 _log = logging.getLogger(__name__)
-
-PACKAGES = ("ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "wordmint")
 
 
 def invert(
@@ -126,30 +123,39 @@ class Run:
         if not planned.left and not moved and self._is_reported() and all_whole(self.folder):
             self._write_progress()
             return self._end("nothing to do")
-        check_judge(self.request.clip, self.protocol, self.manifest.concepts)
+        check_judge(self.request.clip, self.request.model, self.protocol, self.manifest.concepts)
         with (
             ray_session(self.request.placement.ray_address) as session,
             self._seen_by_all(session) as self.shared_paths,
         ):
+            if not planned.left:
+                refuse_long_protocol(self.folder, self._judgement(session), self.request.protocol)
             self._write_run_json(session, None, finished=False)
-            digests = self._invert(planned.left, session) if planned.left else None
-            self._reach("last_word")
-            publish(self.folder, self.done, parts, {concept.name: concept for concept in self.manifest.concepts})
-            committed = self.folder.committed()
-            for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
-                reason = "its files are not in the run folder; the same command learns it again"
-                self.failures[name] = Failure(name, "worker", reason, fingerprint=self.done.pop(name))
-            publish_failures(self.folder, self.failures.values())
-            self._write_run_json(session, digests, finished=False)
-            self._reach("published")
-            self.log.flush()
-            score_and_report(self.folder, self._judgement(session), self.events)
-            self._reach("reported")
-            if learned := len(planned.left) and len(self.done) - len(planned.done):
-                self.rate = measured(self.reached, self.workers, learned)
-            self._write_run_json(session, digests, finished=True)
-            self._write_progress()
+            try:
+                self._learn_and_score(planned, session, parts)
+            except BaseException as error:
+                record_ending(self.folder, error, self._counts())
+                raise
         return self._end(f"finished in {time.monotonic() - self.began:.0f} s")
+
+    def _learn_and_score(self, planned: Plan, session: Session, parts: Mapping[str, int]) -> None:
+        digests = self._invert(planned.left, session) if planned.left else None
+        self._reach("last_word")
+        publish(self.folder, self.done, parts, {concept.name: concept for concept in self.manifest.concepts})
+        committed = self.folder.committed()
+        for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
+            reason = "its files are not in the run folder; the same command learns it again"
+            self.failures[name] = Failure(name, "worker", reason, fingerprint=self.done.pop(name))
+        publish_failures(self.folder, self.failures.values())
+        self._write_run_json(session, digests, finished=False)
+        self._reach("published")
+        self.log.flush()
+        score_and_report(self.folder, self._judgement(session), self.events)
+        self._reach("reported")
+        if learned := len(planned.left) and len(self.done) - len(planned.done):
+            self.rate = measured(self.reached, self.workers, learned)
+        self._write_run_json(session, digests, finished=True)
+        self._write_progress()
 
     @contextmanager
     def _seen_by_all(self, session: Session) -> Iterator[tuple[str, ...]]:
@@ -308,7 +314,7 @@ class Run:
             "measured": asdict(self.rate) if self.rate.measured else None,
             "seconds_until": self.reached, "seconds_of_a_workers_start": self.log.phases,
             "seconds": round(time.monotonic() - self.began, 1), "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "finished": finished, "versions": {name: _version(name) for name in PACKAGES},
+            "finished": finished, "versions": versions(),
         })  # fmt: skip
 
     def _is_reported(self) -> bool:
@@ -339,7 +345,7 @@ class Run:
             last = self.folder.read_json("progress.json")
         except StorageError:
             last = {}
-        done = {"state": "finished", **self._counts(), "running": 0, "eta_seconds": 0}
+        done = {"state": "finished", **self._counts(), "running": 0, "eta_seconds": 0, "why": "", "then": ""}
         self.folder.write_json(
             "progress.json", last | done | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
         )
@@ -369,10 +375,3 @@ class Run:
         shown = Path(result.report).absolute().as_uri() if self.folder.storage.is_local else result.report
         self.events.say("report", f"report    {shown}", url=result.report)
         return result
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jobs.application.requests import Listener, NotStartedError
 from pipeline.models.find import MINI
 from pipeline.protocols import Protocol
-from pipeline.protocols.protocol import fill
+from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept
 from pipeline.store.run_folder import RunFolder
 
@@ -14,21 +14,33 @@ if TYPE_CHECKING:
     from eval.scores.score_run import Judgement
 
 
-def check_judge(clip: str, protocol: Protocol, concepts: Sequence[Concept]) -> None:
-    """Loads the CLIP, because its name or files may be wrong. The shipped one needs no check. Raises NotStartedError."""
-    if clip == MINI:
+def check_judge(clip: str, model: str, protocol: Protocol, concepts: Sequence[Concept]) -> None:
+    """Loads the CLIP, because its name or files may be wrong, or the protocol's prompts too long for it. The shipped model reads no
+    longer prompts than the shipped CLIP: these need no check. Raises NotStartedError.
+    """
+    if clip == model == MINI:
         return
-    from eval.judges.clip import OpenClipScorer
+    from eval.scores.fitting import refuse_long_texts
     from eval.scores.score_run import load_scorer
 
-    longest = max((each.noun or "" for each in concepts), key=len, default="")
-    texts = [fill(template, "", longest) for template in protocol.templates_for(concepts)]
     try:
-        scorer = load_scorer(clip)
-        if isinstance(scorer, OpenClipScorer):
-            scorer.refuse_long(texts)
+        refuse_long_texts(load_scorer(clip), protocol, concepts)
     except (OSError, ValueError) as error:
         raise NotStartedError(f"--clip {clip}: {error}") from error
+
+
+def refuse_long_protocol(run: RunFolder, judgement: "Judgement", given: str) -> None:
+    """Of a finished run under another protocol, whose pictures no worker checks. given: its name.
+
+    Raises NotStartedError.
+    """
+    from eval.scores.fitting import refuse_long_prompts
+    from eval.scores.score_run import left_to_score
+
+    try:
+        refuse_long_prompts(run, judgement, left_to_score(run, judgement).names)
+    except ProtocolError as error:
+        raise NotStartedError(f"--protocol {given}: {error}") from error
 
 
 def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener) -> None:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from jobs import compare
 from jobs.api import RunRequest, invert
 from jobs.bench.bench_scheduling import driver_overhead, occupancy, resume_scan
 from jobs.bench.bench_trainers import PlainTrainer
+from jobs.cli.arguments import MOST_STEPS, file_to_write, whole_number
 from jobs.cli.log import Log
 from pipeline.inputs.image_sets import find_images, load_images
 from pipeline.inputs.manifest import read_manifest
@@ -56,15 +57,22 @@ CURVE = Path("runs/compare")
 WARM_UP, COUNTED = 3, 12
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/bench.json"))
+    parser.add_argument("--output", type=file_to_write, default=Path("runs/bench.json"))
     parser.add_argument(
-        "--steps", type=int, default=InversionSettings().steps, help="of every word (default: %(default)s)"
+        "--steps",
+        type=whole_number(0, MOST_STEPS),
+        default=InversionSettings().steps,
+        help="of every word (default: %(default)s)",
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="measure only this (may be repeated)")
     parser.add_argument("--one", metavar="CONCEPT", help=argparse.SUPPRESS)  # the process that the plain loop starts
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     settings = InversionSettings(steps=arguments.steps)
     if arguments.one:
         learn_alone(arguments.one, settings, arguments.output)

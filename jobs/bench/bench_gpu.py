@@ -40,13 +40,14 @@ from jobs.api import Placement, RunRequest, invert
 from jobs.bench import full_size
 from jobs.bench.bench import commit, machine
 from jobs.bench.bench_trainers import PlainTrainer
+from jobs.cli.arguments import MOST_STEPS, file_to_write, minutes, whole_number
 from jobs.cli.log import Log
 from pipeline.models.base import Backbone, Conditioning
 from pipeline.models.find import MINI_FOLDER
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Word
 from pipeline.scheduling.slot_count import give_memory_back
-from pipeline.settings import InversionSettings, ModelSettings
+from pipeline.settings import DTYPES, InversionSettings, ModelSettings
 from pipeline.training.inversion import Slot, draw, new_slot, train_step
 
 MINUTES = 9.0
@@ -120,22 +121,38 @@ class Bench:
         return round(torch.cuda.max_memory_allocated() / 2**30, 2) if self.device == "cuda" else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench_gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=("cpu", "cuda"),
+        help="(default: %(default)s)",
     )
-    parser.add_argument("--dtype", default="auto", help="(default: bfloat16 on a GPU that has it)")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="(default: bfloat16 on a GPU that has it)")
     parser.add_argument("--model", choices=SUBJECTS, action="append", help="measure only this (may be repeated)")
-    parser.add_argument("--slots", type=int, nargs="+", default=SLOTS, metavar="K", help="(default: 1 to 64)")
-    parser.add_argument("--concepts", type=int, metavar="N", help="of each job (default: 64 for mini, 8 for sd-1.5)")
-    parser.add_argument("--steps", type=int, default=InversionSettings().steps, help="of the job's words")
+    parser.add_argument(
+        "--slots", type=whole_number(1, 1024), nargs="+", default=SLOTS, metavar="K", help="(default: 1 to 64)"
+    )
+    parser.add_argument(
+        "--concepts",
+        type=whole_number(0, 1_000_000),
+        metavar="N",
+        help="of each job (default: 64 for mini, 8 for sd-1.5)",
+    )
+    parser.add_argument(
+        "--steps", type=whole_number(0, MOST_STEPS), default=InversionSettings().steps, help="of the job's words"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled blocks out")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin nothing later (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench-gpu.json"))
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--minutes", type=minutes, default=MINUTES, help="begin nothing later (default: %(default)s)")
+    parser.add_argument("--output", type=file_to_write, default=Path("runs/bench-gpu.json"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     ends = time.monotonic() + 60 * arguments.minutes
     bench = Bench(arguments.device, arguments.dtype, arguments.slots, ends, {}, [])
     for name in arguments.model or SUBJECTS:

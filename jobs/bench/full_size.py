@@ -29,6 +29,7 @@ from torch import nn
 from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from jobs.bench.bench_trainers import PlainTrainer
+from jobs.cli.arguments import MOST_STEPS, new_folder, whole_number
 from pipeline.models.base import Backbone
 from pipeline.models.find import MINI_FOLDER
 from pipeline.models.load import load_backbone
@@ -179,7 +180,7 @@ def plain_steps(folder: Path, arguments: argparse.Namespace, side: int) -> list[
     return seconds
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="full_size.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -187,17 +188,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="(default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--resolution", type=int, metavar="R", help="(default: the model's own)")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
+    parser.add_argument("--resolution", type=whole_number(16, 8192), metavar="R", help="(default: the model's own)")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1, 1024), default=1, metavar="B", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=whole_number(0, MOST_STEPS), default=2, metavar="N", help="(default: %(default)s)"
+    )
     parser.add_argument(
         "--plain", action="store_true", help="a step of bench_trainers.py's trainer as well (sd-1.5 only)"
     )
-    parser.add_argument("--folder", type=Path, help="for the weights, removed afterwards (default: a temporary one)")
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--folder", type=new_folder, help="for the weights, removed afterwards (default: a temporary one)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     if arguments.plain and arguments.architecture != "sd-1.5":
-        parser.error("--plain knows sd-1.5 only")
+        parser().error("--plain knows sd-1.5 only")
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="full-size-"))
     settings = InversionSettings(
         steps=arguments.steps + 1,  # the last step also runs the validation batch

@@ -1,9 +1,12 @@
-"""Options that several commands share: the storage, the log level and the Ray cluster."""
+"""Options that several commands share, and types of options that refuse a value with what would do."""
 
 import argparse
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 STORAGE_OPTIONS = "WORDMINT_STORAGE_OPTIONS"
+MOST_STEPS = 1_000_000
 
 
 def add_storage(parser: argparse._ActionsContainer) -> None:
@@ -33,3 +36,49 @@ def add_storage_and_cluster(parser: argparse._ActionsContainer) -> None:
         metavar="ADDRESS",
         help="Ray cluster to join (default: that of the submitted job, else a local one)",
     )
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """A type of options: a whole number from `least` to `most`."""
+
+    def read(said: str) -> int:
+        if not (said.isascii() and said.isdigit() and least <= int(said) <= most):
+            raise argparse.ArgumentTypeError(f"{said}: it takes a whole number from {least:,} to {most:,}")
+        return int(said)
+
+    return read
+
+
+def minutes(said: str) -> float:
+    """A type of options: a number above 0, a week at most."""
+    try:
+        if 0 < float(said) <= 7 * 24 * 60:
+            return float(said)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{said}: it takes minutes, a number above 0 and up to 10,080")
+
+
+def folder(said: str) -> Path:
+    """A type of options: a folder, or one that can be made."""
+    path = Path(said)
+    if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
+        raise argparse.ArgumentTypeError(f"{said}: {file} is a file, and a folder is needed here")
+    return path
+
+
+def new_folder(said: str) -> Path:
+    """A type of options: a folder that is not there yet, or is empty, and so may be removed afterwards."""
+    path = folder(said)
+    if path.is_dir() and any(path.iterdir()):
+        raise argparse.ArgumentTypeError(f"{said}: the folder has files in it; it would be removed with them")
+    return path
+
+
+def file_to_write(said: str) -> Path:
+    """A type of options: a file in a folder that is there, or can be made."""
+    path = Path(said)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{said}: a folder; it takes the name of a file")
+    folder(str(path.parent))
+    return path

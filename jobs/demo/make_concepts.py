@@ -10,13 +10,14 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from jobs.cli.arguments import folder
 from jobs.mini.recipe import art
 
 HERE = Path(__file__).parent
@@ -160,12 +161,16 @@ def encode(image: Image.Image, form: str, sideways: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--art", type=Path, default=Path("runs/mini/art"), help="folder of the art; fetched if it is empty"
+        "--art", type=folder, default=Path("runs/mini/art"), help="folder of the art; fetched if it is empty"
     )
-    drawn = art.load_art(parser.parse_args().art)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    drawn = art.load_art(parser().parse_args(argv).art)
     shutil.rmtree(HERE / "images", ignore_errors=True)
     rows: list[dict[str, str]] = []
     credits: list[tuple[str, str, str]] = []  # file, what it shows, art set

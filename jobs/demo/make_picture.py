@@ -6,6 +6,7 @@ them pictures of two words in one sentence, drawn for this sheet.
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,16 @@ OUTPUT = Path(__file__).parent / "demo.png"
 TILE, GAP, LABEL, NAME = 112, 4, 18, 104
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="the demo's run folder")
-    run = parser.parse_args().run
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run = parser().parse_args(argv).run
+    if not Path(run, "samples").is_dir():
+        parser().error(f"{run} is not the demo's run folder: it has no samples/; make demo writes it to runs/demo")
     samples: dict[str, list[Sample]] = {}
     for each in samples_of(pq.read_table(f"{run}/samples")):
         samples.setdefault(each.concept, []).append(each)

@@ -11,7 +11,7 @@ import argparse
 import functools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from jobs.cli.arguments import folder, whole_number
 from jobs.mini.recipe import art, scenes, strangers, things, tokenizer, train_clip, train_unet, train_vae
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
@@ -33,12 +34,16 @@ JUDGE_FURTHER, UNET_FURTHER = Schedule(1_600, 1e-3), Schedule(4_600, 1.2e-3)  # 
 SCENES, CLIP_SCENES, STRANGERS = 50_000, 50_000, 50_000
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/mini"), help="folder for art, scenes and checkpoints")
+    parser.add_argument("--work", type=folder, default=Path("runs/mini"), help="folder for art, scenes and checkpoints")
     parser.add_argument("--stage", choices=STAGES, action="append", help="run only this stage (may be repeated)")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    parser.add_argument("--threads", type=whole_number(1, 1024), default=2)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     for stage in arguments.stage or [stage for stage in STAGES if stage != "adopt"]:

@@ -12,6 +12,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cluster.session import ray_session
 from eval.judges.clip import OpenClipScorer, load_clip
 from eval.scores.metrics import covered, nearest_concept
 from jobs.api import RunRequest, invert
+from jobs.cli.arguments import folder, whole_number
 from jobs.cli.log import Log
 from jobs.mini.held_out import write_manifest
 from jobs.mini.recipe import art, scenes, things
@@ -47,14 +49,18 @@ class Figure:
     said: str
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/mini-report"))
+    parser.add_argument("--output", type=folder, default=Path("runs/mini-report"))
     parser.add_argument(
-        "--art", type=Path, default=Path("runs/mini/art"), help="folder of the drawings, downloaded if it is missing"
+        "--art", type=folder, default=Path("runs/mini/art"), help="folder of the drawings, downloaded if it is missing"
     )
-    parser.add_argument("--captions", type=int, default=500)
-    arguments = parser.parse_args()
+    parser.add_argument("--captions", type=whole_number(1, 1_000_000), default=500)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     drawings = art.load_art(arguments.art)

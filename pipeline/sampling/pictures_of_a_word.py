@@ -12,7 +12,7 @@ from pipeline.sampling.grid import encode_png
 from pipeline.sampling.picture_pool import PicturePool, Vectors, Wanted
 from pipeline.sampling.prompting import Request, requests_for
 
-WORD = "<w>"
+WORD, PARTNER = "<w>", "<w2>"
 
 
 def draw_concept(
@@ -34,15 +34,19 @@ def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Seq
 def refuse_long_protocol(
     backbone: Backbone, concepts: Iterable[Concept], protocol: Protocol, encoders: Sequence[str]
 ) -> None:
-    """Raises ProtocolError for a protocol whose prompts do not fit into the model's context with a word as long as these have.
+    """Raises ProtocolError for a protocol whose prompts do not fit into the model's context with a word as long as these have,
+    and beside it, in prompts with two words, one of a single vector.
 
     encoders: text encoders that know the words.
     """
     for concept in concepts:
         plain, edits = protocol.templates_of(concept)
         prompts = [fill(each, WORD, concept.noun) for each in (plain, *edits)]
+        pairs = [each for some in protocol.pairs.values() for each in some]
+        prompts += [each.replace("{a}", WORD).replace("{b}", PARTNER) for each in pairs]
+        words = {WORD: range(concept.vectors), PARTNER: range(concept.vectors, concept.vectors + 1)}
         try:
-            backbone.tokenise(prompts, {WORD: range(concept.vectors)}, {WORD: encoders})
+            backbone.tokenise(prompts, words, dict.fromkeys(words, encoders))
         except PromptError as error:
             word = f"a word of {concept.vectors} vectors, as {concept.name} has," if concept.vectors > 1 else "a word"
             raise ProtocolError(

@@ -110,6 +110,8 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _explained(error: Exception, failed: str, said: str) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return StorageNotFoundError(f"{failed}: there is no such file, folder or bucket. Check the spelling.")
     if (

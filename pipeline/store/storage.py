@@ -6,7 +6,6 @@ A Storage holds a URL and options but no connection, so it can be sent to other 
 """
 
 import errno
-import glob
 import os
 import posixpath
 import re
@@ -30,6 +29,7 @@ from pipeline.store.local_disk import (
     versions_matching,
 )
 from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
+from pipeline.store.remote.listings import Entry, entries, matching
 from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system, web_options
 from pipeline.store.retry import (
     StorageError,
@@ -55,6 +55,7 @@ __all__ = [
 CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
 MOST_MATCHES = 100_000  # of a pattern; links that lead in circles make more
+MOST_LISTED = 1_000_000  # files and folders right inside a store's folder that a pattern is looked for in
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # written by _through_partial only
 
 T = TypeVar("T")
@@ -189,7 +190,9 @@ class Storage:
             if self.is_local:
                 return versions_in(self.join(folder), at_most)
             return {
-                posixpath.basename(info["name"].strip("/")): _version_in_store(info) for info in self._files(folder)
+                posixpath.basename(info["name"].strip("/")): _version_in_store(info)
+                for info in self._entries(folder, at_most)
+                if info["type"] == "file"
             }
 
         try:
@@ -197,8 +200,7 @@ class Storage:
         except StorageNotFoundError:
             return {}
         if at_most is not None and len(found) > at_most:
-            shown = without_credentials(self.join(folder), self.options)
-            raise StorageTooLargeError(f"{shown} holds more than {at_most:,} files")
+            raise self._too_many(folder, at_most)
         return {name: found[name] for name in sorted(found) if not name.endswith(PARTIAL)}
 
     def identity(self, path: str = "") -> str | None:
@@ -210,11 +212,16 @@ class Storage:
         except StorageNotFoundError:
             return None
 
-    def _files(self, folder: str) -> list[dict[str, Any]]:
-        root = self._key(folder).strip("/")
-        there = self._fs().ls(self._key(folder), detail=True, refresh=True)
-        # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
-        return [info for info in there if info["type"] == "file" and info["name"].strip("/") != root]
+    def _entries(self, folder: str, at_most: int | None) -> list[Entry]:
+        """What lies right inside a store's folder. Raises StorageTooLargeError for more than `at_most` files and folders."""
+        found = entries(self._fs(), scheme_of(self.url), self._key(folder), at_most)
+        if at_most is not None and len(found) > at_most:
+            raise self._too_many(folder, at_most)
+        return found
+
+    def _too_many(self, folder: str, at_most: int) -> StorageTooLargeError:
+        shown = without_credentials(self.join(folder), self.options)
+        return StorageTooLargeError(f"{shown} holds more than {at_most:,} files")
 
     def find(self, folder: str = "") -> list[str]:
         """The paths of all files below the folder, relative to it, sorted; [] when it does not exist."""
@@ -231,17 +238,21 @@ class Storage:
     def matching(self, pattern: str, at_most: int = MOST_MATCHES) -> dict[str, str | None]:
         """Path below this folder -> identity of all files that the pattern matches, by path. Links are followed.
 
-        An identity is None where the store says too little, or a link leads to nothing.
+        An identity is None where the store says too little, or a link leads to nothing. Raises ValueError for more than `at_most`.
         """
+
+        def listed(folder: str) -> list[Entry]:
+            try:
+                return self._entries(folder.rstrip("/"), MOST_LISTED)
+            except FileNotFoundError:
+                return []
 
         def matched() -> dict[str, str | None]:
             root = self.join("")
             if self.is_local:
                 return versions_matching(root, pattern, at_most)
-            start = self._key("").rstrip("/") + "/"
-            there = self._fs().glob(glob.escape(start) + pattern, detail=True)
-            files = {str(name).removeprefix(start): info for name, info in there.items() if info["type"] == "file"}
-            return {name: _version_in_store(files[name]) for name in sorted(files)}
+            files = matching(listed, pattern, at_most)
+            return {name: _version_in_store(info) for name, info in files.items()}
 
         return self._try("list", "", matched)
 

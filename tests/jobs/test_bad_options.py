@@ -15,6 +15,8 @@ NO_MODEL = ("no-such-model", "model 'no-such-model'")
 NO_CLIP = ("ViT-B-32", "there is no CLIP named 'ViT-B-32'")
 NO_PROTOCOL = ("no-such-protocol", "protocol 'no-such-protocol'")
 LOG = {"--log-format": ("no-such", "argument --log-format: invalid choice: 'no-such'")}
+A_FOLDER = ("{folder}", "a folder; it takes the name of a file")
+NO_FOLDER = ("{manifest}", "is a file, and a folder is needed here")
 CLUSTER = {
     **LOG,
     "--storage-option": ("endpoint", "storage option 'endpoint' is not of the form key=value"),
@@ -80,7 +82,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "compare": (("--manifest", "{manifest}", "--output", "{folder}/compare"), {
         "--output": UNKNOWN_STORE, "--manifest": NO_FILE, "--concepts": number("--concepts", "1"), "--model": NO_MODEL,
         "--clip": NO_CLIP, "--steps": number("steps", "-1"), "--variants": ("no-such", "--variants: there is no 'no-such'"),
-        "--curve-steps": number("--curve-steps", "0"), "--seeds": number("--seeds", "0"), **CLUSTER,
+        "--art": NO_FOLDER, "--curve-steps": number("--curve-steps", "0"), "--seeds": number("--seeds", "0"), **CLUSTER,
     }),
     "status": (("{run}",), {**LOG, "--storage-option": CLUSTER["--storage-option"]}),
     "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, **LOG, "--storage-option": CLUSTER["--storage-option"]}),
@@ -88,11 +90,29 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
         "--storage-option": CLUSTER["--storage-option"], **LOG,
     }),
+    "bench.bench": ((), {
+        "--output": A_FOLDER, "--steps": number("--steps", "-1"), "--part": choice("--part"),
+    }),
+    "bench.bench_gpu": ((), {
+        "--device": choice("--device"), "--dtype": choice("--dtype"), "--model": choice("--model"),
+        "--slots": number("--slots", "0"), "--concepts": number("--concepts", "-1"),
+        "--steps": number("--steps", "1.5"), "--minutes": number("--minutes", "nan"),
+        "--output": ("{manifest}/x", "is a file, and a folder is needed here"),
+    }),
+    "bench.full_size": (("sd-1.5",), {
+        "--dtype": choice("--dtype"), "--device": choice("--device"), "--resolution": number("--resolution", "0"),
+        "--batch-size": number("--batch-size", "0"), "--steps": number("--steps", "x"),
+        "--folder": ("{folder}", "the folder has files in it; it would be removed with them"),
+    }),
+    "mini.make_mini": ((), {"--work": NO_FOLDER, "--stage": choice("--stage"), "--threads": number("--threads", "0")}),
+    "mini.mini_report": ((), {"--output": NO_FOLDER, "--art": NO_FOLDER, "--captions": number("--captions", "0")}),
+    "demo.make_concepts": ((), {"--art": NO_FOLDER}),
+    "demo.make_picture": ((), {}),
     "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x"), **LOG}),
     "dreambench_manifest": (("{folder}/bench",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv"), **LOG}),
 }  # fmt: skip
-# Every value is a good one: names of columns, a cache.
-ANY_VALUE = {"--caption-column", "--art"}
+# Every value is a good one: the names of columns. Of a process that a benchmark starts itself: --one.
+ANY_VALUE = {"--caption-column", "--one"}
 CASES = [(name, option) for name, (_, options) in JOBS.items() for option in options]
 
 
@@ -112,7 +132,9 @@ def with_value(actions: argparse.ArgumentParser) -> set[str]:
 def test_every_option_of_every_job_has_a_bad_value() -> None:
     """Catches a new option that nobody has thought of a bad value for."""
     scripts = {
-        path.stem for path in (ROOT / "jobs").glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8")
+        ".".join(path.relative_to(ROOT / "jobs").with_suffix("").parts)
+        for path in (ROOT / "jobs").rglob("*.py")
+        if "argparse.ArgumentParser" in path.read_text(encoding="utf-8")
     }
     assert scripts == set(JOBS)
     for name, (_, options) in JOBS.items():
@@ -132,7 +154,12 @@ def filled(finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "plus" / name).parent.mkdir(parents=True)
         (tmp_path / "plus" / name).write_bytes(content)
     few_pictures(tmp_path, "long", edit="a " + "very " * 100 + "{}")
+    pairs = few_pictures(tmp_path, "pairs")
+    pairs.write_text(
+        f'{pairs.read_text(encoding="utf-8")}[pairs]\nobject = ["a {"very " * 100}{{a}} and {{b}}"]\n', encoding="utf-8"
+    )
     return {
+        "finished": finished_run.arguments[0],
         "run": str(finished_run.folder),
         "manifest": str(write_manifest(tmp_path, ["owl"])),
         "folder": str(tmp_path),
@@ -154,7 +181,7 @@ def test_a_bad_value_is_refused_and_named_before_anything_is_started(
     """Catches a job that waits for ever, a night spent before a mistyped name is told, and a traceback."""
     monkeypatch.setattr("ray.init", started)
     arguments, options = JOBS[name]
-    value, said = options[option]
+    value, said = (each.format(**filled) for each in options[option])
     given = [each.format(**filled) for each in arguments]
     if option in given and module(name).parser()._option_string_actions[option].nargs is None:
         at = given.index(option)
@@ -178,6 +205,9 @@ def test_a_bad_value_is_refused_and_named_before_anything_is_started(
         ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--clip", "ViT-B-32"), {}, "--clip ViT-B-32: there is no"),
         ("invert_all.py", ("{manifest}", "--output", "{folder}/run"), {"RAY_ADDRESS": "http://127.0.0.1:8265"}, "RAY_ADDRESS http"),
         ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--protocol", "{folder}/long.toml"), {}, "does not fit into"),
+        ("evaluate.py", ("{run}", "--protocol", "{folder}/long.toml"), {}, "long.toml: the protocol long-v1"),
+        ("evaluate.py", ("{run}", "--protocol", "{folder}/pairs.toml"), {}, "with a word does not fit into the model"),
+        ("invert_all.py", ("{finished}", "--protocol", "{folder}/long.toml"), {}, "long.toml: the protocol long-v1"),
         ("invert_all.py", ("{manifest}", "--output", "{folder}/run", "--vectors", "60"), {}, "a word of 60 vectors, as owl has,"),
         ("generate.py", ("{run}", "--prompt", "<owl>" + " owl" * 100), {}, "tokens; the model takes"),
         ("evaluate.py", ("{run}", "--night", "later", "--protocol", "paper"), {"TMPDIR": "/tmp/" + "x" * 90}, "TMPDIR is /tmp/xxx"),

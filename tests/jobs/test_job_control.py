@@ -22,7 +22,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from pipeline.scheduling.prometheus import COUNTERS, GAUGES
 from pipeline.store.storage import Storage
 from tests.conftest import Bucket, Faults
-from tests.job_process import DEMO, PATIENCE, QUICKLY, ROOT, job, table, write_manifest
+from tests.job_process import DEMO, PATIENCE, QUICKLY, ROOT, few_pictures, job, table, write_manifest
 from tests.processes import end_all_with, free_port
 
 # Tests that run in the background have been told to ignore Ctrl-C, and would hand that on.
@@ -80,6 +80,24 @@ def test_a_run_can_be_watched_and_stopped_and_its_folder_alone_tells_of_it(
     assert json.loads(complaint.splitlines()[-1])["event"] == "cut short"
     told = json.loads(job(run, "--log-format", "json", script="status.py").stdout)
     assert (told["state"], told["total"], set(told["training"])) == ("cut short", 2, {"owl", "taxi"})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_it_scores_says_so_and_goes_on(
+    number: signal.Signals, begin: "Callable[..., subprocess.Popen[str]]", tmp_path: Path
+) -> None:
+    """Catches a status that says "scoring" for ever."""
+    run, manifest = tmp_path / "run", write_manifest(tmp_path, ["owl"])
+    arguments = (manifest, "--output", run, *QUICKLY, "--protocol", few_pictures(tmp_path))
+    driver = begin(*arguments, "--log-format", "json")
+    read_until(driver, '"event": "scoring"')
+    driver.send_signal(number)
+    _, complaint = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 3, complaint
+    assert "state     cut short; the same command goes on from here" in job(run, script="status.py").stdout
+    assert job(*arguments).returncode == 0
+    assert "state     finished" in job(run, script="status.py").stdout
 
 
 @pytest.mark.long

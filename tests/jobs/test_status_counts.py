@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.status import read_status
+from jobs.application.recorded import record_ending
+from jobs.application.requests import NotStartedError, TooManyFailuresError
+from jobs.status import lines, read_status
 from pipeline.records import Failure
 from pipeline.store.publish import publish_failures
 from pipeline.store.run_folder import Marker, RunFolder
-from pipeline.store.storage import Storage
+from pipeline.store.storage import Storage, StorageUnavailableError
 
+GOES_ON = "the same command goes on from here"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROW = Failure("line 3", "manifest", "images is missing")  # without a fingerprint to be recorded under
 PICTURES = Failure("b", "images", "no picture", fingerprint="f" * 64)
@@ -78,3 +81,54 @@ def test_status_of_a_run_taken_up_again_is_not_what_the_last_driver_said(before:
     publish_failures(run, (PICTURES,))
     status = read_status(run, published, NOW)
     assert (status.state, status.done, status.failed, status.failures) == ("scoring", 4, 1, (PICTURES,))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), f"cut short; {GOES_ON}"),
+        (
+            StorageUnavailableError("no answer of s3://b"),
+            f"by its storage: no answer of s3://b; once the storage answers, {GOES_ON}",
+        ),
+        (
+            TooManyFailuresError("3 failed\n  more"),
+            "cut short; 3 failed   more; mend the failed concepts, or raise --max-failures",
+        ),
+        (
+            NotStartedError("no worker could load it"),
+            "no worker could load it; the same command would end like this again",
+        ),
+        (
+            RuntimeError("the weights changed"),
+            "by an error, RuntimeError: the weights changed; the words that are done are kept",
+        ),
+    ],
+)
+@pytest.mark.parametrize("before", [None, "running", "scoring"])
+def test_status_of_a_run_that_ended_early_says_why_and_what_the_same_command_would_do(
+    before: str | None, error: BaseException, said: str, tmp_path: Path
+) -> None:
+    """Catches a run that scores for ever, and "the same command goes on" where it would end in the same way."""
+    run = RunFolder(Storage(str(tmp_path)))
+    if before:
+        run.write_json("progress.json", {"state": before, "done": 0, "failed": 0, "total": 9, "updated": at(5)})
+    record_ending(run, error, {"total": 9, "done": 2, "failed": 0})
+    made = {"finished": False, "updated": at(0), "manifest": "m.csv", "model": "mini", "settings": {"steps": 3}}
+    status = read_status(run, made, datetime.now(UTC))
+    assert (status.state, status.done) == ("cut short", 2)
+    last = lines(status, "run", made)[-1]
+    assert " ".join(said.split()) in last
+    assert (GOES_ON in last) == (GOES_ON in said)
+
+
+def test_a_driver_that_died_while_it_scored_is_doubted(tmp_path: Path) -> None:
+    run = RunFolder(Storage(str(tmp_path)))
+    run.write_json("progress.json", {"state": "scoring", "done": 2, "failed": 0, "total": 2, "updated": at(5)})
+    made = {"finished": False, "updated": at(0), "manifest": "m.csv", "model": "mini", "settings": {"steps": 3}}
+    assert lines(read_status(run, made, NOW + timedelta(seconds=9)), "run", made)[-1] == "state     scoring"
+    said = lines(read_status(run, made, NOW + timedelta(minutes=9)), "run", made)[-1]
+    assert (
+        "scoring, during which nothing is written for long; its driver has written nothing for 8 min 55 s; if it is dead"
+        in said
+    )

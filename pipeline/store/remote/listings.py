@@ -1,0 +1,102 @@
+"""Listings of object stores that stop while they are read, and patterns that are matched folder by folder."""
+
+import glob
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from fsspec.asyn import sync
+from fsspec.utils import glob_translate
+
+from pipeline.store.local_disk import MOST_FOLDERS
+from pipeline.store.remote.object_stores import KINDS
+
+Entry = Mapping[str, Any]  # as fsspec describes a file or a folder: name, type and more
+
+
+def entries(system: Any, protocol: str, key: str, at_most: int | None) -> list[Entry]:
+    """The files and folders right inside the folder; of more than `at_most`, one more than that.
+
+    From S3 and Google no more pages are asked for than that takes; other stores are read to the end of the folder. Raises what
+    the store raises, FileNotFoundError for no such folder included.
+    """
+    if at_most is not None and KINDS.get(protocol) == "s3":
+        found = sync(system.loop, _of_s3, system, key, at_most)
+    elif at_most is not None and KINDS.get(protocol) == "gs":
+        files, folders = sync(system.loop, system._do_list_objects, key, max_results=at_most + 1)
+        bucket = key.strip("/").split("/")[0]
+        found = [*files, *({"name": f"{bucket}/{each.strip('/')}", "type": "directory"} for each in folders)]
+    else:
+        found = system.ls(key, detail=True, refresh=True)
+    root = key.strip("/")
+    # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
+    inside = [each for each in found if each["name"].strip("/") != root]
+    return inside if at_most is None else inside[: at_most + 1]
+
+
+async def _of_s3(system: Any, key: str, at_most: int) -> list[Entry]:
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    bucket, folder, _ = system.split_path(key)
+    found: list[Entry] = []
+    try:
+        async for each in system._iterdir(bucket, delimiter="/", prefix=f"{folder.strip('/')}/" if folder else ""):
+            found.append(each)
+            if len(found) > at_most + 1:  # the folder itself may be among them
+                break
+    except ClientError as error:
+        raise translate_boto_error(error) from error
+    return found
+
+
+def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -> dict[str, Entry]:
+    """Path -> entry of the files that the pattern matches. listed: what lies right inside a folder, by its path, "" for the first.
+
+    Raises ValueError for more than `at_most` names, and for more than MOST_FOLDERS folders.
+    """
+    # Beside other signs "**" is no more than "*".
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
+    found: dict[str, Entry] = {}
+    todo, seen, folders = deque([("", 0)]), {("", 0)}, 0
+    while todo:
+        at, place = todo.popleft()
+        nexts: list[tuple[str, int]] = []
+        if place < len(parts) - 1 and not glob.has_magic(parts[place]):
+            nexts = [(f"{at}{parts[place]}/", place + 1)]
+        else:
+            folders += 1
+            if folders > MOST_FOLDERS:
+                raise ValueError(f"more than {MOST_FOLDERS:,} folders below it")
+            for path, entry, after in _steps(listed(at), at, parts, place):
+                if after is None:
+                    found[path] = entry
+                else:
+                    nexts.append((path, after))
+            if len(found) > at_most:
+                raise ValueError(f"more than {at_most:,} names match")
+        for each in nexts:
+            if each not in seen:
+                seen.add(each)
+                todo.append(each)
+    return {path: found[path] for path in sorted(found)}
+
+
+def _steps(inside: list[Entry], at: str, parts: list[str], place: int) -> Iterator[tuple[str, Entry, int | None]]:
+    """(a file's path, its entry, None), and (a folder's path with a slash, its entry, the part that goes on there)."""
+    anywhere, is_last = parts[place] == "**", place == len(parts) - 1
+    matches = re.compile(glob_translate("*" if anywhere else parts[place])).match
+    if anywhere and not is_last:
+        yield at, {}, place + 1  # no folder between
+    for entry in inside:
+        name = str(entry["name"]).rstrip("/").rpartition("/")[2]
+        if not matches(name):
+            continue
+        if entry["type"] == "directory":
+            if anywhere:
+                yield f"{at}{name}/", entry, place
+            elif not is_last:
+                yield f"{at}{name}/", entry, place + 1
+        elif is_last and entry["type"] == "file":
+            yield f"{at}{name}", entry, None

@@ -1,0 +1,89 @@
+"""listings.py: folders of an object store are left at a limit, and patterns find what they find on a disk."""
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline.store.storage import Storage, StorageError, StorageTooLargeError
+from tests.conftest import Bucket, Faults
+from tests.gcs_server import GoogleStore
+
+TREE = (
+    "1.jpg", "2.png", ".3.jpg", "a/1.jpg", "a/b/1.jpg", "a/b/2.txt", "a/b/c/1.jpg",
+    "ab/1.jpg", "a[1]/1.jpg", "set*/x.jpg", "x/1.jpg/y.jpg",
+)  # fmt: skip
+PATTERNS = (
+    "*.jpg", "*", "?.jpg", "[12].*", "[!1]*.png", "*/1.jpg", "a/*.jpg", "a/b/1.jpg*", "**/1.jpg", "a/**", "a/**/1.jpg", "**/b/*",
+    "a**/1.jpg", "a[[]1]/*.jpg", "set[*]/*", "x/*/*", "nothing/*", "**/*.txt", "*/b/c/*", "**",
+)  # fmt: skip
+
+
+@pytest.fixture(params=["s3", "gs", "memory"])
+def place(request: pytest.FixtureRequest) -> Storage:
+    if request.param == "s3":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        return Storage(f"{bucket.url}/set", bucket.options)
+    if request.param == "gs":
+        google: GoogleStore = request.getfixturevalue("google")
+        return Storage("gs://bucket/set", google.options)
+    fsspec.filesystem("memory").rm("/listings", recursive=True) if fsspec.filesystem("memory").exists(
+        "/listings"
+    ) else None
+    return Storage("memory://listings/set")
+
+
+def test_a_pattern_finds_in_a_store_what_it_finds_on_a_disk(place: Storage, tmp_path: Path) -> None:
+    disk = Storage(str(tmp_path))
+    for path in TREE:
+        disk.write_bytes(path, b"x")
+        place.write_bytes(path, b"x")
+    for pattern in PATTERNS:
+        assert list(place.matching(pattern)) == list(disk.matching(pattern)), pattern
+
+
+def test_too_many_matches_folders_and_files_are_told(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in TREE:
+        place.write_bytes(path, b"x")
+    with pytest.raises(StorageError, match="more than 2 names match"):
+        place.matching("**/1.jpg", at_most=2)
+    monkeypatch.setattr("pipeline.store.remote.listings.MOST_FOLDERS", 2)
+    with pytest.raises(StorageError, match="more than 2 folders below it"):
+        place.matching("**/1.jpg")
+    monkeypatch.setattr("pipeline.store.storage.MOST_LISTED", 2)
+    with pytest.raises(StorageTooLargeError, match=r"set.* holds more than 2 files"):
+        place.matching("*.jpg")
+    with pytest.raises(StorageTooLargeError, match=r"set.* holds more than 2 files"):
+        place.identities(at_most=2)
+    assert len(place.identities(at_most=9)) == 3
+    assert place.folder("no such").identities(at_most=2) == {}
+
+
+def test_a_folder_of_s3_is_left_at_the_limit_while_it_is_read(bucket: Bucket, faults: Faults) -> None:
+    """Catches a bucket of a hundred million files that a manifest names, listed for hours and into gigabytes."""
+    system = fsspec.filesystem("s3", **bucket.options)
+    system.pipe({f"{bucket.url}/many/{number:05d}.jpg": b"" for number in range(1_100)})
+    system.pipe({f"{bucket.url}/folders/{number:05d}/1.jpg": b"" for number in range(1_100)})
+    for folder in ("many", "folders"):
+        place = Storage(f"{bucket.url}/{folder}", {"endpoint_url": faults.endpoint})
+        faults.requests = 0
+        with pytest.raises(StorageTooLargeError):
+            place.identities(at_most=10)
+        assert faults.requests == 1
+        assert len(place.identities(at_most=1_100)) == (1_100 if folder == "many" else 0)
+        assert faults.requests == 3
+
+
+def test_a_folder_of_google_is_left_at_the_limit_while_it_is_read(google: GoogleStore) -> None:
+    for number in range(1_200):
+        name = f"bucket/many/{number:05d}.jpg"
+        google.objects[name] = (
+            {"kind": "storage#object", "bucket": "bucket", "name": name[7:], "size": "0", "md5Hash": "x"},
+            b"",
+        )
+    place = Storage("gs://bucket/many", google.options)
+    with pytest.raises(StorageTooLargeError):
+        place.identities(at_most=10)
+    assert len(google.headers) == 1
+    assert len(place.identities(at_most=1_200)) == 1_200
+    assert len(google.headers) == 3
