@@ -8,6 +8,7 @@ The commands of this folder parse their arguments into these requests. docs/pyth
 """
 
 from jobs.application.evaluation import evaluate
+from jobs.application.fitting import FitRequest, FitResult, fit_starts
 from jobs.application.pictures import generate
 from jobs.application.plan_run import PlannedRun, plan_run
 from jobs.application.requests import (
@@ -29,7 +30,7 @@ from jobs.application.two_runs import DiffRequest, DiffResult, diff
 from pipeline.sampling.blending import Blend
 
 __all__ = [
-    "Blend", "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "Limits", "Listener", "NotComparedError",
-    "NotStartedError", "PictureRequest", "PictureResult", "Placement", "PlannedRun", "RunRequest", "RunResult",
-    "TooManyFailuresError", "diff", "evaluate", "generate", "invert", "plan_run",
+    "Blend", "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "FitRequest", "FitResult", "Limits",
+    "Listener", "NotComparedError", "NotStartedError", "PictureRequest", "PictureResult", "Placement", "PlannedRun",
+    "RunRequest", "RunResult", "TooManyFailuresError", "diff", "evaluate", "fit_starts", "generate", "invert", "plan_run",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ from jobs.application.recorded import ending_of
 from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import Log, open_log
-from jobs.cli.training_arguments import add_training, settings_of
+from jobs.cli.training_arguments import add_training, settings_of, start_file_of
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
 from pipeline.protocols import PROTOCOLS
@@ -265,6 +265,7 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         clip=arguments.clip,
         protocol=arguments.protocol,
         settings=settings_of(arguments, options),
+        start_file=start_file_of(arguments),
         model_settings=ModelSettings(
             arguments.dtype,
             arguments.text_encoder_dtype,

@@ -9,7 +9,7 @@ from pipeline.text_files import MOST_SENTENCE, is_one_line
 CropMode = Literal["centre", "pad", "squash"]
 EarlyStop = Literal["settled", "dvar", "off"]
 Schedule = Literal["constant", "linear", "cosine"]
-Start = Literal["words", "statistics", "nearest", "pictures"]
+Start = Literal["words", "statistics", "nearest", "pictures", "fitted"]
 Masks = Literal["off", "alpha", "sidecar"]
 Norm = Literal["free", "vocabulary"]
 Optimiser = Literal["adamw", "directional"]
@@ -97,7 +97,7 @@ class InversionSettings:
     seed: of every draw, together with the concept's name, the purpose and the step.
 
     start: from which vectors (start_vectors.py); start_clip: the CLIP that looks for the "nearest" words; start_encoder:
-    digest of the start encoder that reads them off the "pictures", which the run fills in.
+    digest of the start encoder that reads them off the "pictures", or of the start file that was "fitted", which the run fills in.
     templates: sentences in place of templates.py's, with "{}" where the word stands. captions: a .txt beside a picture is
     its sentence. masks, background: what of a picture counts, and by how much the rest does (weighting.py).
 
@@ -188,10 +188,10 @@ class InversionSettings:
             "the name of a CLIP where the start is 'nearest', and nowhere else",
         )
         _require(
-            not self.start_encoder or self.start == "pictures",
+            not self.start_encoder or self.start in ("pictures", "fitted"),
             "start_encoder",
             self.start_encoder,
-            "empty where the start is not 'pictures'",
+            "empty where the start is neither 'pictures' nor 'fitted'",
         )
         for template in self.templates:
             _require(

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline.scheduling",),
     ("eval.judges",),
     ("eval.scores",),
-    ("eval.nightly", "eval.comparison", "eval.pairs"),
+    ("eval.nightly", "eval.comparison", "eval.pairs", "eval.starts"),
     ("eval.report",),
     ("cluster",),
     ("jobs.application",),

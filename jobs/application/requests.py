@@ -126,6 +126,7 @@ class RunRequest:
     pictures are drawn and scored; the name of a shipped protocol, or the path of a .toml file.
     columns: our column name -> the manifest's.
     settings: how a word is learned; None uses the model's recipe. row_defaults: for manifest rows that leave a value out.
+    start_file: path or URL of the start file that words start from, where settings.start is "fitted".
     import_words: words are read from files, named in the column `word_file` or found in `word_folder`, instead of learned.
     skip_invalid: invalid manifest rows become failures. retry_failed: concepts that failed with the same inputs are retried.
     only_this_manifest: words that only other manifests of the run folder list retire too. retired_days: how long the word of
@@ -143,6 +144,7 @@ class RunRequest:
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     columns: Mapping[str, str] = field(default_factory=dict)
     row_defaults: RowDefaults = field(default_factory=RowDefaults)
+    start_file: str | None = None
     import_words: bool = False
     word_folder: str | None = None
     skip_invalid: bool = False

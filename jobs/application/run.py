@@ -36,6 +36,7 @@ from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder, doubt_of_exactly_once, short
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.training.start_file import StartFileError
 
 if TYPE_CHECKING:
     from eval.judges.nearest_words import NearestWords
@@ -67,6 +68,8 @@ def invert(
     events.say("manifest", f"manifest  {shown}: {concepts} concepts", url=shown)
     events.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
     events.say("output", f"output    {url}", url=url)
+    if said := run.starts.said(run.manifest.concepts):
+        events.say("start", said)
     try:
         with run.log.listening():
             return run.to_the_end()
@@ -82,7 +85,7 @@ class Run:
         self.request, self.events, self.worker = request, events, worker
         found = read_inputs(request)
         self.manifest, self.protocol, self.model = found.manifest, found.protocol, found.model
-        self.settings, self.start_encoder = found.settings, found.start_encoder
+        self.settings, self.starts = found.settings, found.starts
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         refuse_changed_since(self.folder, self.model)
         if said := doubt_of_exactly_once(self.folder.storage):
@@ -130,6 +133,10 @@ class Run:
         ):
             if not planned.left:
                 refuse_long_protocol(self.folder, self._judgement(session), self.request.protocol)
+            try:
+                self.starts.check_clip(self.request.clip)
+            except StartFileError as error:
+                raise NotStartedError(str(error)) from error
             self._write_run_json(session, None, finished=False)
             try:
                 self._learn_and_score(planned, session, parts)
@@ -199,7 +206,8 @@ class Run:
             protocol=self.protocol, run=self.folder, storage_options=dict(self.folder.storage.options),
             longest=self._longest(left), concepts=math.ceil(len(left) / resources.workers),
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
-            start_encoder=self.start_encoder,
+            start_encoder=self.starts.encoder, start_file=self.starts.file,
+            see=self.starts.features(request.clip, "cuda" if gpus else "cpu"),
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,
             shared_paths=self.shared_paths,
         )  # fmt: skip

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from jobs.application.requests import RunRequest
+from jobs.application.starts import Starts, find_starts
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, read_manifest
 from pipeline.models.families import family_of
 from pipeline.models.find import Model, find_model
-from pipeline.models.start_encoder import StartEncoder, load_start_encoder
 from pipeline.protocols import Protocol, find_protocol
 from pipeline.settings import InversionSettings
 from pipeline.training.recipes import recipe_of
@@ -15,13 +15,13 @@ from pipeline.training.recipes import recipe_of
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """settings: the request's, or the model's recipe, as they enter fingerprints. start_encoder: None if none is used."""
+    """settings: the request's, or the model's recipe, as they enter fingerprints. starts: what words start from besides their initializers."""
 
     manifest: Manifest
     protocol: Protocol
     model: Model
     settings: InversionSettings
-    start_encoder: StartEncoder | None
+    starts: Starts
 
 
 def read_inputs(request: RunRequest) -> RunInputs:
@@ -37,10 +37,8 @@ def read_inputs(request: RunRequest) -> RunInputs:
     family = family_of(model.family)
     family.refuse_unsuited(protocol.sampler, settings.min_snr)
     encoders = family.encoders_named(settings.encoders, settings.word_place)
-    settings, start_encoder = replace(settings, encoders=encoders), None
+    settings = replace(settings, encoders=encoders)
     if request.model_settings.offload_text_encoders and settings.word_place == "input":
         raise ValueError("--offload-text-encoders: words before a text encoder need it; add --word-place output")
-    if settings.start == "pictures":
-        start_encoder = load_start_encoder(model)
-        settings = replace(settings, start_encoder=start_encoder.digest)
-    return RunInputs(manifest, protocol, model, settings, start_encoder)
+    starts = find_starts(settings, request.start_file, model, manifest.concepts, options)
+    return RunInputs(manifest, protocol, model, replace(settings, start_encoder=starts.digest), starts)

@@ -43,13 +43,11 @@ NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
      "vector's direction towards its initializer's; 0 turns it off")),
     ("--mask-background", "background", float, "X", "loss weight outside the mask; inside it is 1"),
 )  # fmt: skip
+STARTS = tuple(start for start in get_args(Start) if start != "fitted")  # a file's name stands for that one
 CHOICES: tuple[tuple[str, str, Any, str], ...] = (
     ("--schedule", "schedule", Schedule, "learning rate after the warm-up: linear and cosine fall to 0 at the last step"),
     ("--crop", "crop", CropMode, "how a picture becomes square; pad adds white bars, squash is what the authors' code does"),
     ("--early-stop", "early_stop", EarlyStop, "rule that stops a word early: ours, that of Voronov et al. 2023, or none"),
-    ("--start", "start", Start, ("starting vectors: the initializer's words; noise with the vocabulary's mean and standard "
-     "deviation; the words that --clip finds nearest to the pictures; or, for objects, the initializer's words shifted by the "
-     "model's start encoder, which looks at the pictures (mini has one)")),
     ("--masks", "masks", Masks, "learn only what a mask shows: the picture's alpha channel, or NAME.mask.png beside NAME.jpg"),
     ("--flow-times", "flow_times", FlowTimes, ("distribution of the times that a rectified flow (Stable Diffusion 3, Flux, ...) "
      "is trained at; other models ignore it")),
@@ -67,6 +65,14 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         parser.add_argument(option, dest=field, type=kind, metavar=shown, help=f"{said} ({_default(field)})")
     for option, field, choices, said in CHOICES:
         parser.add_argument(option, dest=field, choices=get_args(choices), help=f"{said} ({_default(field)})")
+    parser.add_argument(
+        "--start",
+        metavar="{words,statistics,nearest,pictures}|FILE",
+        help="starting vectors: the initializer's words; noise with the vocabulary's mean and standard deviation; the words that "
+        "--clip finds nearest to the pictures; for objects, the initializer's words shifted by the model's start encoder, which "
+        "looks at the pictures (mini has one); or what a file of jobs/fit_starts.py makes of the pictures "
+        f"({_default('start')})",
+    )
     parser.add_argument(
         "--resolution",
         type=int,
@@ -129,6 +135,8 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
     """
     option_of: dict[str, str] = {each[1]: each[0] for each in NUMBERS} | {each[1]: each[0] for each in CHOICES}
     given = {field: value for field in option_of if (value := getattr(arguments, field)) is not None}
+    if arguments.start:
+        given["start"] = "fitted" if start_file_of(arguments) else arguments.start
     if arguments.cross_initialised or arguments.word_place == "output":
         given.setdefault("start", "words")
     templates = _templates(arguments.templates, options)
@@ -146,6 +154,11 @@ def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> In
         )
     except SettingError as error:
         raise ValueError(f"{option_of.get(error.field, f'--{error.field}')}: {error}") from error
+
+
+def start_file_of(arguments: argparse.Namespace) -> str | None:
+    """The file that --start names; None where it names a kind of start or is not given."""
+    return None if arguments.start in (None, *STARTS) else str(arguments.start)
 
 
 def _templates(url: str | None, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -259,7 +259,16 @@ class Worker:
         return self.settings.look(images.pixels, self._vocabulary)
 
     def _pictured(self, concept: Concept, images: ImageSet) -> tuple[Seen | None, Seen | None]:
-        """What the start encoder sees in the concept's pictures, and in the model's own of the initializer."""
+        """What the start encoder, or the start file, sees in the concept's pictures; and the first in the model's own of the
+        initializer.
+        """
+        if self.settings.inversion.start == "fitted":
+            file, see = self.settings.start_file, self.settings.see
+            assert file is not None, "whoever asks for a fitted start gives the file"
+            assert see is not None, "and says who reads the pictures"
+            if concept.kind not in file.kinds:
+                return None, None
+            return file.vectors(see(images.pixels), concept.kind, concept.vectors), None
         # A style has no start in its pictures: the encoder reads what they show.
         if self.settings.inversion.start != "pictures" or concept.kind == "style":
             return None, None

@@ -13,8 +13,10 @@ from pipeline.settings import MOST_SLOTS, CheckpointGradients, InversionSettings
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 from pipeline.store.fingerprint import content_of, fingerprint
 from pipeline.store.run_folder import RunFolder
+from pipeline.training.start_file import StartFile
 
 Look = Callable[[np.ndarray, Sequence[str]], tuple[str, ...]]
+See = Callable[[np.ndarray], np.ndarray]
 Doing = Literal["images", "waiting", "training", "sampling", "committing"]
 
 
@@ -28,7 +30,8 @@ class WorkerSettings:
     checkpoint_seconds: between two step checkpoints.
     shared_paths: local paths that every worker must see. longest: concepts whose prompts have to fit into the model's context.
     look: finds the vocabulary's words that look most like the pictures (for settings.start "nearest").
-    start_encoder: computes first vectors from the pictures (for settings.start "pictures").
+    start_encoder: computes first vectors from the pictures (for settings.start "pictures"). start_file: computes them from the
+    features that `see` finds in the pictures (for settings.start "fitted").
     """
 
     model: str
@@ -44,6 +47,8 @@ class WorkerSettings:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None
     start_encoder: StartEncoder | None = None
+    start_file: StartFile | None = None
+    see: See | None = None
     shared_paths: tuple[str, ...] = ()
     longest: tuple[Concept, ...] = ()
     model_settings: ModelSettings = field(default_factory=ModelSettings)

@@ -24,7 +24,7 @@ class SideInformation:
     captions: one each, None for a picture without; () where nobody asked for them.
     masks: uint8 (N, R, R), 255 where the concept is. nearest: the words that look most like the pictures.
     pictured, drawn: text encoder -> (D,), what a start encoder makes of the pictures, and of the model's own pictures of the
-    initializer.
+    initializer; from a start file, text encoder -> (V, D), and None.
     """
 
     captions: tuple[str | None, ...] = ()

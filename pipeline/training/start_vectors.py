@@ -30,8 +30,9 @@ def start_vectors(
     pictures; the initializer where it is (), as in measuring. "pictures": the initializer, moved by the difference that a
     start encoder sees between the pictures (`pictured`, text encoder -> (D,)) and the model's own of the initializer
     (`drawn`): the outline stays the class's and the colours become the concept's. Without `drawn` it is `pictured` for
-    every vector, and the initializer where that is None too, as in measuring and for styles. Cross-initialised, "words"
-    are what the text encoder makes of the initializer's tokens.
+    every vector, and the initializer where that is None too, as in measuring and for styles. "fitted": what a start file
+    makes of the pictures (`pictured`, text encoder -> (V, D)); the initializer where that is None, for kinds that the file has
+    no map of. Cross-initialised, "words" are what the text encoder makes of the initializer's tokens.
     Raises PromptError.
     """
     names = names or tuple(backbone.encoders)
@@ -50,6 +51,8 @@ def start_vectors(
             return {name: np.repeat(pictured[name][None], concept.vectors, axis=0) for name in names}
         own = backbone.initial_vectors(concept.initializer, concept.vectors, names)
         return {name: own[name] + (pictured[name] - drawn[name]) for name in backbone.encoders}
+    if settings.start == "fitted" and pictured is not None:
+        return {name: np.array(vectors, np.float32) for name, vectors in pictured.items()}
     if settings.cross_initialised:
         crossed = backbone.output_vectors(concept.initializer, concept.vectors)
         return {name: crossed[name] for name in names}

@@ -39,6 +39,7 @@ INVERT: dict[str, tuple[str, str]] = {
     "--output": UNKNOWN_STORE, "--model": NO_MODEL, "--clip": NO_CLIP, "--protocol": NO_PROTOCOL,
     "--accept-failures": NO_FILE, "--column": ("SKU", "--column SKU: it takes OURS=THEIRS"), "--templates": NO_FILE,
     "--vectors": ("0", "--vectors: vectors is 0"), "--initializer": (" ", "--initializer: initializer is ' '"),
+    "--start": ("no-such", "it takes words, statistics, nearest, pictures, or a file"),
     "--encoders": ("no-such", "--encoders: 'no-such' is no text encoder"),
     **{
         option: number(option, value)
@@ -55,7 +56,7 @@ INVERT: dict[str, tuple[str, str]] = {
     **{
         option: choice(option)
         for option in (
-            "--schedule", "--crop", "--early-stop", "--start", "--masks", "--flow-times", "--timesteps", "--norm", "--optimiser",
+            "--schedule", "--crop", "--early-stop", "--masks", "--flow-times", "--timesteps", "--norm", "--optimiser",
             "--word-place", "--checkpoint-gradients",
             "--dtype", "--text-encoder-dtype", "--first-stage-dtype",
         )
@@ -83,6 +84,10 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--output": UNKNOWN_STORE, "--manifest": NO_FILE, "--concepts": number("--concepts", "1"), "--model": NO_MODEL,
         "--clip": NO_CLIP, "--steps": number("steps", "-1"), "--variants": ("no-such", "--variants: there is no 'no-such'"),
         "--art": NO_FOLDER, "--curve-steps": number("--curve-steps", "0"), "--seeds": number("--seeds", "0"), **CLUSTER,
+    }),
+    "fit_starts": (("{run}", "--output", "{folder}/starts.safetensors"), {
+        "--output": UNKNOWN_STORE, "--model": NO_MODEL, "--clip": ("ViT-B-32", "has features of the CLIP 'ViT-B-32'"),
+        "--nouns": NO_FILE, "--measure": number("--measure", "-1"), **CLUSTER,
     }),
     "status": (("{run}",), {**LOG, "--storage-option": CLUSTER["--storage-option"]}),
     "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, **LOG, "--storage-option": CLUSTER["--storage-option"]}),
