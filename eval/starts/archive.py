@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from eval.scores.confusion import FEATURES
+from pipeline.records import Kind
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
@@ -42,7 +43,7 @@ class ArchivedWord:
     fingerprint: str
     placeholder: str
     initializer: str
-    kind: str
+    kind: Kind
     vectors: dict[str, np.ndarray]
     feature: np.ndarray
 

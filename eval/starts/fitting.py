@@ -49,7 +49,7 @@ def fit_archive(archive: Archive, model: str, model_digest: str, clip: str) -> F
     if len(left_out) == len(counts):
         said = ", ".join(f"{count} {kind}s of {vectors} vectors" for (kind, vectors), count in left_out.items())
         raise ArchiveError(f"a map takes at least {FEWEST} concepts, and these runs have {said}; give more runs")
-    mean = np.mean([word.feature for word in archive.words], axis=0, dtype=np.float64)
+    mean: np.ndarray = np.stack([word.feature for word in archive.words]).astype(np.float64).mean(0)
     maps, fitted, guessed = {}, [], []
     for key in counts.keys() - left_out.keys():
         words = sorted(groups[key], key=lambda word: (word.concept, word.run))

@@ -132,7 +132,7 @@ def measure_gain(
             initializer=word.initializer or None,
             kind=word.kind,
             vectors=word.key[1],
-        )  # type: ignore[arg-type]
+        )
         plain = backbone.initial_vectors(concept.initializer, concept.vectors)
         starts = {FITTED: vectors, INITIALIZER: {name: plain[name] for name in vectors}}
         subjects.append(Subject(concept, _pictures(runs[word.run], word), starts))

@@ -18,7 +18,7 @@ from pipeline.training.start_file import StartFile, encode_start_file
 
 if TYPE_CHECKING:
     from eval.starts.fitting import Fit, FittedMap
-    from eval.starts.start_curve import Gain
+    from eval.starts.gain import Gain
 
 MOST_MEASURED = 1_000
 

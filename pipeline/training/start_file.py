@@ -135,7 +135,8 @@ def decode_start_file(data: bytes) -> StartFile:
     maps = {key: {name: _map(name, parts, key[1], mean) for name, parts in some.items()} for key, some in found.items()}
     if len({frozenset(some) for some in maps.values()}) != 1:
         raise StartFileError(f"its maps are not all of the same text encoders; {ANEW}")
-    return StartFile(hashlib.sha256(data).hexdigest(), *(str(stated[name]) for name in STATED), mean, maps)
+    model, model_digest, clip, clip_digest, fitted_to = (stated[name] for name in STATED)
+    return StartFile(hashlib.sha256(data).hexdigest(), model, model_digest, clip, clip_digest, fitted_to, mean, maps)
 
 
 def _map(encoder: str, parts: Mapping[str, np.ndarray], count: int, mean: np.ndarray) -> StartMap:

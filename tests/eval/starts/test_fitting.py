@@ -1,6 +1,7 @@
 """Archives of words as run folders keep them, and the maps that are fitted to them."""
 
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def make(tmp_path: Path) -> Make:
         digest: str = "c" * 64, scored: bool = True,
     ) -> RunFolder:  # fmt: skip
         run = RunFolder(Storage(str(tmp_path / folder)))
-        kinds: list[Kind] = ["object"] * objects + ["style"] * styles
+        kinds: list[Kind] = [*repeat[Kind]("object", objects), *repeat[Kind]("style", styles)]
         parts = create_layout(run, len(kinds))
         words, features = [], []
         for number, kind in enumerate(kinds):

@@ -28,8 +28,8 @@ STATED = {
     "fitted_to": "12 learned words",
 }
 FILE = StartFile(
-    "", *STATED.values(), np.array([1, 0, 0], np.float32),
-    {("object", 1): maps(1, clip_l=4, clip_g=5), ("object", 2): maps(2, clip_l=4, clip_g=5)},
+    digest="", **STATED, mean=np.array([1, 0, 0], np.float32),
+    maps={("object", 1): maps(1, clip_l=4, clip_g=5), ("object", 2): maps(2, clip_l=4, clip_g=5)},
 )  # fmt: skip
 
 
@@ -38,7 +38,8 @@ def test_a_file_is_read_as_it_was_written_and_always_the_same_bytes() -> None:
     read = decode_start_file(data)
     assert encode_start_file(read) == data
     assert {name: getattr(read, name) for name in STATED} == STATED
-    assert (read.encoders, read.kinds) == (("clip_g", "clip_l"), {"object"})
+    assert read.encoders == ("clip_g", "clip_l")
+    assert read.kinds == {"object"}
     assert len(read.digest) == 64
 
 
