@@ -15,7 +15,7 @@ from pipeline.training.recipes import recipe_of
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """settings: the request's, or the model's recipe, as they enter fingerprints. starts: what words start from besides their initializers."""
+    """settings: the request's, or the model's recipe, as they enter fingerprints. starts: other than the initializers."""
 
     manifest: Manifest
     protocol: Protocol
