@@ -8,7 +8,6 @@ The commands of this folder parse their arguments into these requests. docs/pyth
 """
 
 from jobs.application.evaluation import evaluate
-from jobs.application.fitting import FitRequest, FitResult, fit_starts
 from jobs.application.pictures import generate
 from jobs.application.plan_run import PlannedRun, plan_run
 from jobs.application.requests import (
@@ -26,6 +25,7 @@ from jobs.application.requests import (
     TooManyFailuresError,
 )
 from jobs.application.run import invert
+from jobs.application.starts.start_fit import FitRequest, FitResult, fit_starts
 from jobs.application.two_runs import DiffRequest, DiffResult, diff
 from pipeline.sampling.blending import Blend
 

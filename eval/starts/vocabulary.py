@@ -14,7 +14,7 @@ import torch
 
 from eval.judges.clip import load_clip
 from eval.judges.nearest_words import PROMPT
-from eval.starts.fitting import FittedMap, start_maps
+from eval.starts.archive_fit import FittedMap, start_maps
 from eval.starts.ridge import fit_ridge
 from pipeline.models.load import load_backbone
 from pipeline.randomness import numpy_generator

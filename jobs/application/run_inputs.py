@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from jobs.application.requests import RunRequest
-from jobs.application.starts import Starts, find_starts
+from jobs.application.starts.run_starts import Starts, find_starts
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, read_manifest
 from pipeline.models.families import family_of

@@ -13,7 +13,7 @@ from PIL import Image
 from eval.judges.clip import load_clip
 from eval.scores.confusion import FEATURES
 from jobs import fit_starts
-from jobs.application.starts import find_starts
+from jobs.application.starts.run_starts import find_starts
 from pipeline.inputs.image_sets import load_images
 from pipeline.models.find import Model, find_model
 from pipeline.models.load import load_backbone

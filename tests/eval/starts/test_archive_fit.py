@@ -10,7 +10,7 @@ import pytest
 
 from eval.scores.confusion import FEATURES
 from eval.starts.archive import ArchiveError, read_archive
-from eval.starts.fitting import FEWEST, fit_archive
+from eval.starts.archive_fit import FEWEST, fit_archive
 from pipeline.records import Concept, ImageSet, Kind, Word
 from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.run_folder import RunFolder

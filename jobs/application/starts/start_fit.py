@@ -17,7 +17,7 @@ from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.training.start_file import StartFile, encode_start_file
 
 if TYPE_CHECKING:
-    from eval.starts.fitting import Fit, FittedMap
+    from eval.starts.archive_fit import Fit, FittedMap
     from eval.starts.gain import Gain
 
 MOST_MEASURED = 1_000
@@ -110,7 +110,7 @@ def _common(runs: list[RunFolder], request: FitRequest) -> tuple[Model, str]:
 
 def _of_archive(runs: list[RunFolder], model: Model, clip: str) -> "Fit":
     from eval.starts.archive import read_archive
-    from eval.starts.fitting import fit_archive
+    from eval.starts.archive_fit import fit_archive
 
     return fit_archive(read_archive(runs, clip), model.name, model.digest, clip)
 
