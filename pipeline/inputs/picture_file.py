@@ -19,6 +19,7 @@ pillow_heif.register_heif_opener()
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read"
 MAX_PIXELS, MIN_SIDE = 80_000_000, 16
+MOST_ANIMATED = 40_000_000  # pixels of an animated WebP, whose decoder holds two frames with transparency
 # The tags of a TIFF that say how large its tiles are, and the pixels that a tile may have whatever the picture's size.
 TILE_WIDTH, TILE_LENGTH, MOST_TILE = 322, 323, 4_000_000
 # A picture of 80 megapixels takes 320 MB decoded, and as much again while it is converted to RGB. With two at a time, a
@@ -73,6 +74,8 @@ def _pixels(data: bytes) -> Image.Image:
         if min(width, height) < MIN_SIDE:
             raise ValueError(f"{width} x {height} pixels; both sides must have at least {MIN_SIDE}")
         _refuse_large_tiles(image)
+        if image.format == "WEBP" and getattr(image, "is_animated", False) and width * height > MOST_ANIMATED:
+            raise ValueError(f"an animation of more than {MOST_ANIMATED / 1e6:.0f} megapixels: save one picture of it")
         try:
             image.load()  # of an animation, the first frame
             image.info.update(kept)

@@ -57,6 +57,7 @@ TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 MOST_VECTORS, MOST_WIDE = 1_024, 16_384
 MAX_BYTES = 50_000_000  # of a file; the widest words of the most vectors take half a megabyte
 MOST_WORDS = 20  # a file with more tensors is a model
+MOST_TENSORS = 10_000  # that are read to tell a model, or a LoRA, for what it is
 MODEL = "it is a model's checkpoint, not a word"
 # Parts of the tensors' names in what people save in a word's place.
 FOREIGN = (
@@ -153,6 +154,8 @@ def _widths(encoders: Mapping[str, int]) -> str:
 def _read_safetensors(data: bytes) -> tuple[str, dict[str, Any]]:
     try:
         tensors = _tensors_of(data)
+    except WordFileError:
+        raise
     except Exception as error:  # a broken file can raise anything
         kind, advice = kind_of(data)
         if kind:
@@ -164,6 +167,9 @@ def _read_safetensors(data: bytes) -> tuple[str, dict[str, Any]]:
 
 def _tensors_of(data: bytes) -> dict[str, Any]:
     """Raises whatever safetensors raises, but not for metadata that it does not like: a word needs none."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    if (count := header.count(b'"data_offsets"')) > MOST_TENSORS:
+        raise WordFileError(f"it holds {count:,} tensors: a model, not a word")
     try:
         return load(data)
     except SafetensorError:
@@ -247,9 +253,7 @@ def _sort_out(tensors: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
 def _without_zeros(tensors: dict[str, Any]) -> dict[str, Any]:
     """Without what the text encoder reads where the word stands behind it."""
     return {
-        key: value
-        for key, value in tensors.items()
-        if not (key + OUT in tensors and isinstance(value, torch.Tensor) and not value.count_nonzero())
+        key: value for key, value in tensors.items() if not (key + OUT in tensors and not _matrix(key, value).any())
     }
 
 

@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import os
 import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +43,70 @@ def test_a_word_of_one_number_repeated_by_a_stride_of_nothing_is_refused(tmp_pat
     assert (tmp_path / "word.pt").stat().st_size < 5_000
     grown, raised = peak_of(*WORD, tmp_path / "word.pt")
     assert "WordFileError" in raised
+    assert grown < 100
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_word_whose_rows_overlap_or_that_is_never_looked_through_is_refused(behind: bool, tmp_path: Path) -> None:
+    """Catches rows of one storage laid over each other, and zeros of a billion rows that are counted."""
+    rows = torch.ones(17_000).as_strided((1_024, 16_384), (0, 1))
+    zeros = {"clip_l": torch.zeros(1).expand(10**9, 768), "clip_l_out": torch.ones(1, 4)}
+    torch.save(zeros if behind else {"clip_l": rows, "t5": rows}, tmp_path / "word.pt")
+    grown, raised = peak_of(*WORD, tmp_path / "word.pt")
+    assert "WordFileError" in raised
+    assert grown < 100
+
+
+def test_a_header_of_many_tensors_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """Catches a gigabyte of names for a file of which no tensor has a number."""
+    one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{number}": one for number in range(500_000)}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    grown, raised = peak_of(*WORD, tmp_path / "w.safetensors")
+    assert "it holds 500,000 tensors: a model, not a word" in raised
+    assert grown < 100
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_text_or_a_profile_of_a_gigabyte_is_not_unpacked(name: bytes, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    packed = zlib.compress(bytes(1_000_000_000))
+    body = (b"a\0\1\0\0\0" if name == b"iTXt" else b"a\0\0") + packed
+    (tmp_path / "a.png").write_bytes(buffer.getvalue()[:33] + chunk(name, body) + buffer.getvalue()[33:])
+    grown, raised = peak_of(*PICTURE, tmp_path / "a.png")
+    assert not raised
+    assert grown < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.gif", "more than 80 megapixels"), ("a.webp", "an animation of more than 40 megapixels"), ("a.heic", "megapixels"),
+     ("small.heic", "HEIF"), ("a.avif", "")],
+)  # fmt: skip
+def test_a_canvas_that_is_larger_than_its_picture_costs_little(name: str, said: str, tmp_path: Path) -> None:
+    """A GIF of 16 pixels on a canvas of four gigapixels, an animated WebP, and HEIC and AVIF that lie about their size."""
+    path = tmp_path / name
+    if name == "a.gif":
+        frame = b"," + struct.pack("<HHHHB", 0, 0, 16, 16, 0) + b"\x02\x02\x4c\x01\x00;"
+        path.write_bytes(b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0x80, 0, 0) + bytes(6) + frame)
+    elif name == "a.webp":
+        frames = [Image.new("RGB", (6_500, 6_500), (200 * number, 0, 0)) for number in range(2)]
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    else:
+        large = name != "a.heic"
+        side, claimed = (3_000, 64) if large else (64, 16_384)
+        Image.new("RGB", (side, side)).save(path)
+        data, at = bytearray(path.read_bytes()), 0
+        while (at := data.find(b"ispe", at + 1)) > 0:
+            data[at + 8 : at + 16] = struct.pack(">II", claimed, claimed)
+        path.write_bytes(data)
+    grown, raised = peak_of(*PICTURE, path)
+    assert said in raised
     assert grown < 100
 
 
