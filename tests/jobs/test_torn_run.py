@@ -1,10 +1,13 @@
 """A finished run whose every internal file was torn is made whole by the same command."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.job_process import QUICKLY, few_pictures, job, table, write_manifest
+from tests.job_process import DEMO, PATIENCE, QUICKLY, ROOT, few_pictures, job, table, write_manifest
 
 TEARS = {
     "empty": lambda data: b"",
@@ -33,3 +36,22 @@ def test_the_same_command_makes_a_torn_run_whole(tmp_path: Path, how: str) -> No
     assert list(table(run, "embeddings")["concept"]) == ["owl"]
     assert len(table(run, "scores")) > 0
     assert job(*command).stdout.count("nothing to do") == 1
+
+
+@pytest.mark.long
+def test_words_that_are_done_and_not_in_the_run_folder_are_no_success(tmp_path: Path) -> None:
+    """Catches exit code 0 of a run whose workers wrote into another folder."""
+    (tmp_path / "m.jsonl").write_text(json.dumps({"concept": "quick-1", "images": str(DEMO / "images" / "owl")}))
+    code = (
+        "import sys\nfrom jobs.invert_all import main\nfrom tests.scripted_worker import ScriptedWorker\n"
+        "sys.exit(main(worker=ScriptedWorker))"  # it says that a word is done, and writes none
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "run"), *QUICKLY],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "0 concepts done, 1 failed" in ended.stdout
+    assert "quick-1: its files are not in the run folder; the same command learns it again" in ended.stdout
+    told = json.loads(job(tmp_path / "run", "--log-format", "json", script="status.py").stdout)
+    assert (told["done"], told["failed"], told["state"]) == (0, 1, "finished")

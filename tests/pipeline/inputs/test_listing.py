@@ -15,6 +15,7 @@ from pipeline.inputs.manifest import read_manifest
 from pipeline.records import ImageSet
 from pipeline.store.storage import Storage
 from tests.conftest import Bucket
+from tests.gcs_server import GoogleStore
 from tests.pipeline.inputs.test_image_sets import concept, png
 
 R = 32
@@ -23,7 +24,7 @@ ODD = (
     "plain.png", "a::b.png", "old\\9.png", "100%.png", "a%20b.png", "a b.png", "a+b.png", "a#b.png", "a?b.png", "a[1].png",
     "a*b.png", "köln.PNG", "a\u200db.png", "a\u3000b.png", "line\nend.png", "~home.png", "-dash.png", "'quote\".png",
 )  # fmt: skip
-STORES = ("disk", "file", "local", "s3", "s3a", "S3", "memory")
+STORES = ("disk", "file", "local", "s3", "s3a", "S3", "gs", "gcs", "memory")
 
 
 @pytest.fixture(params=STORES)
@@ -37,6 +38,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
             return Storage(f"{request.param}://{tmp_path}/{inside}")
         case "memory":
             return Storage(f"memory://{tmp_path.name}/{inside}")
+    if request.param.lower() in ("gs", "gcs"):
+        google: GoogleStore = request.getfixturevalue("google")
+        return Storage(f"{request.param}://bucket/{inside}", google.options)
     bucket: Bucket = request.getfixturevalue("bucket")
     scheme, name = request.param, bucket.url.removeprefix("s3://")
     return Storage(f"{scheme}://{name}/{inside}", bucket.options)
