@@ -4,7 +4,6 @@ embeddings/ + features/ -> pairs/<protocol>/pictures/*.parquet -> pairs/<protoco
 """
 
 import functools
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +23,7 @@ from eval.scores.confusion import FEATURES, features_of
 from eval.scores.drawn_pictures import LearnedWord, learned_words, loaded
 from eval.scores.score_run import TRIES, Judgement, load_scorer
 from eval.scores.score_tables import ScoredUnder, with_nan, without_nan
-from pipeline.models.base import PromptError
+from pipeline.inputs.picture_file import decode_drawn
 from pipeline.records import Concept, Failure
 from pipeline.store.parts import part_path, read_layout, read_parts, read_table, write_table
 from pipeline.store.run_folder import RunFolder, shard_of
@@ -118,13 +117,14 @@ def _score_part(
         try:
             missing = _missing(meeting, words, judgement, there)
             drawn = _drawn(missing, words, judgement) if missing else PAIR_PICTURES.empty_table()
-        except PromptError as error:
+            mine = _of_words(pa.concat_tables([_of_meeting(table, meeting), drawn]), meeting, words)
+            pictures = {held: _opened(mine, held) for held in HELD}
+        except ValueError as error:  # a prompt that does not fit, or a damaged picture
             failures.append(Failure(meeting.a, "sampling", f"beside {meeting.b}: {error}"))
             continue
-        mine = _of_words(pa.concat_tables([_of_meeting(table, meeting), drawn]), meeting, words)
         kept.append(mine)
         means = np.stack([training[meeting.a], training[meeting.b]])
-        similarities = {held: view_similarities(_opened(mine, held), means, scorer) for held in HELD}
+        similarities = {held: view_similarities(pictures[held], means, scorer) for held in HELD}
         scores.append({
             **without_nan(asdict(pair_score(meeting, similarities))),
             "fingerprint": words[meeting.a].fingerprint, "partner_fingerprint": words[meeting.b].fingerprint,
@@ -152,7 +152,7 @@ def _drawn(requests: Sequence[PairRequest], words: Mapping[str, LearnedWord], ju
 
 def _opened(rows: pa.Table, held: str) -> list[Image.Image]:
     pictures = rows.filter(pc.equal(rows["held"], held)).sort_by("index")["image"].to_pylist()
-    return [Image.open(io.BytesIO(each["bytes"])).convert("RGB") for each in pictures]
+    return [decode_drawn(each["bytes"] or b"") for each in pictures]
 
 
 def _of_meeting(table: pa.Table, meeting: Meeting) -> pa.Table:

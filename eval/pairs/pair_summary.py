@@ -70,13 +70,16 @@ def pairs_json(pairs: Pairs) -> list[dict[str, Any]]:
 
 
 def pair_sheet(run: RunFolder, under: ScoredUnder, meeting: Meeting) -> bytes:
-    """A PNG with a row of pictures with both words, and a row for each reference sentence."""
+    """A PNG with a row of pictures with both words, and a row for each reference sentence; b"" if one of them is damaged."""
     rows = read_pair_pictures(run, under, meeting)
     samples = [
         Sample(row["concept"], "edit", row["prompt"], "", row["index"], row["seed"], row["image"]["bytes"])
         for row in rows
     ]
-    return draw_grid(f"{meeting.a} and {meeting.b}", samples)
+    try:
+        return draw_grid(f"{meeting.a} and {meeting.b}", samples)
+    except ValueError:
+        return b""
 
 
 def _summary(template: str, scores: Sequence[PairScore]) -> PairSummary:

@@ -1,6 +1,5 @@
 """Learns the same concepts from several starts, and scores their words on the way."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from PIL import Image
 
 from eval.judges.clip import ClipScorer, load_clip
 from eval.scores.encoded import ImageScorer
 from eval.scores.metrics import image_similarity, training_ceiling
 from eval.starts.archive import ArchivedWord
 from eval.starts.gain import FITTED, INITIALIZER, Gain, Looked, gain_of
+from pipeline.inputs.picture_file import decode_drawn
 from pipeline.models.base import Backbone
 from pipeline.models.load import load_backbone
 from pipeline.protocols import QUICK, Protocol
@@ -151,5 +150,5 @@ def _pictures(run: RunFolder, word: ArchivedWord) -> np.ndarray:
         kept = pc.and_(pc.equal(table["concept"], word.concept), pc.equal(table["fingerprint"], word.fingerprint))
         rows = table.filter(pc.and_(kept, pc.equal(table["kind"], "training"))).to_pylist()
         if rows:
-            return np.stack([np.array(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")) for row in rows])
+            return np.stack([np.array(decode_drawn(row["image"]["bytes"])) for row in rows])
     raise ValueError(f"the run has no pictures of {word.concept} to measure with; --measure 0 does without them")

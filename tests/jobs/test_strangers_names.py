@@ -14,6 +14,7 @@ from pipeline.inputs.image_sets import ImageSetError, find_images, load_images
 from pipeline.inputs.picture_file import decode_drawn
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
+from tests.job_process import ROOT
 from tests.pipeline.inputs.test_image_sets import concept
 from tests.pipeline.inputs.test_images import encoded, picture
 
@@ -56,6 +57,13 @@ def test_pictures_of_a_run_folder_are_opened_in_the_one_format_that_is_written_t
         decode_drawn(data)
     assert thumbnail(data) is None
     assert thumbnail(encoded(picture(), "PNG"))
+
+
+def test_no_other_code_opens_pictures() -> None:
+    """Catches a picture of a stranger's run folder that reaches any of Pillow's decoders by a way of its own."""
+    code = [path for folder in ("pipeline", "eval", "jobs/application") for path in (ROOT / folder).rglob("*.py")]
+    opening = {path.name for path in code if "Image.open(" in path.read_text(encoding="utf-8")}
+    assert opening == {"picture_file.py"}
 
 
 def test_a_damaged_grid_never_ends_the_report(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import eval.pairs.pair_run
 from eval.pairs.meeting import Meeting, meetings_of
 from eval.pairs.pair_pictures import HELD, PAIR_PICTURES, Held, pair_requests
 from eval.pairs.pair_run import _score_part, read_pair_pictures, read_pair_scores
-from eval.pairs.pair_summary import Pairs, pairs_json, read_pairs, summarise_pairs
+from eval.pairs.pair_summary import Pairs, pair_sheet, pairs_json, read_pairs, summarise_pairs
 from eval.pairs.presence import PairScore, pair_score, view_similarities
 from eval.report.report_page import Background, render_report
 from eval.scores.drawn_pictures import RunModel
@@ -26,7 +26,7 @@ from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError
 from pipeline.protocols.reading import read_protocol
 from pipeline.records import Concept
 from pipeline.settings import ModelSettings
-from pipeline.store.parts import part_path, read_table
+from pipeline.store.parts import part_path, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
 from tests.eval.report.test_report_page import concept as report_concept
@@ -218,6 +218,24 @@ def test_two_words_that_do_not_fit_into_the_models_context_are_a_failure_with_it
     (failure,) = _score_part(run, 0, [meeting], judgement, conditions(judgement), training)
     assert (failure.concept, failure.stage) == ("ant", "sampling")
     assert "beside bee" in failure.reason
+
+
+def test_a_damaged_picture_of_a_pair_is_a_failure_and_ends_no_report(run: RunFolder, judgement: Judgement) -> None:
+    """Catches a stranger's picture that reaches a decoder nobody asked for, or that ends the night."""
+    evaluate(run, judgement)
+    meeting, under = Meeting("ant", "bee", "{a} and {b}"), conditions(judgement)
+    training = dict.fromkeys(("ant", "bee"), np.ones(48, np.float32))
+    assert _score_part(run, 0, [meeting], judgement, under, training) == []
+    assert pair_sheet(run, under, meeting)
+    path = part_path(f"pairs/{judgement.protocol.label}/pictures", 0, 1)
+    table = read_table(run, path)
+    assert table is not None
+    torn = [{**each, "image": {**each["image"], "bytes": b"GIF89a" + bytes(90)}} for each in table.to_pylist()]
+    write_table(run, path, pa.Table.from_pylist(torn, table.schema))
+    assert pair_sheet(run, under, meeting) == b""
+    (failure,) = _score_part(run, 0, [meeting], judgement, under, training)
+    assert "beside bee: a picture of the run folder is no PNG that can be read" in failure.reason
+    assert _score_part(run, 0, [meeting], judgement, under, training) == [], "they are drawn anew"
 
 
 def test_a_hostile_name_in_a_prompt_stays_text_in_the_report() -> None:
