@@ -125,6 +125,13 @@ def parser() -> argparse.ArgumentParser:
         help="recompute activations in the backward pass to save memory (default: auto, where this makes room for more slots)",
     )
     where.add_argument(
+        "--compile",
+        default="auto",
+        choices=("auto", "off", "blocks", "graph"),
+        help="compile the model's blocks, or capture its training step as CUDA graphs (default: auto, on a GPU and for ten minutes "
+        "of training or more, what is faster)",
+    )
+    where.add_argument(
         "--gpus-per-worker",
         type=float,
         metavar="G",

@@ -195,7 +195,7 @@ class Failure:
 
 EventKind = Literal[
     "worker_lost", "worker_not_started", "call_broken_off", "checkpoint_not_written", "picture_rejected", "diverged",
-    "out_of_memory", "file_damaged", "store_unavailable", "phase",
+    "out_of_memory", "not_compiled", "file_damaged", "store_unavailable", "phase",
 ]  # fmt: skip
 
 

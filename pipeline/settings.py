@@ -39,6 +39,8 @@ SAID = {
 }
 
 CheckpointGradients = Literal["auto", "on", "off"]
+FastMode = Literal["blocks", "graph"]
+Compile = Literal["auto", "off", FastMode]
 MOST_SLOTS = 64  # that a worker tries when it measures how many it should have
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 

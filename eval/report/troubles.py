@@ -15,6 +15,7 @@ TITLES = {
     "picture_rejected": "Pictures left out",
     "diverged": "Words that diverged",
     "out_of_memory": "Out of memory",
+    "not_compiled": "Model not compiled",
     "file_damaged": "Files damaged",
     "store_unavailable": "Store that did not answer",
 }

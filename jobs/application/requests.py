@@ -9,7 +9,7 @@ from pipeline.models.find import MINI
 from pipeline.records import Failure, Sample
 from pipeline.sampling.blending import Blend
 from pipeline.scheduling.deadlines import Deadlines
-from pipeline.settings import CheckpointGradients, InversionSettings, ModelSettings, Sampler
+from pipeline.settings import CheckpointGradients, Compile, InversionSettings, ModelSettings, Sampler
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Placement:
     """Where a run's workers run. None: chosen from the cluster's resources.
 
     workers: the maximum number. slots: concepts that a worker trains at once. checkpoint_gradients: recompute activations in
-    the backward pass to save memory; "auto" does so where this makes room for more slots.
+    the backward pass to save memory; "auto" does so where this makes room for more slots. compile: the model's blocks, or
+    capture CUDA graphs; "auto" does what is faster if the run is long enough.
     cpus_per_worker: CPU cores, and torch threads. ray_address: the cluster to join; None joins that of the submitted job, else
     starts a local Ray. shared_filesystem: all nodes see a local output path.
     Raises ValueError with the option, its value and the values allowed.
@@ -78,6 +79,7 @@ class Placement:
     workers: int | None = None
     slots: int | None = None
     checkpoint_gradients: CheckpointGradients = "auto"
+    compile: Compile = "auto"
     gpus_per_worker: float | None = None
     cpus_per_worker: float = 1
     ray_address: str | None = None

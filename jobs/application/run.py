@@ -208,7 +208,7 @@ class Run:
             checkpoint_seconds=limits.checkpoint_seconds, look=self._look("cuda" if gpus else "cpu"),
             start_encoder=self.starts.encoder, start_file=self.starts.file,
             see=self.starts.features(request.clip, "cuda" if gpus else "cpu"),
-            model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients,
+            model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients, compile=placement.compile,
             shared_paths=self.shared_paths,
         )  # fmt: skip
         self.events.say(

@@ -9,7 +9,7 @@ images_per_second   training pictures a second, a batch of 4 a slot, median step
 share_of_bare       that rate over the rate of a bare U-Net's forward and backward pass of the same batch
 peak_gib            most memory allocated during those steps
 plain               the same for a straightforward loop in the manner of diffusers' script (bench_trainers.py), one concept
-..._compiled        with the U-Net's transformer blocks compiled by torch.compile
+..._blocks, ..._graph with the denoiser's blocks compiled, and with the training step captured as CUDA graphs
 
 Then it tests whether a word learned twice has the same bits, and measures its cosine to the word learned in a batch with others;
 and it runs whole jobs: concepts an hour, share of the time that the GPU is busy (NVML, by nvidia-smi), seconds until each
@@ -19,6 +19,7 @@ milestone. Measurements that do not fit into the time are listed under "skipped"
 import argparse
 import csv
 import functools
+import itertools
 import json
 import multiprocessing
 import subprocess
@@ -30,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ from pipeline.models.find import MINI_FOLDER
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept, Word
 from pipeline.scheduling.slot_count import give_memory_back
-from pipeline.settings import DTYPES, InversionSettings, ModelSettings
+from pipeline.settings import DTYPES, FastMode, InversionSettings, ModelSettings
 from pipeline.training.inversion import Slot, draw, new_slot, train_step
 
 MINUTES = 9.0
@@ -145,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=whole_number(0, MOST_STEPS), default=InversionSettings().steps, help="of the job's words"
     )
-    parser.add_argument("--no-compile", action="store_true", help="leave the compiled blocks out")
+    parser.add_argument("--no-compile", action="store_true", help="leave compiled blocks and CUDA graphs out")
     parser.add_argument("--minutes", type=minutes, default=MINUTES, help="begin nothing later (default: %(default)s)")
     parser.add_argument("--output", type=file_to_write, default=Path("runs/bench-gpu.json"))
     return parser
@@ -203,11 +204,10 @@ def training(subject: Subject, folder: Path, bench: Bench, compiles: bool) -> di
     if len(found["slots"]) > 1:
         found |= bench.part(f"{subject.name}: neighbours", functools.partial(neighbours, backbone))
     if compiles:
-        backbone.denoiser.compile_repeated_blocks(fullgraph=True, dynamic=True)
-        for count, measured in found["slots"].items():
-            name = f"{subject.name}: {count} slots, compiled"
-            compiled = bench.part(name, functools.partial(rates, backbone, count, bench))
-            measured |= {f"{each}_compiled": value for each, value in compiled.items()}
+        for mode, (count, measured) in itertools.product(get_args(FastMode), found["slots"].items()):
+            name = f"{subject.name}: {count} slots, {mode}"
+            fast = bench.part(name, functools.partial(fast_rate, backbone, count, mode, bench))
+            measured |= {f"{each}_{mode}": value for each, value in fast.items()}
     dtype = backbone.dtype
     del backbone
     give_memory_back()
@@ -240,6 +240,16 @@ def rates(backbone: Backbone, count: int, bench: Bench) -> dict[str, float | Non
     return {
         "images_per_second": round(count * BATCH / step, 1), "share_of_bare": round(bare / step, 3), "peak_gib": peak
     }  # fmt: skip
+
+
+def fast_rate(backbone: Backbone, count: int, mode: FastMode, bench: Bench) -> dict[str, float | None]:
+    backbone.make_faster(mode, count * BATCH, backbone.resolution)
+    try:
+        slots = slots_of(count, backbone)
+        step = bench.seconds_each(lambda: train_step(backbone, slots))
+    finally:
+        backbone.make_usual()
+    return {"images_per_second": round(count * BATCH / step, 1), "peak_gib": bench.peak_gib()}
 
 
 def neighbours(backbone: Backbone) -> dict[str, Any]:
@@ -314,10 +324,10 @@ def markdown(report: dict[str, Any]) -> str:
     """For docs/measured.md."""
     lines = [
         f"`make bench-gpu` on {report['device']}, {report['date']}, {report['machine']}:", "",
-        "| model | slots | images/s | share of a bare U-Net | peak GiB | compiled: images/s | share of a compiled bare U-Net |",
+        "| model | slots | images/s | share of a bare U-Net | peak GiB | compiled blocks: images/s | CUDA graphs: images/s |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    columns = ("images_per_second", "share_of_bare", "peak_gib", "images_per_second_compiled", "share_of_bare_compiled")
+    columns = ("images_per_second", "share_of_bare", "peak_gib", "images_per_second_blocks", "images_per_second_graph")
 
     def row(*cells: object) -> str:
         return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
@@ -338,8 +348,8 @@ def markdown(report: dict[str, Any]) -> str:
     for name in measured:
         if job := report[name].get("job"):
             first = job["seconds_until"].get("first_word")
-            told_of = (job["concepts"], job["seconds"], job["concepts_per_hour"], job["gpu_busy"], first)
-            lines.append(row(name, *told_of))
+            cells = (job["concepts"], job["seconds"], job["concepts_per_hour"], job["gpu_busy"], first)
+            lines.append(row(name, *cells))
     lines += ["", *(f"Not measured: {each}." for each in report["skipped"])]
     return "\n".join(lines).rstrip() + "\n"
 

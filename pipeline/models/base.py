@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.records import OUT
-from pipeline.settings import FlowTimes, WordPlace
+from pipeline.settings import FastMode, FlowTimes, WordPlace
 
 Known = Mapping[
     str, Collection[str]
@@ -156,6 +156,21 @@ class Backbone(ABC):
         twice = torch.cat([noisy, noisy])
         without, with_prompt = self.predict(twice, time.expand(len(twice)), conditioning).chunk(2)
         return without + guidance * (with_prompt - without)
+
+    @abstractmethod
+    def predict_in_training(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        """`predict`, in the way that `make_faster` set up."""
+
+    @abstractmethod
+    def make_faster(self, mode: FastMode, batch: int, resolution: int) -> None:
+        """Compiles or captures the denoiser for training batches of up to `batch` pictures.
+
+        Raises NotFasterError and torch.OutOfMemoryError, with the model as it was.
+        """
+
+    @abstractmethod
+    def make_usual(self) -> bool:
+        """Undoes `make_faster`. Returns whether there was something to undo."""
 
     @abstractmethod
     def times(self, places: Tensor, parts: int, size: tuple[int, int], flow_times: FlowTimes) -> Tensor:

@@ -203,6 +203,9 @@ class ContinuousBatch:
 
     def _make_room(self, occupied: int) -> bool:
         """After a step of so many slots ran out of memory: whether one of fewer, or one that keeps less, can be tried."""
+        if self._backbone.make_usual():  # a padded batch would not become smaller with the slots
+            self._tell(f"a step of {occupied} slots ran out of memory", "the model runs uncompiled from now on")
+            return True
         if occupied > 1:
             self.slots = occupied // 2
             self._tell(f"a step of {occupied} slots ran out of memory", f"this worker goes on with {self.slots}")

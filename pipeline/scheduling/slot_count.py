@@ -71,7 +71,7 @@ def _rates(backbone: Backbone, settings: InversionSettings, concepts: int) -> tu
             if count > concepts or time.monotonic() - began > SEARCH_SHARE * training:
                 break
         try:
-            rate = _rate(backbone, settings, count)
+            rate = step_rate(backbone, settings, count)
         except torch.OutOfMemoryError:
             rate = None
         # Outside the handler, whose error holds the step's tensors.
@@ -88,8 +88,8 @@ def _rates(backbone: Backbone, settings: InversionSettings, concepts: int) -> tu
     return rates, False
 
 
-def _rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
-    """Concept-steps a second with `slots` concepts in the batch."""
+def step_rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
+    """Concept-steps a second with `count` concepts in the batch."""
     side = settings.resolution or backbone.resolution
     pixels = np.full((1, side, side, 3), 127, np.uint8)
     endless = replace(settings, steps=1_000_000, early_stop="off")

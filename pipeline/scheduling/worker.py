@@ -35,6 +35,7 @@ from pipeline.sampling.pictures_of_a_word import (
 )
 from pipeline.sampling.prompting import requests_for
 from pipeline.sampling.sampler import SamplerSettings, sample
+from pipeline.scheduling.compile_choice import make_faster
 from pipeline.scheduling.continuous_batch import ContinuousBatch
 from pipeline.scheduling.slot_count import measure_pictures, measure_slots
 from pipeline.scheduling.worker_interface import Doing, Pulse, WorkerSettings
@@ -89,6 +90,12 @@ class Worker:
             with self._phase("the number of slots was found"):
                 self.slots = self._slots()
             self._digest_at_start = digest.result()
+        if settings.compile != "off" and (settings.device == "cuda" or settings.compile != "auto"):
+            with self._phase("compiling the model was tried"):
+                make_faster(
+                    self.backbone, settings.inversion, self.slots, settings.compile, settings.concepts,
+                    functools.partial(self._note, "not_compiled"),
+                )  # fmt: skip
         self.batch = ContinuousBatch(
             self.backbone, self.slots, self._keep, settings.checkpoint_seconds,
             functools.partial(self._note, "out_of_memory"), settings.checkpoint_gradients == "auto", self._pool(),

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.models.start_encoder import StartEncoder
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Event, Source
-from pipeline.settings import MOST_SLOTS, CheckpointGradients, InversionSettings, ModelSettings
+from pipeline.settings import MOST_SLOTS, CheckpointGradients, Compile, InversionSettings, ModelSettings
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 from pipeline.store.fingerprint import content_of, fingerprint
 from pipeline.store.run_folder import RunFolder
@@ -27,6 +27,7 @@ class WorkerSettings:
     slots: concepts in training at once; None: the worker measures it. concepts: how many a worker will train, about.
     checkpoint_gradients: recompute the denoiser's
     activations instead of keeping them, which is slower and saves memory; "auto": if that buys enough slots.
+    compile: see compile_choice.py.
     checkpoint_seconds: between two step checkpoints.
     shared_paths: local paths that every worker must see. longest: concepts whose prompts have to fit into the model's context.
     look: finds the vocabulary's words that look most like the pictures (for settings.start "nearest").
@@ -53,6 +54,7 @@ class WorkerSettings:
     longest: tuple[Concept, ...] = ()
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     checkpoint_gradients: CheckpointGradients = "auto"
+    compile: Compile = "auto"
     concepts: int = MOST_SLOTS
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:

@@ -23,7 +23,9 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings) -> None:
         """Only imports: its return tells the driver that the actor has a machine."""
         import pipeline.scheduling.worker  # noqa: F401
+        from pipeline.models.fast_passes import keep_compiled_code
 
+        keep_compiled_code()
         self.settings = settings
         self._loaded: Worker | None = None
         self._to_the_end = ExitStack()

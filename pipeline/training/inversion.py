@@ -97,7 +97,8 @@ def _errors(backbone: Backbone, words: Mapping[str, Tensor], batch: Batch) -> Te
     """(B,): of each picture the mean squared error, weighed."""
     context = backbone.embed(batch.tokens, words)
     noisy = backbone.add_noise(batch.latents, batch.noise, batch.timesteps)
-    predicted = backbone.predict(noisy, batch.timesteps, context)
+    predict = backbone.predict_in_training if torch.is_grad_enabled() else backbone.predict
+    predicted = predict(noisy, batch.timesteps, context)
     squares = (predicted - backbone.target(batch.latents, batch.noise, batch.timesteps)).square()
     if batch.weights is not None:
         squares = squares * batch.weights

@@ -57,7 +57,7 @@ INVERT: dict[str, tuple[str, str]] = {
         option: choice(option)
         for option in (
             "--schedule", "--crop", "--early-stop", "--masks", "--flow-times", "--timesteps", "--norm", "--optimiser",
-            "--word-place", "--checkpoint-gradients",
+            "--word-place", "--checkpoint-gradients", "--compile",
             "--dtype", "--text-encoder-dtype", "--first-stage-dtype",
         )
     },

@@ -104,6 +104,19 @@ def test_slots_are_halved_and_stay_so(backbone: Backbone) -> None:
     assert all("slots ran out of memory; this worker goes on with" in sentence for sentence in told)
 
 
+def test_a_padded_batch_that_runs_out_of_memory_is_given_up_before_any_slot(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a compiled model whose batches stay as large as they were, however many slots are left."""
+    monkeypatch.setattr(torch, "compile", lambda plain, **_: plain)
+    backbone.make_faster("blocks", 8 * BATCH, PIXELS)
+    hold(backbone, 2 * BATCH)
+    monkeypatch.setattr(backbone._fast, "_fast", backbone.predict)  # type: ignore[attr-defined]
+    told: list[str] = []
+    assert all(isinstance(word, Word) for word in learn(backbone, 2, 3, told=told))
+    assert told == ["a step of 2 slots ran out of memory; the model runs uncompiled from now on"]
+
+
 def test_where_one_slot_does_not_fit_the_model_computes_its_activations_twice(backbone: Backbone) -> None:
     recomputes: list[bool] = []
     original, predicted = backbone.checkpoint_gradients, backbone.predict
@@ -199,7 +212,7 @@ def test_as_many_slots_as_speed_it_up_and_fit(
         return float(found)
 
     monkeypatch.setattr(backbone, "checkpoint_gradients", checkpoint)
-    monkeypatch.setattr(slot_count, "_rate", rate)
+    monkeypatch.setattr(slot_count, "step_rate", rate)
     assert measure_slots(backbone, SHORT) == chosen
     assert now == [on]
 
@@ -224,7 +237,7 @@ def test_the_search_for_slots_costs_little_of_the_training_it_is_for(
         counts.append(count)
         return 10.0 * count
 
-    monkeypatch.setattr(slot_count, "_rate", rate)
+    monkeypatch.setattr(slot_count, "step_rate", rate)
     monkeypatch.setattr(slot_count, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     measure_slots(backbone, replace(SHORT, steps=500), concepts=concepts)
     assert counts == tried

@@ -1,0 +1,159 @@
+"""fast_passes.py: padded, compiled training passes give the gradients of the plain ones, and compile once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.functional import cosine_similarity
+
+from pipeline.models import fast_passes
+from pipeline.models.base import Backbone, Conditioning
+from pipeline.models.fast_passes import NotFasterError
+from pipeline.models.load import load_backbone
+from pipeline.records import Concept
+from pipeline.settings import InversionSettings
+from pipeline.training.inversion import Slot, new_slot, train_step
+from tests.tiny_model import PIXELS
+from tests.tiny_transformers import FAMILIES, save_tiny
+
+SETTINGS = InversionSettings(steps=8, early_stop="off", batch_size=2, learning_rate=5e-3)
+PICTURES = np.random.default_rng(1).integers(0, 256, (3, PIXELS, PIXELS, 3), np.uint8)
+COME_AND_GO = (2, 1, 4, 3)  # slots of each step
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def slots_of(backbone: Backbone, count: int) -> list[Slot]:
+    concepts = (Concept(name=f"c{n}", images=(), placeholder=f"<c{n}>", initializer="cat") for n in range(count))
+    return [new_slot(concept, PICTURES, backbone, SETTINGS) for concept in concepts]
+
+
+def gradients(backbone: Backbone) -> list[Tensor]:
+    """Of a first step of as many slots as COME_AND_GO says. Later steps of a model with random weights multiply rounding."""
+    found = []
+    for count in COME_AND_GO:
+        slots = slots_of(backbone, count)
+        train_step(backbone, slots)
+        found += [mean for slot in slots for mean in slot.means.values()]
+    return found
+
+
+def assert_alike(found: list[Tensor], expected: list[Tensor]) -> None:
+    """Kernels for another batch or memory layout round otherwise."""
+    for mine, other in zip(found, expected, strict=True):
+        assert cosine_similarity(mine.flatten().double(), other.flatten().double(), dim=0) > 0.999999
+        torch.testing.assert_close(mine.norm(), other.norm(), rtol=1e-3, atol=0)
+
+
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch, made: Callable[..., Any] = lambda plain, **_: plain) -> None:
+    monkeypatch.setattr(torch, "compile", made)
+
+
+def test_padded_batches_give_the_gradients_of_unpadded_ones(any_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_a_compiler(monkeypatch)
+    usual = load_backbone(str(any_model))
+    expected = gradients(usual)
+    sizes: list[int] = []
+    padded = load_backbone(str(any_model))
+    padded.make_faster("blocks", 8, PIXELS)
+    original = padded.predict
+    fast = padded._fast  # type: ignore[attr-defined]
+
+    def seen(noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        sizes.append(len(noisy))
+        return original(noisy, times, conditioning)
+
+    monkeypatch.setattr(fast, "_fast", seen)
+    assert_alike(gradients(padded), expected)
+    assert sizes == [8] * len(COME_AND_GO)
+
+
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_transformer_has_blocks_to_compile(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+
+    def note(plain: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        compiled.append(type(plain.__self__).__name__)  # type: ignore[attr-defined]
+        return plain
+
+    without_a_compiler(monkeypatch, note)
+    backbone = load_backbone(str(save_tiny(family, tmp_path / "model")))
+    backbone.make_faster("blocks", 2, backbone.resolution)
+    assert compiled
+    assert backbone.make_usual()
+    assert not backbone.make_usual()
+
+
+# torch's own compiler looks at the .grad of tensors that have none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.long  # compiling takes a minute
+def test_compiled_blocks_give_the_same_gradients_and_compile_nothing_while_slots_come_and_go(
+    epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = CompileCounterWithBackend("inductor")
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda plain, **options: compile(plain, backend=counter, **options))
+    expected = gradients(load_backbone(str(epsilon_model)))
+    backbone = load_backbone(str(epsilon_model))
+    digest = backbone.weights_digest()
+    backbone.make_faster("blocks", 8, PIXELS)
+    before = counter.frame_count
+    assert before > 0
+    found = gradients(backbone)
+    assert counter.frame_count == before
+    assert_alike(found, expected)
+    assert backbone.weights_digest() == digest
+
+
+def test_a_block_that_computes_something_else_is_not_used(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(plain: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            result = plain(*args, **kwargs)
+            return -result if isinstance(result, Tensor) else (-result[0], *result[1:])
+
+        return forward
+
+    without_a_compiler(monkeypatch, wrong)
+    backbone = load_backbone(str(epsilon_model))
+    with pytest.raises(NotFasterError, match=r"its gradient has a cosine of -?0\.\d+ to the one computed as usual"):
+        backbone.make_faster("blocks", 2, PIXELS)
+    assert_alike(gradients(backbone), gradients(load_backbone(str(epsilon_model))))
+
+
+def test_a_machine_without_a_compiler_is_said(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(plain: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+        return forward
+
+    without_a_compiler(monkeypatch, broken)
+    backbone = load_backbone(str(epsilon_model))
+    with pytest.raises(NotFasterError, match=r"^RuntimeError: Failed to find C compiler\.$"):
+        backbone.make_faster("blocks", 2, PIXELS)
+    assert not backbone.make_usual()
+
+
+def test_graphs_without_a_gpu_are_refused(epsilon_model: Path) -> None:
+    with pytest.raises(NotFasterError, match="CUDA graphs need a GPU"):
+        load_backbone(str(epsilon_model)).make_faster("graph", 2, PIXELS)
+
+
+def test_a_batch_larger_than_the_fixed_one_is_computed_as_usual() -> None:
+    passes = object.__new__(fast_passes.FastPasses)
+    passes.batch = 2
+    passes._plain, passes._fast = (lambda noisy, *_: noisy + 1), (lambda noisy, *_: noisy - 1)
+    noisy, times, conditioning = torch.zeros(3, 1), torch.zeros(3), Conditioning(torch.zeros(3, 1, 1))
+    assert passes(noisy, times, conditioning).tolist() == [[1.0]] * 3
+    two = replace(conditioning, context=torch.zeros(2, 1, 1))
+    assert passes(noisy[:2], times[:2], two).tolist() == [[-1.0]] * 2
