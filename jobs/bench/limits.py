@@ -6,10 +6,12 @@ Takes a minute or two on one core. Each file is read in its own process; its mem
 """
 
 import io
+import json
 import struct
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +70,24 @@ def stride_of_nothing(path: Path) -> None:
     torch.save({"emb_params": torch.ones(1).expand(2_000_000, 768)}, path)
 
 
+def rows_over_each_other(path: Path) -> None:
+    import torch
+
+    torch.save({"emb_params": torch.ones(17_000).as_strided((1_024, 16_384), (0, 1))}, path)
+
+
+def zeros_before_a_word(path: Path) -> None:
+    import torch
+
+    torch.save({"clip_l": torch.zeros(1).expand(10**9, 768), "clip_l_out": torch.ones(1, 4)}, path)
+
+
+def many_tensors(path: Path) -> None:
+    one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{number}": one for number in range(500_000)}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
 def packed_word(path: Path) -> None:
     import torch
 
@@ -109,6 +129,24 @@ def deep_greys(path: Path) -> None:
     Image.fromarray(np.ones((MOST_SIDE, MOST_SIDE), np.float32)).save(path, compression="tiff_adobe_deflate")
 
 
+def packed_text(path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    body = b"zTXt" + b"a\0\0" + zlib.compress(bytes(1_000_000_000))
+    text = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    path.write_bytes(buffer.getvalue()[:33] + text + buffer.getvalue()[33:])
+
+
+def large_canvas(path: Path) -> None:
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 16, 16, 0) + b"\x02\x02\x4c\x01\x00;"
+    path.write_bytes(b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0x80, 0, 0) + bytes(6) + frame)
+
+
+def animated(path: Path) -> None:
+    frames = [Image.new("RGB", (6_500, 6_500), (200 * number, 0, 0)) for number in range(2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
 def nested(path: Path) -> None:
     path.write_bytes(b"[" * 1_000_000)
 
@@ -119,12 +157,18 @@ ATTACKS: tuple[tuple[str, str, Callable[[Path], None], Call], ...] = (
     ("Parquet: one row a million times", "m.parquet", same_row, MANIFEST),
     ("Parquet: a cell of 10 MB, 5,000 times", "m.parquet", same_cell, MANIFEST),
     ("a word of 2 million vectors by a stride of nothing", "w.pt", stride_of_nothing, WORD),
+    ("a word of 1,024 rows laid over each other", "w.pt", rows_over_each_other, WORD),
+    ("a billion rows of zeros before a word", "w.pt", zeros_before_a_word, WORD),
+    ("a word file of 500,000 tensors without a number", "w.safetensors", many_tensors, WORD),
     ("a word that unpacks to 1.5 GB", "w.pt", packed_word, WORD),
     ("a pickle that runs a command, as a word", "w.pt", pickle, WORD),
     ("the same in an archive as torch.save makes it", "w.pt", pickle_in_an_archive, WORD),
     ("a pickle that runs a command, as a checkpoint", "c.safetensors", pickle, CHECKPOINT),
     ("JSON nested a million deep, as a checkpoint", "c.safetensors", nested, CHECKPOINT),
     ("a TIFF of 64 pixels a side in one tile of 46,000", "p.tif", one_tile, PICTURE),
+    ("a PNG with a text that unpacks to 1 GB", "p.png", packed_text, PICTURE),
+    ("a GIF of 16 pixels a side on a canvas of 65,535", "p.gif", large_canvas, PICTURE),
+    ("an animated WebP of 42 megapixels", "p.webp", animated, PICTURE),
     ("80 megapixels, transparent", "p.png", clear_picture, PICTURE),
     ("80 megapixels of deep greys", "p.tif", deep_greys, PICTURE),
 )

@@ -61,10 +61,7 @@ def minutes(said: str) -> float:
 
 def folder(said: str) -> Path:
     """A type of options: a folder, or one that can be made."""
-    path = Path(said)
-    if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
-        raise argparse.ArgumentTypeError(f"{said}: {file} is a file, and a folder is needed here")
-    return path
+    return _folder_for(Path(said), said)
 
 
 def new_folder(said: str) -> Path:
@@ -80,5 +77,11 @@ def file_to_write(said: str) -> Path:
     path = Path(said)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{said}: a folder; it takes the name of a file")
-    folder(str(path.parent))
+    _folder_for(path.parent, said)
+    return path
+
+
+def _folder_for(path: Path, said: str) -> Path:
+    if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
+        raise argparse.ArgumentTypeError(f"{said}: {file} is a file, and a folder is needed here")
     return path
