@@ -74,7 +74,7 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
         vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
         specs[row["concept"]] = WordSpec(
-            row["concept"], family.architecture_of(vectors), row["kind"], row["resolution"]
+            row["concept"], family.architecture_of(vectors), row["kind"], row["resolution"], row["learned"]
         )
     if unknown := sorted(set(only) - {concept for concept, _ in words}):
         raise ValueError(f"this run has no word for {', '.join(unknown[:5])}")

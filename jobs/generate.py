@@ -2,6 +2,7 @@
 
   python jobs/generate.py runs/demo --prompt "a photo of <owl> on the beach"
   python jobs/generate.py runs/demo --prompt "a photo of <owl> and <drum>" --count 8 --guidance 7 --output owls
+  python jobs/generate.py runs/demo --prompt "a photo of <owl>" --negative "<blurred>"
   python jobs/generate.py runs/demo --blend "<mix>=<owl>:<drum>:0.5" --prompt "a photo of <mix>"
 
 Exit codes: 0 the pictures are drawn; 2 nothing was started: no such run, no known word in a prompt, or bad settings.
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
         help="a word NEW for the prompts, between the words A (share 0) and B (share 1) by spherical interpolation; the same NEW "
         "in the same prompt is drawn from the same noise at every share (may be repeated)",
     )
+    parser.add_argument(
+        "--negative", default="", metavar="TEXT", help="negative prompt of all pictures, such as a negative word"
+    )
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures per prompt (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first picture's noise (default: %(default)s)"
@@ -81,6 +85,7 @@ def request_of(arguments: argparse.Namespace) -> PictureRequest:
             prompts=(*arguments.prompt, *(_lines(arguments.prompts) if arguments.prompts else ())),
             word_files=tuple(arguments.word),
             blends=tuple(map(_blend, arguments.blend)),
+            negative=" ".join(arguments.negative.split()),
             count=arguments.count,
             seed=arguments.seed,
             sampler=arguments.sampler,

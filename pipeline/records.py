@@ -10,7 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["object", "style"]
+Kind = Literal["object", "style", "negative"]
+# Between a prompt and its negative prompt, in one text; as AUTOMATIC1111 writes both into its pictures.
+AGAINST = "\nNegative prompt: "
 # Ends the name of a text encoder for the vectors of a word that stands behind it: in the place of its output.
 OUT = "_out"
 Stage = Literal["manifest", "images", "model", "inversion", "sampling", "scoring", "worker"]
@@ -25,6 +27,7 @@ class Concept:
     placeholder: the new word as it is written in prompts, `<name>` unless the manifest says otherwise.
     initializer: the words whose embeddings the new word starts from; None means the mean of the vocabulary.
     noun: the manifest's `class`, the coarse noun ("cat"), if it gives one.
+    kind: "negative" for a word of the negative prompt, learned from pictures to be avoided.
     captions: file name of a picture -> its sentence, with "{}" or the placeholder where the word stands.
     word_file: URL of a word that somebody else learned, to be brought in as it is; None for one to be learned.
     line: where the row stands in the manifest, counted from 1 with the header as line 1.
@@ -138,7 +141,8 @@ class Sample:
     """One picture of a concept.
 
     kind: "training" (a training image as the model saw it), "reconstruction" (the protocol's plain prompt), "edit" (one of its
-    other prompts), "untrained" (any of those prompts with the word as it was before training), "noun" (the plain prompt with
+    other prompts), "untrained" (any of those prompts with the word as it was before training; without a negative word where the
+    concept is one), "noun" (the plain prompt with
     the concept's class or initializer in the word's place), "wordless" (the plain prompt with nothing there).
     prompt: as it was sampled, placeholder included; "" for training images.
     stated: the prompt with the placeholder left out, which is what text similarity is scored against.

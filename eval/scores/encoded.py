@@ -9,7 +9,7 @@ from PIL import Image
 from eval.judges.clip import Picture
 from eval.scores.metrics import Floats
 from pipeline.inputs.picture_file import decode_drawn
-from pipeline.records import Sample, SampleKind
+from pipeline.records import AGAINST, Sample, SampleKind
 
 
 class ImageScorer(typing.Protocol):
@@ -41,6 +41,11 @@ class Encoded:
     @property
     def plain_prompt(self) -> str:
         return next(sample.prompt for sample in self.samples if sample.kind == "reconstruction")
+
+    @property
+    def avoids(self) -> bool:
+        """Whether the word is one of the negative prompt, learned from pictures to be avoided."""
+        return AGAINST in self.plain_prompt
 
     @property
     def edits(self) -> dict[str, str]:

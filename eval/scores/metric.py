@@ -64,7 +64,8 @@ class Metric:
     headline: the columns that the summary has with an interval, in the order of resampling.
     meaning, floor, ceiling: one sentence each, for the documents. unit: of the value.
     title: of the headline figure on the page, "" for none. floor_label, ceiling_label: their labels there. floor_value: the
-    floor, if it is the same for all. about: the paragraph below the figure, as HTML.
+    floor, if it is the same for all. of_negative: whether it says something of a negative word; the others are nan there.
+    about: the paragraph below the figure, as HTML.
     sorts: orders of the page's gallery, (column, 1 for ascending or -1 for descending, label).
     """
 
@@ -85,5 +86,6 @@ class Metric:
     floor_label: str = "floor"
     ceiling_label: str = "ceiling"
     floor_value: float | None = None
+    of_negative: bool = False
     about: str = ""
     sorts: tuple[tuple[str, int, str], ...] = ()

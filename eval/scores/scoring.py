@@ -28,6 +28,9 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
 
 
 def _score(encoded: Encoded, metric: Metric, found: Measurement, rng: np.random.Generator) -> Score:
+    if encoded.avoids and not metric.of_negative:
+        nothing = np.full(len(found.values), np.nan)
+        found = Measurement(found.prompt, nothing, np.nan, np.nan)
     value, (low, high) = mean(found.values), metric.interval(found.values, rng)
     share = covered(value, found.floor, found.ceiling)
     noun, wordless = (mean(found.without_word(encoded.of(kind))) for kind in FLOORS)

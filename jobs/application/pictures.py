@@ -15,7 +15,7 @@ from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import Listener, NotStartedError, PictureRequest, PictureResult
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
-from pipeline.records import Sample
+from pipeline.records import AGAINST, Sample
 from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import read_layout, read_parts
@@ -42,9 +42,12 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         words |= _words_of_files(request.word_files, options, words, configuration)
         for blend in request.blends:
             words[blend.placeholder] = _blended(blend, words)
-        for prompt in request.prompts:
-            refuse_long(prompt)
-        _refuse_unknown_words(request.prompts, list(words))
+        if request.negative:
+            family_of(configuration.get("model_family", "")).refuse_negative("--negative")
+        for text in (*request.prompts, request.negative):
+            refuse_long(text)
+        _refuse_unknown_words(request.prompts, request.negative, list(words))
+        _refuse_negative_words(request.prompts, _negative_words(run, request.word_files, options))
         output = Storage(request.output or f"{request.run.rstrip('/')}/generated", options)
     except (ModelError, StorageError, OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
@@ -67,11 +70,12 @@ def _draw(
 
     sampler = SamplerSettings(request.sampler, request.steps, request.guidance)
     asked = [(prompt, index) for prompt in request.prompts for index in range(request.count)]
+    against = f"{AGAINST}{request.negative}" if request.negative else ""
     seeds = [derive_seed(request.seed, "", prompt, index) for prompt, index in asked]
     samples = []
     with ray_session(request.ray_address) as session:
         drawings = generate(
-            [prompt for prompt, _ in asked],
+            [prompt + against for prompt, _ in asked],
             seeds,
             words,
             model,
@@ -89,6 +93,8 @@ def _draw(
     drawn = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
     described = {"model": configuration["model"], "sampler": request.sampler, "steps": request.steps,
                  "guidance": request.guidance, "pictures": drawn}  # fmt: skip
+    if request.negative:
+        described["negative"] = request.negative
     if request.blends:
         described["blends"] = [str(blend) for blend in request.blends]
     output.write_bytes("generated.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
@@ -131,12 +137,37 @@ def _blended(blend: Blend, words: Words) -> dict[str, np.ndarray]:
         raise ValueError(f"--blend {error}") from None
 
 
-def _refuse_unknown_words(prompts: Sequence[str], known: list[str]) -> None:
+def _negative_words(run: RunFolder, urls: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    from pipeline.store.word_files import MAX_BYTES, decode_word, is_negative
+
+    table = read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS)
+    found = {
+        row["placeholder"] for row in table.select(["placeholder", "kind"]).to_pylist() if row["kind"] == "negative"
+    }
+    for url in urls:
+        data = Storage(url, options).read_bytes(at_most=MAX_BYTES)
+        if is_negative(data):
+            found.add(decode_word(data)[0] or PurePosixPath(url).stem)
+    return sorted(found)
+
+
+def _refuse_negative_words(prompts: Sequence[str], negative: list[str]) -> None:
+    from pipeline.sampling.generation import words_in
+
+    for prompt in prompts:
+        if there := words_in(prompt, negative):
+            raise ValueError(
+                f"prompt {prompt!r}: {there[0]} is a negative word, learned from pictures to be avoided; take it out of the "
+                f"prompt and give --negative {there[0]!r}"
+            )
+
+
+def _refuse_unknown_words(prompts: Sequence[str], negative: str, known: list[str]) -> None:
     from pipeline.sampling.generation import words_in
 
     if not prompts:
         raise ValueError("there is nothing to draw: give --prompt or --prompts")
-    for prompt in prompts:
+    for prompt in (*prompts, negative):
         unknown = [word for word in re.findall(r"<[^<>\s]+>", prompt) if not words_in(word, known)]
         if unknown:
             near = difflib.get_close_matches(unknown[0], known, 3)

@@ -243,6 +243,7 @@ class PictureRequest:
     """A request for pictures of prompts with learned words in them.
 
     run: URL of the run folder with the words. word_files: URLs of word files of other runs. count: pictures per prompt.
+    negative: the negative prompt of all pictures, such as a negative word.
     blends: further words, each between two of these or of the blends before it.
     seed: of the noise. steps: denoising steps. guidance: guidance scale. output: folder for the pictures; None is generated/ in
     the run. model: the one that the words were learned on; None takes the run's own, if it is the shipped one.
@@ -262,6 +263,7 @@ class PictureRequest:
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
     blends: tuple[Blend, ...] = ()
+    negative: str = ""
 
     def __post_init__(self) -> None:
         require("--count", self.count, 1, MOST_PICTURES)

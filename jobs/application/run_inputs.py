@@ -36,6 +36,8 @@ def read_inputs(request: RunRequest) -> RunInputs:
     model = find_model(request.model, options)
     family = family_of(model.family)
     family.refuse_unsuited(protocol.sampler, settings.min_snr)
+    if negative := next((concept.name for concept in manifest.concepts if concept.kind == "negative"), None):
+        family.refuse_negative(f"{negative} is of the kind 'negative'")
     encoders = family.encoders_named(settings.encoders, settings.word_place)
     settings = replace(settings, encoders=encoders)
     if request.model_settings.offload_text_encoders and settings.word_place == "input":

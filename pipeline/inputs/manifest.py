@@ -39,7 +39,7 @@ REQUIRED = COLUMNS[:2]
 READ_ELSEWHERE = ("subject",)  # carried along here, and read by protocols
 OPTIONAL = COLUMNS[2:]
 GAPS = ("", "nan", "<na>")  # as pandas writes them, in lower case
-KINDS: dict[str, Kind] = {"object": "object", "style": "style"}
+KINDS: dict[str, Kind] = {"object": "object", "style": "style", "negative": "negative"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,8 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
     carried = {column: checked(column, _carried) for column in row.cells if column not in COLUMNS}
     if problems:
         return None, problems
-    words = initializer or noun or defaults.initializer
+    # A negative word has a class that is drawn against it, and nothing of which it is to be learned.
+    words = initializer or (None if kind == "negative" else noun) or defaults.initializer
     concept = Concept(
         name=name, images=images, placeholder=placeholder, initializer=words, noun=noun, kind=kind, vectors=vectors,
         line=row.line, carried=carried, word_file=word_file, captions=captions,
@@ -318,7 +319,7 @@ def _phrase(column: str, value: object) -> str | None:
 def _kind(column: str, value: object) -> Kind:
     text = _text(column, value) or "object"
     if text not in KINDS:
-        raise _WrongError(column, text, "must be 'object' or 'style'")
+        raise _WrongError(column, text, "must be 'object', 'style' or 'negative'")
     return KINDS[text]
 
 

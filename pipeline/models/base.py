@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.records import OUT
+from pipeline.records import AGAINST, OUT
 from pipeline.settings import FastMode, FlowTimes, WordPlace
 
 Known = Mapping[
@@ -138,11 +138,13 @@ class Backbone(ABC):
     def embed_guided(
         self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
     ) -> Conditioning:
-        """For classifier-free guidance of B prompts, 2 B: the empty prompt B times, then the prompts.
+        """For classifier-free guidance of B prompts, 2 B: their negative prompts, empty where there is none, then the prompts.
 
-        rows, words, known: as for `tokenise` and `embed`. Raises PromptError.
+        prompts: each with its negative prompt behind AGAINST, if it has one. rows, words, known: as for `tokenise` and `embed`.
+        Raises PromptError.
         """
-        return self.embed(self.tokenise(["" for _ in prompts] + list(prompts), rows, known), words)
+        wanted, against = apart(prompts)
+        return self.embed(self.tokenise(against + wanted, rows, known), words)
 
     @abstractmethod
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
@@ -245,6 +247,16 @@ class Backbone(ABC):
     @abstractmethod
     def weights_digest(self) -> str:
         """Hex sha256 of all weights as they are in memory now. If it changes during a run, the model was not frozen."""
+
+
+def apart(prompts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The prompts, and the negative prompt of each.
+
+    >>> apart(["a cat", f"a dog{AGAINST}<blurred>"])
+    (['a cat', 'a dog'], ['', '<blurred>'])
+    """
+    parts = [prompt.partition(AGAINST) for prompt in prompts]
+    return [wanted for wanted, _, _ in parts], [against for _, _, against in parts]
 
 
 def alias(number: int | str, placeholder: str = "") -> str:

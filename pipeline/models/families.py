@@ -19,7 +19,7 @@ class Family:
     encoders: folder of a text encoder -> its name in word files of several encoders.
     summarised: those of which the model gets only a summary, so that no output word can stand behind them.
     architecture: its name in ModelSpec, by the width of its first text encoder where that tells its versions apart.
-    denoiser, first_stage: their folders. samplers: that suit it.
+    denoiser, first_stage: their folders. samplers: that suit it. guided: whether it takes a negative prompt.
     """
 
     title: str
@@ -31,6 +31,7 @@ class Family:
     first_stage: str = "vae"
     samplers: tuple[Sampler, ...] = field(default=FLOW_SAMPLERS)
     summarised: tuple[str, ...] = ()
+    guided: bool = True
 
     @property
     def word_keys(self) -> dict[str, str]:
@@ -70,6 +71,11 @@ class Family:
         if min_snr and self.samplers == FLOW_SAMPLERS:
             raise ValueError(f"--min-snr is {min_snr:g}: {self.title} is a rectified flow; leave it at 0")
 
+    def refuse_negative(self, what: str) -> None:
+        """Raises ValueError for a model that takes no negative prompt. what: asks for one."""
+        if not self.guided:
+            raise ValueError(f"{what}: {self.title} takes no negative prompt, as its guidance is distilled into it")
+
 
 # By the class that model_index.json names.
 FAMILIES = {
@@ -99,7 +105,7 @@ FAMILIES = {
     ),
     "FluxPipeline": Family(
         "Flux.1", "pipeline.models.flow.flux", "Flux", {"text_encoder": "clip_l", "text_encoder_2": "t5"}, "flux-1",
-        summarised=("text_encoder",),
+        summarised=("text_encoder",), guided=False,
     ),
     "ChromaPipeline": Family("Chroma", "pipeline.models.flow.flux", "Chroma", {"text_encoder": "t5"}, "chroma"),
     "SanaPipeline": Family("Sana", "pipeline.models.flow.sana", "Sana", {"text_encoder": "gemma"}, "sana"),

@@ -75,14 +75,16 @@ class Protocol:
 
         Raises ProtocolError when there is no such list, or a prompt needs the class and the manifest gives none.
         """
+        # A negative word is drawn against in an object's prompts.
+        kind = "object" if concept.kind == "negative" else concept.kind
         said = concept.carried.get(SUBJECT) if self.edits.keys() - {"object", "style"} else None
-        wanted = said or self.subjects.get(concept.noun or "") or concept.kind
-        if wanted not in self.edits or concept.kind not in self.plain:
+        wanted = said or self.subjects.get(concept.noun or "") or kind
+        if wanted not in self.edits or kind not in self.plain:
             raise ProtocolError(
                 f"{concept.name}: the protocol {self.label} has no prompts for {wanted!r}; give the manifest a column "
                 f"{SUBJECT!r} with one of {', '.join(sorted(self.edits))}"
             )
-        templates = self.plain[concept.kind], self.edits[wanted]
+        templates = self.plain[kind], self.edits[wanted]
         if not concept.noun and any("{class}" in template for template in (templates[0], *templates[1])):
             raise ProtocolError(
                 f"{concept.name}: the prompts of {self.label} name what a concept is; give the manifest a column 'class' "

@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from pipeline.models.base import Backbone, Known, PromptError, split_at_placeholders
 from pipeline.models.find import ModelError
 from pipeline.models.load import cached_backbone
+from pipeline.sampling.pictures_of_a_word import sentences_in
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import ModelSettings
 
@@ -77,7 +78,7 @@ def generate(
 
 def _measure(load: Callable[[], Backbone], prompts: list[str], rows: Mapping[str, range], known: Known) -> None:
     torch.set_num_threads(1)
-    load().tokenise(prompts, rows, known)
+    load().tokenise(sentences_in(prompts), rows, known)
 
 
 def _draw(

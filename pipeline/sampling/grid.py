@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.inputs.picture_file import decode_drawn
-from pipeline.records import Sample
+from pipeline.records import AGAINST, Sample
 
 TILE, GAP, LABEL = 128, 6, 20
 PER_ROW = 8
@@ -20,7 +20,8 @@ def draw_grid(title: str, samples: Sequence[Sample]) -> bytes:
     rows: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.kind != "untrained":
-            rows.setdefault(TITLES.get(sample.kind, sample.prompt), []).append(sample)
+            said = sample.prompt.replace(AGAINST, ", and not ")
+            rows.setdefault(TITLES.get(sample.kind, said), []).append(sample)
     columns = max(min(len(some), PER_ROW) for some in rows.values())
     width = GAP + columns * (TILE + GAP)
     sheet = Image.new("RGB", (width, LABEL + GAP + len(rows) * (TILE + LABEL + GAP)), PAPER)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.models.base import Backbone, alias, placeholder_pattern
 from pipeline.protocols import Protocol
-from pipeline.records import OUT, Concept
+from pipeline.records import AGAINST, OUT, Concept
 from pipeline.sampling.prompting import Request
 from pipeline.sampling.sampler import SamplerSettings, drawing
 
@@ -35,8 +35,11 @@ class Wanted:
     vectors: Vectors
 
     def prompt(self, name: str) -> str:
-        """The prompt with the word spelled otherwise: two concepts may spell theirs alike."""
-        return placeholder_pattern([self.concept.placeholder]).sub(lambda _: name, self.request.prompt)
+        """What is drawn, with the word spelled otherwise: two concepts may spell theirs alike. Without its negative prompt where
+        that is a word before training.
+        """
+        prompt = self.request.prompt if self.request.trained else self.request.prompt.partition(AGAINST)[0]
+        return placeholder_pattern([self.concept.placeholder]).sub(lambda _: name, prompt)
 
     @property
     def content(self) -> str:

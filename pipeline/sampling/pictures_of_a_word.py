@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.models.base import Backbone, PromptError
 from pipeline.protocols import Protocol
 from pipeline.protocols.protocol import ProtocolError, fill
-from pipeline.records import Concept, Sample
+from pipeline.records import AGAINST, Concept, Sample
 from pipeline.sampling.grid import encode_png
 from pipeline.sampling.picture_pool import PicturePool, Vectors, Wanted
 from pipeline.sampling.prompting import Request, requests_for
@@ -27,8 +27,13 @@ def wanted_of(backbone: Backbone, concept: Concept, word: Vectors, requests: Seq
     """The untrained word is what the concept's initializer gives. Raises PromptError where a prompt cannot be drawn."""
     initial = backbone.initial_vectors(concept.initializer, concept.vectors, tuple(word))
     rows = {concept.placeholder: range(len(next(iter(word.values()))))}
-    backbone.tokenise(sorted({each.prompt for each in requests}), rows, {concept.placeholder: tuple(word)})
+    backbone.tokenise(sentences_in(each.prompt for each in requests), rows, {concept.placeholder: tuple(word)})
     return [Wanted(concept, each, word if each.trained else initial) for each in requests]
+
+
+def sentences_in(prompts: Iterable[str]) -> list[str]:
+    """What a text encoder reads of prompts: they and their negative prompts, each once."""
+    return sorted({part for prompt in prompts for part in prompt.split(AGAINST)})
 
 
 def refuse_long_protocol(
@@ -59,8 +64,8 @@ def refuse_long_prompts(backbone: Backbone, concept: Concept, protocol: Protocol
 
     encoders: text encoders that know the word.
     """
-    prompts = {request.prompt for request in requests_for(concept, protocol, seed=0)}
-    backbone.tokenise(sorted(prompts), {concept.placeholder: range(concept.vectors)}, {concept.placeholder: encoders})
+    prompts = sentences_in(request.prompt for request in requests_for(concept, protocol, seed=0))
+    backbone.tokenise(prompts, {concept.placeholder: range(concept.vectors)}, {concept.placeholder: encoders})
 
 
 def draw_pictures(

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pipeline.models.base import PromptError, placeholder_pattern, refuse_ambiguous
 from pipeline.protocols.protocol import Protocol, ProtocolError, fill
 from pipeline.randomness import derive_seed
-from pipeline.records import Concept, SampleKind
+from pipeline.records import AGAINST, Concept, SampleKind
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One picture to be sampled.
 
-    trained: with the learned word, else with the word as it was before training, where the prompt holds one at all.
+    trained: with the learned word, else with the word as it was before training, where the prompt holds one at all. A negative
+    word is in the negative prompt, behind AGAINST; before training there is none.
     """
 
     kind: SampleKind
@@ -40,11 +41,13 @@ def requests_for(concept: Concept, protocol: Protocol, seed: int) -> list[Reques
     wanted += [("untrained", template, protocol.untrained_images, False) for template in (plain, *edits)]
     requests = []
     for kind, template, count, trained in wanted:
-        prompt = fill(template, concept.placeholder, concept.noun)
-        said = (kind, prompt, leave_out(prompt, concept.placeholder))
+        prompt = _prompt(template, concept)
+        said = (kind, prompt, leave_out(prompt.partition(AGAINST)[0], concept.placeholder))
         requests += [
             Request(*said, index, _seed(seed, concept, protocol, template, index), trained) for index in range(count)
         ]
+    if concept.kind == "negative":
+        return requests
     floors: dict[SampleKind, str | None] = {"noun": _with_noun(plain, concept), "wordless": _tidy(fill(plain, "", ""))}
     for kind, stated in floors.items():
         if stated is not None:
@@ -52,6 +55,14 @@ def requests_for(concept: Concept, protocol: Protocol, seed: int) -> list[Reques
             seeds = [_seed(seed, concept, protocol, plain, index) for index in range(protocol.untrained_images)]
             requests += [Request(kind, stated, stated, index, each, False) for index, each in enumerate(seeds)]
     return requests
+
+
+def _prompt(template: str, concept: Concept) -> str:
+    """With the word in its place; of a negative word the prompt that names its class instead, and the word against it."""
+    if concept.kind == "negative":
+        noun = concept.noun or ""
+        return f"{_tidy(fill(template, '' if '{class}' in template else noun, noun))}{AGAINST}{concept.placeholder}"
+    return fill(template, concept.placeholder, concept.noun)
 
 
 def missing(samples: Iterable[tuple[str, str, int, int]], requests: Iterable[Request]) -> list[Request]:

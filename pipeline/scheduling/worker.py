@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -276,8 +277,8 @@ class Worker:
             if concept.kind not in file.kinds:
                 return None, None
             return file.vectors(see(images.pixels), concept.kind, concept.vectors), None
-        # A style has no start in its pictures: the encoder reads what they show.
-        if self.settings.inversion.start != "pictures" or concept.kind == "style":
+        # Only an object has a start in its pictures: the encoder reads what they show.
+        if self.settings.inversion.start != "pictures" or concept.kind != "object":
             return None, None
         encoder = self.settings.start_encoder
         assert encoder is not None, "whoever asks for a start from pictures says who reads them"
@@ -312,13 +313,14 @@ class Worker:
         """Writes everything under the attempt's own id, then the marker. If this attempt won, the public files follow."""
         run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
         architecture = self.backbone.architecture_of(word.vectors)
-        spec = WordSpec(name, architecture, concept.kind, images.pixels.shape[1])
+        learned = datetime.now(UTC).date().isoformat()
+        spec = WordSpec(name, architecture, concept.kind, images.pixels.shape[1], learned)
         public = {
             run.word_path(name): encode_word(word.placeholder, word.vectors, self.backbone.word_keys, spec=spec),
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {
-            "embedding.parquet": _parquet(embedding_rows(concept, fingerprint, word, images)),
+            "embedding.parquet": _parquet(embedding_rows(concept, fingerprint, word, images, learned)),
             "samples.parquet": _parquet(sample_rows(fingerprint, samples)),
             **{ATTEMPT_FILES[path.split("/")[0]]: data for path, data in public.items()},
         }

@@ -1,7 +1,7 @@
 """What a word file says of itself: the metadata of ModelSpec 1.0.1 (github.com/Stability-AI/ModelSpec) in its safetensors header.
 
-The same word gives the same bytes at any time and on any machine, so that there is no date, and the keys are sorted: safetensors'
-own writer puts them in another order every time.
+The date is the day on which the word was learned, so that the same word gives the same bytes at any time and on any machine. The
+keys are sorted: safetensors' own writer puts them in another order every time.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any
 
 PREFIX = "modelspec."
 TRIGGER, ARCHITECTURE = f"{PREFIX}trigger_phrase", f"{PREFIX}architecture"
+NEGATIVE = f"{PREFIX}is_negative_embedding"
 LONGEST_NAME = 128  # of a word, in characters; the specification has no limit
 METADATA = "__metadata__"
 
@@ -20,19 +21,24 @@ METADATA = "__metadata__"
 class WordSpec:
     """title: the concept's name. architecture: of the model, by its name in the specification where it has one.
 
-    kind: "object" or "style". resolution: side of the training pictures in pixels; None where a run's tables do not have it.
+    kind: "object", "style" or "negative". resolution: side of the training pictures in pixels; learned: the day, ISO 8601; None
+    where a run's tables do not have them.
     """
 
     title: str
     architecture: str
     kind: str
     resolution: int | None = None
+    learned: str | None = None
 
     def metadata(self, placeholder: str) -> dict[str, str]:
         said = {
             "sai_model_spec": "1.0.1", "architecture": f"{self.architecture}/textual-inversion", "implementation": "diffusers",
             "title": self.title, "trigger_phrase": placeholder, "tags": f"textual inversion, {self.kind}",
+            "is_negative_embedding": "true" if self.kind == "negative" else "false",
         }  # fmt: skip
+        if self.learned is not None:
+            said["date"] = self.learned
         if self.resolution is not None:
             said["resolution"] = f"{self.resolution}x{self.resolution}"
         return {PREFIX + key: value for key, value in said.items()}

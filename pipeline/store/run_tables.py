@@ -25,6 +25,7 @@ EMBEDDINGS = pa.schema([
     ("initial_norms", pa.list_(pa.float32())), ("seconds", pa.float64()), ("images", pa.list_(pa.string())),
     ("image_digests", pa.list_(pa.string())), ("rejected_images", pa.list_(pa.string())), ("sources", pa.list_(SOURCE)),
     ("carried", pa.map_(pa.string(), pa.string())), ("resolution", pa.int64()),
+    ("learned", pa.string()),
 ])  # fmt: skip
 
 SAMPLES = pa.schema(
@@ -42,8 +43,10 @@ SAMPLES = pa.schema(
 FAILURES = pa.schema([*KEY, ("stage", pa.string()), ("reason", pa.string()), ("attempts", pa.int64())])
 
 
-def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: ImageSet) -> pa.Table:
-    """One row a text encoder. No credentials of URLs are in them, such as a signature in a query."""
+def embedding_rows(
+    concept: Concept, fingerprint: str, word: Word, images: ImageSet, learned: str | None = None
+) -> pa.Table:
+    """One row a text encoder. learned: the day, ISO 8601. No credentials of URLs are in them, such as a signature in a query."""
     plain = all_without_credentials
     return pa.Table.from_pylist([
         {
@@ -57,6 +60,7 @@ def embedding_rows(concept: Concept, fingerprint: str, word: Word, images: Image
             "sources": [plain(asdict(source)) for source in images.sources],
             "carried": _carried(concept),
             "resolution": images.pixels.shape[1],
+            "learned": learned,
         }
         for encoder, vectors in word.vectors.items()
     ], EMBEDDINGS)  # fmt: skip

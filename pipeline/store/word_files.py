@@ -31,6 +31,7 @@ from pipeline.records import OUT
 from pipeline.store.damaged import kind_of
 from pipeline.store.model_spec import (
     ARCHITECTURE,
+    NEGATIVE,
     WordSpec,
     metadata_of,
     trigger_of,
@@ -139,6 +140,11 @@ def suited(
     if widths is not None and wide != (wanted := {name: widths.get(name, wide[name]) for name in wide}):
         raise WordFileError(f"the word has vectors as wide as {_widths(wide)}, but the model's are {_widths(wanted)}")
     return found
+
+
+def is_negative(data: bytes) -> bool:
+    """Whether the file says that its word is one for the negative prompt."""
+    return metadata_of(data).get(NEGATIVE, "").strip().lower() == "true"
 
 
 def stated_model(data: bytes) -> str:

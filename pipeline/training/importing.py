@@ -9,7 +9,7 @@ from pipeline.models.base import Backbone
 from pipeline.records import Concept, ImageSet, Word
 from pipeline.settings import InversionSettings
 from pipeline.store.locations import without_credentials
-from pipeline.store.word_files import WordFileError, decode_word, stated_model, suited
+from pipeline.store.word_files import WordFileError, decode_word, is_negative, stated_model, suited
 from pipeline.training.inversion import InversionError, validate
 from pipeline.training.slot import SideInformation, new_slot
 
@@ -28,6 +28,11 @@ def imported_word(
         vectors = suited(decode_word(data)[1], backbone.word_widths, backbone.word_keys)
     except WordFileError as error:
         raise InversionError(f"{without_credentials(str(concept.word_file))}: {error}{stated_model(data)}") from error
+    if is_negative(data) and concept.kind != "negative":
+        raise InversionError(
+            f"{without_credentials(str(concept.word_file))}: its metadata says that it is a word for the negative prompt; give the "
+            "concept the kind 'negative' in the manifest"
+        )
     count = len(next(iter(vectors.values())))
     plain = replace(settings, progressive=0.0, start="words", start_clip="", start_encoder="")
     side = SideInformation(images.captions, images.masks)

@@ -56,5 +56,9 @@ STYLE = (
 )
 
 
+# A negative prompt is the word alone.
+NEGATIVE = ("{}", "a photo, {}", "a picture, {}", "a rendering, {}", "a painting, {}", "a close-up photo, {}")
+
+
 def templates_for(kind: Kind) -> tuple[str, ...]:
-    return STYLE if kind == "style" else OBJECT
+    return {"object": OBJECT, "style": STYLE, "negative": NEGATIVE}[kind]

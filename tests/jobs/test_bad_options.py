@@ -75,6 +75,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     }),
     "generate": (("{run}", "--prompt", "<owl>", "--output", "{folder}/pictures"), {
         "--prompt": ("a <nobody>", "this run has no word <nobody>"), "--prompts": NO_FILE, "--word": NO_FILE,
+        "--negative": ("a <nobody>", "this run has no word <nobody>"),
         "--blend": ("<x>=<owl>:<nobody>:0.5", "there is no word <nobody>"),
         "--count": number("--count", "0"), "--seed": number("--seed", "-1"), "--sampler": choice("--sampler"),
         "--steps": number("--steps", "0"), "--guidance": number("--guidance", "nan"), "--output": UNKNOWN_STORE,

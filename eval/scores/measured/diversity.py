@@ -19,6 +19,7 @@ METRIC = Metric(
     figure="diversity",
     order=3,
     measure=measure,
+    of_negative=True,
     interval=diversity_interval,
     columns=(Column("diversity", "value", "diversity"), Column("diversity_ceiling", "ceiling")),
     headline=("diversity",),

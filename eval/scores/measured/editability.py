@@ -36,6 +36,7 @@ METRIC = Metric(
     figure="editability",
     order=2,
     measure=measure,
+    of_negative=True,
     expected=expected,
     columns=(
         Column("editability", "value", "editability"),

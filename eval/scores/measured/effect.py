@@ -42,6 +42,7 @@ METRIC = Metric(
     figure="effect",
     order=5,
     measure=measure,
+    of_negative=True,
     expected=expected,
     columns=(Column("effect", "value"),),
     meaning="distance from the untrained word's pictures of the same noise; below 0.01 the word changes nothing",

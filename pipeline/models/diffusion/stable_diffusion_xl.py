@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pipeline.models.base import Conditioning, Known, Tokens
+from pipeline.models.base import Conditioning, Known, Tokens, apart
 from pipeline.models.find import Model, ModelError
 from pipeline.models.latent_model import LatentModel
 from pipeline.models.text.text_encoder import TextPart
@@ -47,10 +47,18 @@ class StableDiffusionXL(LatentModel):
     ) -> Conditioning:
         if not self.zeros_without_prompt:
             return super().embed_guided(prompts, rows, words, known)
-        prompted = self.embed(self.tokenise(prompts, rows, known), words)
-        assert prompted.pooled is not None  # `embed` above makes it
-        context, pooled = (torch.cat([torch.zeros_like(part), part]) for part in (prompted.context, prompted.pooled))
+        wanted, against = apart(prompts)
+        given = torch.tensor([bool(each) for each in against], device=self.device)
+        both = self.embed(self.tokenise([*against, *wanted] if any(against) else wanted, rows, known), words)
+        assert both.pooled is not None  # `embed` above makes it
+        context, pooled = (self._zeros_but(given, part) for part in (both.context, both.pooled))
         return Conditioning(context, pooled)
+
+    def _zeros_but(self, given: Tensor, part: Tensor) -> Tensor:
+        """given: bool (B,), the prompts with a negative prompt. part: of the negative prompts, if any is given, and the prompts."""
+        wanted = part[-len(given) :]
+        against = torch.where(given.view(-1, *[1] * (part.ndim - 1)), part[: len(given)], 0.0)
+        return torch.cat([against if len(part) > len(given) else torch.zeros_like(wanted), wanted])
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None  # `embed` above makes it

@@ -11,7 +11,7 @@ from diffusers import ChromaTransformer2DModel, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from pipeline.models.base import Conditioning, Known, Tokens
+from pipeline.models.base import Conditioning, Known, PromptError, Tokens, apart
 from pipeline.models.flow.patches import packed, unpacked
 from pipeline.models.latent_model import DenoiserPart, LatentModel
 from pipeline.models.text.text_encoder import TextPart
@@ -37,7 +37,11 @@ class Flux(LatentModel):
     def embed_guided(
         self, prompts: Sequence[str], rows: Mapping[str, range], words: Mapping[str, Tensor], known: Known | None = None
     ) -> Conditioning:
-        """The B prompts alone: guidance is distilled into the model."""
+        """The B prompts alone: guidance is distilled into the model. Raises PromptError for a negative prompt."""
+        if against := next((each for each in apart(prompts)[1] if each), None):
+            raise PromptError(
+                f"negative prompt {against!r}: {self.name} takes none, as its guidance is distilled into it"
+            )
         return self.embed(self.tokenise(prompts, rows, known), words)
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:

@@ -13,10 +13,10 @@ from safetensors.numpy import save
 
 from pipeline.models.families import FAMILIES
 from pipeline.store.model_spec import WordSpec
-from pipeline.store.word_files import Layout, decode_word, encode_word, stated_model
+from pipeline.store.word_files import Layout, decode_word, encode_word, is_negative, stated_model
 from tests.pipeline.store.test_word_files import vectors, with_metadata
 
-SPEC = WordSpec("my-owl", "stable-diffusion-v1", "object", 512)
+SPEC = WordSpec("my-owl", "stable-diffusion-v1", "object", 512, "2026-11-27")
 WORD = {"text_encoder": vectors(2)}
 XL = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 ENCODE = """
@@ -34,7 +34,7 @@ def metadata_in(data: bytes, folder: Path) -> dict[str, str]:
         return dict(opened.metadata())
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "a1111", "comfyui"])
+@pytest.mark.parametrize("layout", ["diffusers", "a1111", "comfyui", "onetrainer"])
 def test_a_word_file_has_what_the_specification_asks_for(layout: Layout, tmp_path: Path) -> None:
     """The required keys and what they hold, as the specification's tables have them."""
     data = encode_word("<owl>", WORD, layout=layout, spec=SPEC)
@@ -43,6 +43,7 @@ def test_a_word_file_has_what_the_specification_asks_for(layout: Layout, tmp_pat
     assert {key.removeprefix("modelspec."): value for key, value in said.items() if key.startswith("modelspec.")} == {
         "sai_model_spec": "1.0.1", "architecture": "stable-diffusion-v1/textual-inversion", "implementation": "diffusers",
         "title": "my-owl", "trigger_phrase": "<owl>", "tags": "textual inversion, object", "resolution": "512x512",
+        "date": "2026-11-27", "is_negative_embedding": "false",
         "hash_sha256": f"0x{hashlib.sha256(tensors).hexdigest()}",
     }  # fmt: skip
     name, found = decode_word(data)
@@ -102,3 +103,17 @@ def test_the_versions_of_stable_diffusion_are_told_apart_by_their_width() -> Non
     family = FAMILIES["StableDiffusionPipeline"]
     named = [family.architecture_of({"text_encoder": np.zeros((1, width))}) for width in (768, 1024, 32)]
     assert named == ["stable-diffusion-v1", "stable-diffusion-v2", "stable-diffusion"]
+
+
+def test_a_negative_word_says_so_and_is_read_as_one() -> None:
+    """Catches a word to be avoided that another program, or we, would put into a prompt."""
+    for kind, told in (("negative", True), ("object", False), ("style", False)):
+        data = encode_word("<w>", WORD, spec=WordSpec("w", "sana", kind))
+        assert is_negative(data) == told
+    assert not is_negative(encode_word("<w>", WORD))
+    assert not is_negative(b"no file")
+
+
+def test_without_a_day_no_date_is_made_up(tmp_path: Path) -> None:
+    said = metadata_in(encode_word("<w>", WORD, spec=WordSpec("w", "sana", "object")), tmp_path)
+    assert not any("date" in key for key in said)
