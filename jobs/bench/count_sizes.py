@@ -113,7 +113,7 @@ def _masked(context: Tensor) -> Tensor:
 
 def sizes() -> Mapping[str, Size]:
     """By name. Called with the meta device as the default one."""
-    half = {"dtype": torch.bfloat16}
+    half: Calls = {"dtype": torch.bfloat16}
     noisy4, noisy16 = torch.zeros(1, 4, 128, 128, **half), torch.zeros(1, 16, 128, 128, **half)
     time = torch.ones(1)
     clips, t5 = ((_clip(768, 12), 77), (_clip(1280, 32), 77)), (_t5, 512)
