@@ -67,7 +67,7 @@ def _cluster(spec: Document) -> Iterator[str]:
     if not spec.get("enableInTreeAutoscaling") or spec.get("autoscalerOptions", {}).get("version") != "v2":
         yield "autoscalerOptions: priorities need the in-tree autoscaler, version v2"
     if spec.get("authOptions", {}).get("mode") != "token":
-        yield "authOptions.mode: without a token whoever reaches port 8265 runs code"
+        yield "authOptions.mode: without a token, anyone who reaches port 8265 runs code"
     if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
         yield "headGroupSpec.rayStartParams: the head takes no work: num-cpus: '0'"
     groups = spec.get("workerGroupSpecs", [])

@@ -1,6 +1,6 @@
-"""Events of modules that know no run: they are log records, and whoever runs something listens to them.
+"""Events of modules that know no run: they are log records, which a run listens to.
 
-So a damaged file or a store that does not answer is one line in the log, also where nobody listens.
+So a damaged file, or a store that does not answer, is a line in the log even where no run listens.
 """
 
 import logging

@@ -92,13 +92,13 @@ class Faults:
     stall_seconds: float = 2.0
     requests: int = 0
     made: int = 0
-    chance: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def next(self) -> str:
         self.requests += 1
         fault = self.planned.pop(0) if self.planned else ""
-        if self.share and self.chance.random() < self.share:
-            fault = str(self.chance.choice(["503", "reset", "stall"]))
+        if self.share and self.generator.random() < self.share:
+            fault = str(self.generator.choice(["503", "reset", "stall"]))
         self.made += bool(fault)
         return fault
 

@@ -69,7 +69,7 @@ def common_conditions(a: pa.Table, b: pa.Table) -> tuple[ScoredUnder, ScoredUnde
     both = [(one, other) for one in mine for other in theirs if _comparable(one) == _comparable(other)]
     if not both:
         raise NotComparableError(
-            f"these runs have no scores in common: A was scored by {_told(mine)}, B by {_told(theirs)}; "
+            f"these runs have no scores in common: A was scored by {_conditions_named(mine)}, B by {_conditions_named(theirs)}; "
             "score both alike, with jobs/evaluate.py and its --protocol and --clip"
         )
     return max(both, key=lambda pair: min(mine[pair[0]], theirs[pair[1]]))
@@ -87,7 +87,7 @@ def _comparable(under: ScoredUnder) -> tuple[object, ...]:
     return tuple(getattr(under, name) for name in COMPARABLE)
 
 
-def _told(conditions: Mapping[ScoredUnder, int]) -> str:
+def _conditions_named(conditions: Mapping[ScoredUnder, int]) -> str:
     said = sorted({f"{each.protocol} and {each.clip}" for each in conditions})
     return "; ".join(said) or "nothing yet"
 

@@ -69,7 +69,7 @@ def _grid(run: RunFolder, rows: list[dict[str, Any]], parts: int) -> bytes | Non
     table = read_table(run, part_path("samples", shard_of(name, parts), parts))
     if table is None:
         return None
-    own = table.filter([(one, print_) == (name, fingerprint) for one, print_ in
+    own = table.filter([pair == (name, fingerprint) for pair in
                         zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)])  # fmt: skip
     # As the worker drew them: each picture's path ends in its place.
     places = [int(row["path"].rpartition("-")[2].removesuffix(".png")) for row in own["image"].to_pylist()]

@@ -49,7 +49,7 @@ def read_rows(
     required: Sequence[str],
     called: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], list[Problem]]:
-    """The rows that can be told apart, and what is wrong with the others.
+    """The rows with names of their own, and what is wrong with the others.
 
     columns, required: the names that mean something, and those that must be there. called: what some of them are called in
     this file. Raises ManifestError for a file of which nothing can be used, and TooManyProblemsError.

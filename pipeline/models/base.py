@@ -109,7 +109,7 @@ class Backbone(ABC):
     def encoders_of(self, keys: Collection[str], place: WordPlace = "input") -> tuple[str, ...]:
         """The names, with OUT for the place "output", of the text encoders with these keys in word files; of all for none.
 
-        Raises ValueError for a key that is none of theirs.
+        Raises ValueError for an unknown key.
         """
         ending = OUT if place == "output" else ""
         there = {

@@ -29,8 +29,8 @@ class FirstStage:
     """The autoencoder. It can be used once `move_to` has been called."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, settings: ModelSettings) -> None:
-        """dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16: float32 unless that is
-        known not to, or it is told.
+        """dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16. So it is float32, unless
+        its configuration or the settings say otherwise.
 
         Raises ValueError, and whatever a broken file makes the library raise.
         """

@@ -20,7 +20,7 @@ def make_faster(
 ) -> None:
     """With "auto", tries both if the training of the `concepts` takes WORTH_SECONDS, and keeps the faster one.
 
-    tell: is told what cannot be done. Nothing is raised for it.
+    tell: called with what cannot be done. Nothing is raised for it.
     """
     if compile == "off":
         return

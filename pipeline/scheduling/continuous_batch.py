@@ -120,7 +120,7 @@ class ContinuousBatch:
 
     def draw(self, wanted: Sequence[Wanted]) -> list[np.ndarray]:
         """Waits for the pictures, one each, uint8 (R, R, 3)."""
-        assert self._pictures is not None, "whoever draws gives a pool"
+        assert self._pictures is not None, "drawing needs a picture pool"
         pictures = self._pictures.add(wanted)
         self._calls.put(lambda: None)  # wakes the model's thread if nothing is in training
         return [picture.result() for picture in pictures]

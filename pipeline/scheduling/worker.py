@@ -263,7 +263,7 @@ class Worker:
     def _nearest(self, images: ImageSet) -> tuple[str, ...]:
         if self.settings.inversion.start != "nearest":
             return ()
-        assert self.settings.look is not None, "whoever asks for the nearest words says who looks for them"
+        assert self.settings.look is not None, "--start nearest needs a function that finds the words"
         return self.settings.look(images.pixels, self._vocabulary)
 
     def _pictured(self, concept: Concept, images: ImageSet) -> tuple[Seen | None, Seen | None]:
@@ -272,7 +272,7 @@ class Worker:
         """
         if self.settings.inversion.start == "fitted":
             file, see = self.settings.start_file, self.settings.see
-            assert file is not None, "whoever asks for a fitted start gives the file"
+            assert file is not None, "a fitted start needs its file"
             assert see is not None, "and says who reads the pictures"
             if concept.kind not in file.kinds:
                 return None, None
@@ -281,7 +281,7 @@ class Worker:
         if self.settings.inversion.start != "pictures" or concept.kind != "object":
             return None, None
         encoder = self.settings.start_encoder
-        assert encoder is not None, "whoever asks for a start from pictures says who reads them"
+        assert encoder is not None, "--start pictures needs a start encoder"
         seen, initializer = encoder.vectors(images.pixels), concept.initializer
         if initializer is None:
             return seen, None

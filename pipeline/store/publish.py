@@ -1,8 +1,8 @@
 """Makes the run folder's tables from its commit markers. parts.py says how a table is split into files.
 
-A part's rows are a function of the commit markers of its concepts, and its file name is fixed. So whoever writes it, and
-however often, the rows are the same: two drivers cannot double a row, and a driver that dies between two parts leaves nothing
-to clean up.
+A part's rows are a function of the commit markers of its concepts, and its file name is fixed. So its rows are the
+same whichever driver writes it, and however often: two drivers cannot double a row, and a driver that dies between two parts
+leaves nothing to clean up.
 """
 
 from collections import defaultdict
@@ -74,7 +74,7 @@ def _publish(
     with ThreadPoolExecutor(WRITERS) as writers:
         lost = set().union(*writers.map(publish_part, sorted(by_part)))
     renew()
-    lost |= _clear_attempts(run, {name: print_ for name, print_ in done.items() if name not in lost})
+    lost |= _clear_attempts(run, {name: fingerprint for name, fingerprint in done.items() if name not in lost})
     for name in lost:
         run.withdraw(name, done.pop(name))
     for name in set(run.checkpointed()).intersection(done):

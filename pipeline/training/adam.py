@@ -20,12 +20,12 @@ def factors(step: int, rate: float, decay: float) -> np.ndarray:
 
 
 @torch.no_grad()
-def update(words: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, row_factors: Tensor) -> None:
+def update(words: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, moves: Tensor) -> None:
     """Changes words and moments in place.
 
-    words, gradient, mean, square: (rows, D). row_factors: (3, rows), the `factors` of each row.
+    words, gradient, mean, square: (rows, D). moves: (3, rows), the `factors` of each row.
     """
-    shrink, along, root = row_factors.unsqueeze(2).unbind()
+    shrink, along, root = moves.unsqueeze(2).unbind()
     words.mul_(shrink)
     mean.lerp_(gradient, 1 - BETAS[0])
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])

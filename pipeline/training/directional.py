@@ -19,12 +19,12 @@ def turns(rate: float, concentration: float, rows: int, vectors: int) -> np.ndar
 
 
 @torch.no_grad()
-def update(words: Tensor, gradient: Tensor, anchors: Tensor, told: Tensor) -> None:
+def update(words: Tensor, gradient: Tensor, anchors: Tensor, row_turns: Tensor) -> None:
     """Changes words in place. A row of rate 0 stays as it is, and so does one without a gradient: no prompt held it.
 
-    words, gradient, anchors: (R, D); no row of words or anchors is 0. told: (2, R), the `turns` of the rows.
+    words, gradient, anchors: (R, D); no row of words or anchors is 0. row_turns: (2, R), the `turns` of the rows.
     """
-    rate, concentration = told.unsqueeze(2).unbind()
+    rate, concentration = row_turns.unsqueeze(2).unbind()
     lengths, direction = _length(anchors), words / _length(words)
     slope = lengths * gradient - concentration * (anchors / lengths)
     tangent = slope - (slope * direction).sum(1, keepdim=True) * direction

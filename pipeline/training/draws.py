@@ -29,7 +29,7 @@ class Batch:
 
     tokens: whose words begin where the table of all slots' words has them. shares: float32 (B,): of a slot's loss that a
     picture makes out. scales: float32 (R,), what the loss of a row's slot is multiplied by (precision.py); `shares` and `pull`
-    hold it already. told: float32 (3, R), what Adam does with each row; None where it has none. turns: float32 (2, R), what
+    hold it already. moves: float32 (3, R), what Adam does with each row; None where it has none. turns: float32 (2, R), what
     directional.py does with each row; None where it has none. pull: float32 (2, R), how many vectors a row's word has and the
     weight of its regularisation; None where no slot has any.
     """
@@ -40,7 +40,7 @@ class Batch:
     tokens: Tokens
     shares: Tensor
     scales: Tensor
-    told: Tensor | None = None
+    moves: Tensor | None = None
     turns: Tensor | None = None
     weights: Tensor | None = None
     pull: Tensor | None = None
@@ -52,18 +52,21 @@ def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) ->
 
 
 def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, step: int, count: int) -> Draws:
-    chance = torch_generator(slot.settings.seed, slot.concept.name, purpose, step)
+    generator = torch_generator(slot.settings.seed, slot.concept.name, purpose, step)
     mean, std = slot.posterior.mean, slot.posterior.std
     choices, training = sentences.choices, purpose == "step"
-    rows = torch.randint(len(mean), (count,), generator=chance)
-    places = torch.randint(choices.shape[2], (count,), generator=chance)
+    rows = torch.randint(len(mean), (count,), generator=generator)
+    places = torch.randint(choices.shape[2], (count,), generator=generator)
     timesteps = backbone.times(
-        _places(count, chance, slot.settings.timesteps), count, (mean.shape[2], mean.shape[3]), slot.settings.flow_times
+        _places(count, generator, slot.settings.timesteps),
+        count,
+        (mean.shape[2], mean.shape[3]),
+        slot.settings.flow_times,
     )
-    noise = torch.randn(2, count, *mean.shape[1:], generator=chance)
+    noise = torch.randn(2, count, *mean.shape[1:], generator=generator)
     own = None
     if training and slot.settings.per_image:
-        own = torch.rand(count, generator=chance) < slot.settings.per_image
+        own = torch.rand(count, generator=generator) < slot.settings.per_image
     weights = None if slot.weights is None else slot.weights[rows]
     if slot.settings.min_snr:
         by_time = min_snr_weights(backbone, timesteps, slot.settings.min_snr)[:, None, None, None]
@@ -73,15 +76,15 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
     return Draws(mean[rows] + std[rows] * noise[0], noise[1], timesteps, tokens, weights)
 
 
-def _places(count: int, chance: torch.Generator, timesteps: Timesteps) -> Tensor:
+def _places(count: int, generator: torch.Generator, timesteps: Timesteps) -> Tensor:
     """float64 (count,) in [0, count): one from each of the intervals [0, 1), [1, 2), ... in random order, or each by itself.
 
     Spread or not, each time is uniform by itself (Kingma et al. 2021, "Variational Diffusion Models", section 4: the
     low-discrepancy sampler). compare.py --steps-curve has a recipe of each.
     """
     if timesteps == "uniform":
-        return count * torch.rand(count, generator=chance, dtype=torch.float64)
-    return torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
+        return count * torch.rand(count, generator=generator, dtype=torch.float64)
+    return torch.randperm(count, generator=generator) + torch.rand(count, generator=generator, dtype=torch.float64)
 
 
 def next_draws(backbone: Backbone, slots: Sequence[Slot]) -> list[Draws]:
@@ -118,8 +121,8 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
     if any(drawn.weights is not None for drawn in draws):
         parts["weights"] = _weights_of(draws)
     if not all(slot.is_directional for slot in slots):
-        told = np.stack([_told(slot) for slot in slots], 1)
-        parts["told"] = torch.from_numpy(np.repeat(told, rows, axis=1))
+        moves = np.stack([_moves(slot) for slot in slots], 1)
+        parts["moves"] = torch.from_numpy(np.repeat(moves, rows, axis=1))
     if any(slot.is_directional for slot in slots):
         parts["turns"] = torch.from_numpy(np.concatenate([_turns(slot) for slot in slots], axis=1))
     if any(slot.settings.regularisation for slot in slots):
@@ -131,7 +134,7 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
     return Batch(**there, tokens=tokens)
 
 
-def _told(slot: Slot) -> np.ndarray:
+def _moves(slot: Slot) -> np.ndarray:
     """float32 (3,). At a rate of 0 Adam leaves the words of another optimiser as they are."""
     rate = 0.0 if slot.is_directional else rate_at(slot.step, slot.settings)
     return factors(slot.step, rate, slot.settings.weight_decay)

@@ -123,8 +123,8 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
     anchors = _anchors(slots, words) if batch.turns is not None else {}
     for name, scaled in zip(words, gradients, strict=True):
         gradient = scaled / batch.scales[:, None]
-        if batch.told is not None:
-            adam.update(words[name], gradient, means[name], squares[name], batch.told)
+        if batch.moves is not None:
+            adam.update(words[name], gradient, means[name], squares[name], batch.moves)
         if batch.turns is not None:
             directional.update(words[name], gradient, anchors[name], batch.turns)
     for tables, stacked in (("words", words), ("means", means), ("squares", squares)):

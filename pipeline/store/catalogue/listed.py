@@ -3,7 +3,7 @@
     _manifests/<digest of the manifest's name>.json
 
 A concept is listed while any manifest's latest list has it. So two manifests may share a run folder, and a run of some rows,
-from a file of its own, takes nothing away from the others'. A folder of an older version has no list, and is told of as then.
+from a file of its own, takes nothing away from the others'. A folder of an older version has no list, and is reported as before.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ FOLDER = "_manifests"
 class ManifestList:
     """One manifest as its latest run found it.
 
-    manifest: as the run was told, without credentials. concepts: the names of its rows, the bad ones too.
+    manifest: as it was given to the run, without credentials. concepts: the names of its rows, the bad ones too.
     types: carried column -> "integer", "number", "boolean" or "text".
     """
 

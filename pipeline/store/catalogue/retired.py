@@ -3,7 +3,7 @@
     _retired/<concept>@<short fingerprint>@<day>@<file>
 
 The files are those of an attempt, so that a word that returns is published like one that was just learned. A retired word's
-marker is written before anything is taken out of the tables, and its commit is withdrawn last: whoever is killed in between
+marker is written before anything is taken out of the tables, and its commit is withdrawn last: a process killed in between
 leaves a word that is still committed and not listed, which the next run retires to the end.
 """
 
@@ -90,7 +90,7 @@ def bring_back(run: RunFolder, done: Mapping[str, str]) -> tuple[str, ...]:
             if file != MARKER:
                 target = f"{ATTEMPTS}/{word.concept}@{word.short}@{word.day}@{file}"
                 run.storage.write_bytes(target, run.storage.read_bytes(word.path(file)))
-        run.withdraw(word.concept, word.short)  # left by whoever was killed while it retired the word
+        run.withdraw(word.concept, word.short)  # left by a process that was killed while it retired the word
         run.commit(replace(marker, fingerprint=done[word.concept], attempt=word.day))
         _remove(run, word, files[word])
     return tuple(sorted({word.concept for word in returning}))

@@ -73,9 +73,9 @@ def test_a_starred_caption_differs_in_its_noun_alone(named: Pool, art: Art, toke
 
 def test_words_made_from_drawings_are_distributed_as_nouns_are_and_tell_drawings_apart() -> None:
     """Catches words so far from the vocabulary that a search which starts there never meets them."""
-    chance = torch.Generator().manual_seed(0)
-    nouns = 0.3 + 0.05 * torch.randn(50, 32, generator=chance)
-    drawings = torch.rand(200, 768, generator=chance) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    nouns = 0.3 + 0.05 * torch.randn(50, 32, generator=generator)
+    drawings = torch.rand(200, 768, generator=generator) * 2 - 1
     words = WordsOfDrawings(drawings, nouns)(drawings, torch.zeros(200, 32)).detach()
     torch.testing.assert_close(words.mean(), nouns.mean(), atol=0.01, rtol=0)
     torch.testing.assert_close(words.std(0).mean(), nouns.std(0).mean(), atol=0.01, rtol=0)

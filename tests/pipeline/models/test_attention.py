@@ -11,10 +11,10 @@ from pipeline.models.attention import FEW, AttentionByKeys
 @pytest.mark.parametrize("keys", [None, 7, FEW + 8])
 def test_attention_and_its_gradient_are_those_of_plain_products(tokens: int, keys: int | None) -> None:
     """Catches a kernel that leaves out a scale, a bias or the residual."""
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     attention = Attention(query_dim=24, cross_attention_dim=None if keys is None else 10, heads=3, dim_head=8)
-    hidden = torch.randn(2, tokens, 24, generator=chance, requires_grad=True)
-    told = None if keys is None else torch.randn(2, keys, 10, generator=chance)
+    hidden = torch.randn(2, tokens, 24, generator=generator, requires_grad=True)
+    told = None if keys is None else torch.randn(2, keys, 10, generator=generator)
     found = []
     for processor in (AttentionByKeys(), AttnProcessor()):
         attention.set_processor(processor)

@@ -40,9 +40,9 @@ def one_thread() -> None:
 
 
 def random_word(backbone: Backbone, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    chance = np.random.default_rng((count, seed))
+    generator = np.random.default_rng((count, seed))
     return {
-        name: chance.normal(scale=0.03, size=(count, width)).astype(np.float32)
+        name: generator.normal(scale=0.03, size=(count, width)).astype(np.float32)
         for name, width in backbone.encoders.items()
     }
 

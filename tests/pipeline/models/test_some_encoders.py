@@ -87,9 +87,9 @@ def test_its_file_draws_the_same_picture_in_diffusers_own_loader(key: str, flux:
 def test_words_of_other_text_encoders_share_a_batch(sd3: Path) -> None:
     """Catches rows of one word that another word's text encoder reads."""
     ours = load_backbone(str(sd3))
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     whole = {
-        name: chance.normal(scale=0.5, size=(2, width)).astype(np.float32) for name, width in ours.encoders.items()
+        name: generator.normal(scale=0.5, size=(2, width)).astype(np.float32) for name, width in ours.encoders.items()
     }
     words = {
         "<a>": {"text_encoder": whole["text_encoder"]},

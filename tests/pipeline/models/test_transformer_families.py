@@ -68,9 +68,9 @@ def theirs_of(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def random_word(backbone: Backbone, count: int) -> dict[str, np.ndarray]:
-    chance = np.random.default_rng(count)
+    generator = np.random.default_rng(count)
     return {
-        name: chance.normal(scale=0.5, size=(count, width)).astype(np.float32)
+        name: generator.normal(scale=0.5, size=(count, width)).astype(np.float32)
         for name, width in backbone.encoders.items()
     }
 

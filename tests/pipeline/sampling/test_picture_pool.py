@@ -55,14 +55,14 @@ def test_a_picture_has_the_same_bytes_whatever_it_is_drawn_beside(model: str, ep
     """Catches a batch whose size or neighbours reach into a picture's arithmetic."""
     backbone = load_backbone(str(epsilon_model) if model == "tiny" else "mini")
     width = backbone.encoders["text_encoder"]
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     pictures = []
     for name in ("a", "bb", "ccc"):
         concept = Concept(name, (), f"<{name}>", initializer="cat")
-        vectors = {"text_encoder": chance.normal(scale=0.03, size=(1, width)).astype(np.float32)}
+        vectors = {"text_encoder": generator.normal(scale=0.03, size=(1, width)).astype(np.float32)}
         pictures += wanted_of(backbone, concept, vectors, requests_for(concept, FAST, 0))[::11]
     alone = [pixels_of(backbone, [each], FAST)[0] for each in pictures]
-    order = chance.permutation(len(pictures))
+    order = generator.permutation(len(pictures))
     (together,) = drawn(PicturePool(backbone, FAST), [pictures[place] for place in order])
     assert len({each.tobytes() for each in alone}) == len(alone)
     assert [each.tobytes() for each in together] == [alone[place].tobytes() for place in order]

@@ -31,13 +31,13 @@ PATIENCE = 600.0  # seconds that any one thing may take on a slow machine
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty concepts of two pictures each."""
     folder = tmp_path_factory.mktemp("catalogue")
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     lines = ["concept,images"]
     for number in range(CONCEPTS):
         name = f"concept-{number:02d}"
         (folder / name).mkdir()
         for picture in range(2):
-            pixels = chance.integers(0, 256, (32, 32, 3), np.uint8)
+            pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{picture}.png")
         lines.append(f"{name},{name}")
     (folder / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -173,11 +173,11 @@ def test_ten_kills_of_workers_nodes_and_drivers_leave_no_trace(
     manifest: Path, epsilon_model: Path, undisturbed: Path, machines: Machines, tmp_path: Path
 ) -> None:
     """Catches a row lost or doubled, a file orphaned, a word changed by an interruption, and work done twice for nothing."""
-    run, chance = tmp_path / "run", np.random.default_rng(7)
+    run, generator = tmp_path / "run", np.random.default_rng(7)
     driver = start(manifest, run, epsilon_model, machines)
     kinds = ["worker", "node", "driver"] * (KILLS // 3) + ["worker"] * (KILLS % 3)
-    for kind in chance.permutation(kinds):
-        target = len(Taken.of(run).steps) + int(chance.integers(1, 60))
+    for kind in generator.permutation(kinds):
+        target = len(Taken.of(run).steps) + int(generator.integers(1, 60))
         wait_until(lambda: len(Taken.of(run).steps) >= target and machines.workers(), driver)  # noqa: B023
         if kind == "worker":
             machines.workers()[0].send_signal(signal.SIGKILL)

@@ -33,9 +33,9 @@ PROTOCOL = replace(PROTOCOLS["quick"], steps=2)
 
 @pytest.fixture
 def concept(tmp_path: Path) -> Concept:
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for number in range(2):
-        Image.fromarray(chance.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"{number}.png")
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"{number}.png")
     return Concept("my-cat", (str(tmp_path / "*.png"),), "<my-cat>", initializer="cat")
 
 

@@ -43,14 +43,14 @@ class PlainTrainer:
 
     def _draw(self, slot: Slot) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         count, mean, std = slot.settings.batch_size, slot.posterior.mean, slot.posterior.std
-        chance = torch_generator(slot.settings.seed, slot.concept.name, "step", self.step_count)
+        generator = torch_generator(slot.settings.seed, slot.concept.name, "step", self.step_count)
         sentences = slot.sentences_at(self.step_count)
         choices = sentences.choices
-        rows = torch.randint(len(mean), (count,), generator=chance)
-        places = torch.randint(choices.shape[2], (count,), generator=chance)
-        parts = torch.randperm(count, generator=chance) + torch.rand(count, generator=chance, dtype=torch.float64)
+        rows = torch.randint(len(mean), (count,), generator=generator)
+        places = torch.randint(choices.shape[2], (count,), generator=generator)
+        parts = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator, dtype=torch.float64)
         timesteps = (parts * (1000 / count)).long()
-        noise = torch.randn(2, count, *mean.shape[1:], generator=chance)
+        noise = torch.randn(2, count, *mean.shape[1:], generator=generator)
         ids = sentences.tokens.ids[choices[0, rows % choices.shape[1], places]]
         before = sum(other.rows for other in self.slots[: self.slots.index(slot)])
         ids = torch.where(ids >= self.backbone.vocabulary, ids + before, ids)

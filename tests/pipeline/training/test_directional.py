@@ -109,8 +109,8 @@ def test_a_vector_that_no_prompt_holds_stays_where_it_is(backbone: Backbone) -> 
 def test_a_slots_rows_turn_the_same_to_the_last_bit_alone_and_beside_others(width: int) -> None:
     """Catches sums over neighbours' rows, and rows of Adam that are touched."""
     torch.set_num_threads(1)
-    chance = torch.Generator().manual_seed(0)
-    words, gradient, anchors = (torch.randn(6, width, generator=chance) for _ in range(3))
+    generator = torch.Generator().manual_seed(0)
+    words, gradient, anchors = (torch.randn(6, width, generator=generator) for _ in range(3))
     told = torch.tensor([[0.0, 0.01, 0.01, 0.01, 0.3, 0.3], [0.5] * 6])
     together = words.clone()
     directional.update(together, gradient, anchors, told)

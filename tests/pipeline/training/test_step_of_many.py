@@ -40,11 +40,11 @@ def backbone(epsilon_model: Path) -> Backbone:
 
 
 def slots_of(count: int, backbone: Backbone, settings: InversionSettings = SHORT, vectors: int = 1) -> list[Slot]:
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     return [
         new_slot(
             Concept(f"c-{number}", (), f"<c-{number}>", initializer="cat", vectors=vectors),
-            chance.integers(0, 256, (1 + number % 3, PIXELS, PIXELS, 3), np.uint8), backbone, settings,
+            generator.integers(0, 256, (1 + number % 3, PIXELS, PIXELS, 3), np.uint8), backbone, settings,
         )
         for number in range(count)
     ]  # fmt: skip
