@@ -18,6 +18,7 @@ from jobs.application.requests import EvaluationRequest
 from jobs.evaluate import NOT_STARTED, main
 from pipeline.models.find import MINI_FOLDER, find_model
 from pipeline.records import Failure
+from pipeline.settings import ModelSettings
 from tests.job_process import write_manifest
 
 
@@ -155,7 +156,7 @@ def test_words_are_drawn_again_by_a_model_that_is_held_as_it_was_in_training(run
     opened = open_run(str(run), EvaluationRequest((str(run),)))
     drawing = opened.judgement(Session(cpus=2, gpus=0, nodes=1, local=True, several_nodes=False), "mini").drawing
     assert drawing is not None
-    assert asdict(drawing.settings) == held
+    assert asdict(drawing.settings) == asdict(ModelSettings()) | held
 
 
 def test_runs_that_were_scored_differently_are_not_put_together(
