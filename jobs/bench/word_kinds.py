@@ -1,11 +1,13 @@
 """Compares places and optimisers of a word on the shipped model: seconds a step, similarity to the pictures, blends of two words.
 
-  python -m jobs.bench.word_kinds --concepts 6 --steps 48
+  python -m jobs.bench.word_kinds --concepts 4 --pictures 4
+  python -m jobs.bench.word_kinds --negative --concepts 3
 
 Learns concepts of the demo's manifest one by one, each from the words of its class and from the same draws, in this process and on
 one thread. Prints one JSON object: for each kind of word the seconds a step, the CLIP similarity of pictures of "a photo of a
 <word>" to the pictures it was learned from (and before training), and the same of a half-way blend of each two words to the
-pictures of both, by spherical and by straight interpolation.
+pictures of both, by spherical and by straight interpolation. With --negative, each concept is a negative word instead: the
+distance (1 - similarity) of pictures of "a photo of a <class>" from the pictures to be avoided, without and with it.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from eval.scores.metrics import image_similarity
 from pipeline.inputs.image_sets import find_sources, load_images
 from pipeline.inputs.manifest import read_manifest
 from pipeline.models.load import load_backbone
-from pipeline.records import Word
+from pipeline.records import AGAINST, Word
 from pipeline.sampling.blending import slerp
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings
@@ -95,6 +97,28 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
     return found
 
 
+def avoided(concepts: int, steps: int, pictures: int) -> dict[str, dict[str, float]]:
+    """Concept -> distances from its pictures, without and with it as a negative word."""
+    backbone, clip = load_backbone("mini"), load_clip("mini", "cpu")
+    rows = [each for each in read_manifest(str(MANIFEST)).concepts if each.kind == "object" and each.noun][:concepts]
+    found = {}
+    for concept in rows:
+        pixels = load_images(find_sources(concept), backbone.resolution, "centre").pixels
+        seen = clip.encode_images(list(pixels))
+        negative = replace(concept, placeholder="<word>", kind="negative", initializer=None)
+        slot = new_slot(negative, pixels, backbone, replace(COMMON, steps=steps))
+        ended: list[Any] = []
+        while not ended:
+            ended = train_step(backbone, [slot])
+        words, prompt = {"<word>": ended[0][1].vectors}, f"a photo of a {concept.noun}"
+        found[concept.name] = {
+            name: round(1 - float(image_similarity(clip.encode_images(list(drawn)), seen).mean()), 3)
+            for name, asked in (("without", prompt), ("with", f"{prompt}{AGAINST}<word>"))
+            for drawn in [sample(backbone, [asked] * pictures, range(pictures), words, DRAWN)]
+        }
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="word_kinds.py", description=__doc__)
     parser.add_argument("--concepts", type=int, default=6, metavar="N", help="(default: %(default)s)")
@@ -103,8 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--pictures", type=int, default=8, metavar="N", help="of each word and blend (default: %(default)s)"
     )
     parser.add_argument("--learning-rate", type=float, metavar="X", help="of all kinds (default: each kind's own)")
+    parser.add_argument("--negative", action="store_true", help="words of the negative prompt")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if arguments.negative:
+        print(json.dumps(avoided(arguments.concepts, arguments.steps, arguments.pictures), indent=2))
+        return 0
     print(
         json.dumps(compare(arguments.concepts, arguments.steps, arguments.pictures, arguments.learning_rate), indent=2)
     )

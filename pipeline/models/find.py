@@ -64,6 +64,11 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
         folder = _download(name)
     elif name != MINI:
         name = local_path(name)
+    if folder.is_file():
+        raise ModelError(
+            f"model {name!r} is a single file; a model is a folder in diffusers' layout. Convert it once: "
+            f"StableDiffusionPipeline or StableDiffusionXLPipeline.from_single_file({str(folder)!r}).save_pretrained(FOLDER)"
+        )
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout")
