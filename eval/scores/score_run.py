@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from eval.judges import dino, transformers_folder
+from eval.judges import dino, outline, transformers_folder
 from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
@@ -64,7 +64,7 @@ class Judgement:
     def reads_texts(self) -> bool:
         if self.clip.startswith(transformers_folder.PREFIX):
             return transformers_folder.reads_texts(self.clip)
-        return not self.clip.startswith(dino.PREFIX)
+        return self.clip != outline.NAME and not self.clip.startswith(dino.PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +275,8 @@ def score_part(
 
 def load_scorer(name: str, device: str = "cpu") -> ImageScorer:
     """Loads a judge by its name in eval.judges.clip, dino or transformers_folder."""
+    if name == outline.NAME:
+        return outline.OutlineScorer()
     if name.startswith(transformers_folder.PREFIX):
         return transformers_folder.load_transformers(name, device)
     return dino.load_timm(name, device) if name.startswith(dino.PREFIX) else load_clip(name, device)

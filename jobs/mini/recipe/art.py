@@ -113,6 +113,11 @@ def draw(folder: Path, art_set: ArtSet, code: str, pixels: int = SPRITE_PIXELS) 
     if icon is None:
         raise KeyError(f"{art_set.name} has no drawing for {code}")
     icon = icons["aliases"][icon]["parent"] if icon in icons.get("aliases", {}) else icon
+    return rasterise(icons, icon, pixels)
+
+
+def rasterise(icons: dict, icon: str, pixels: int) -> Image.Image:
+    """An icon of an iconify package as an RGBA image of `pixels` x `pixels`."""
     width, height = icons.get("width", 16), icons.get("height", 16)
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icons["icons"][icon]["body"]}</svg>'
     png = resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels)
