@@ -58,8 +58,8 @@ bench-gpu-pack: $(VENV)/.installed  ## runs/bench-gpu-pack.tar.gz: what bench-gp
 mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets
 	$(PY) jobs/mini/mini_report.py
 
-mini: $(VENV)/.installed-mini  ## make the shipped model again (hours; goes on where it was)
-	$(PY) jobs/mini/make_mini.py
+mini: $(VENV)/.installed-mini  ## make the shipped model again (hours; DEVICE=cuda: on a GPU, unmeasured; goes on where it was)
+	$(PY) jobs/mini/make_mini.py --device $(or $(DEVICE),cpu)
 
 clean:  ## remove caches and build output; runs/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,11 @@
-"""Makes the mini model from the package registries: python jobs/mini/make_mini.py [--work runs/mini] [--stage NAME ...]
+"""Makes the mini model from the package registries: python jobs/mini/make_mini.py [--work runs/mini] [--device cuda]
 
-Stages, in order: art, scenes, tokenizer, vae, clip, latents, unet, publish. A stage that is run again resumes from its last
+Stages, in order: art, scenes, tokenizer, vae, clip, judge, latents, unet, publish. A stage that is run again resumes from its last
 checkpoint; vae and clip do not depend on each other and may run in parallel.
+
+With --device cuda the stages are art, scenes, parts, latents, unet, publish: `parts` takes the shipped tokenizer, text encoder,
+autoencoder and CLIP as they are, and the U-Net is made anew, from more scenes and in larger batches. It is meant to take less than
+ten minutes of one H100, and has not been measured on a GPU.
 
 To train the shipped U-Net and CLIP further instead: --stage art --stage scenes --stage adopt --stage clip --stage latents
 --stage unet --stage publish
@@ -9,9 +13,11 @@ To train the shipped U-Net and CLIP further instead: --stage art --stage scenes 
 
 import argparse
 import functools
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +27,53 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from jobs.cli.arguments import folder, whole_number
-from jobs.mini.recipe import art, scenes, strangers, things, tokenizer, train_clip, train_unet, train_vae
+from jobs.mini.recipe import art, scenes, strangers, things, tokenizer, train_clip, train_judge, train_unet, train_vae
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.words_of_drawings import SYMBOL
+from pipeline.models.find import MINI, find_model
+from pipeline.models.start_encoder import FILE
 
+Drawn = tuple[np.ndarray, list[scenes.Scene], list[str]]
 SPRITE_PIXELS = 96
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "mini"
 # The generator reads prompts with the CLIP's text tower as it is after READER's steps; the CLIP goes on, to judge.
 READER, JUDGE, UNET = Schedule(2_000, 1.5e-3), Schedule(6_000, 1.5e-3), Schedule(20_000, 1.2e-3)
 JUDGE_FURTHER, UNET_FURTHER = Schedule(1_600, 1e-3), Schedule(4_600, 1.2e-3)  # from the shipped weights on
-SCENES, CLIP_SCENES, STRANGERS = 50_000, 50_000, 50_000
+CLIP_SCENES = 50_000
+CHUNK = 2_500  # scenes that a process draws at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is done on a device. scenes, strangers: of named things and of unnamed drawings. batch: pictures a step of the
+    U-Net. stages: () for all but `parts` and `adopt`.
+    """
+
+    scenes: int
+    strangers: int
+    batch: int
+    unet: Schedule
+    stages: tuple[str, ...] = ()
+
+
+SIZES = {
+    "cpu": Size(50_000, 50_000, train_unet.BATCH, UNET),
+    # As the shipped U-Net was made, in 284 s of an H100, by a script of its own.
+    "cuda": Size(
+        400_000, 800_000, 1_024, Schedule(3_984, 1.6e-3, warmup=250, descent=0.65),
+        ("art", "scenes", "parts", "latents", "unet", "publish"),
+    ),
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=folder, default=Path("runs/mini"), help="folder for art, scenes and checkpoints")
     parser.add_argument("--stage", choices=STAGES, action="append", help="run only this stage (may be repeated)")
+    parser.add_argument(
+        "--device", choices=SIZES, default="cpu", help="where the U-Net is trained (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=whole_number(1, 1024), default=2)
     return parser
 
@@ -46,10 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    for stage in arguments.stage or [stage for stage in STAGES if stage != "adopt"]:
+    size = SIZES[arguments.device]
+    for stage in arguments.stage or size.stages or [stage for stage in STAGES if stage not in ("adopt", "parts")]:
         began = time.monotonic()
         print(f"== {stage}", flush=True)
-        STAGES[stage](arguments.work)
+        STAGES[stage](arguments.work, arguments.device, size)
         print(f"== {stage}: {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -57,16 +94,52 @@ def make_art(work: Path) -> None:
     art.load_art(work / "art")
 
 
-def make_scenes(work: Path) -> None:
-    """Training scenes for the generator (no held-out thing in any), and more scenes of every thing for the CLIP."""
+def make_scenes(work: Path, size: Size) -> None:
+    """Training scenes for the generator (no held-out thing in any), and more scenes of every thing for the CLIP, if one is trained.
+
+    A pool that is there is kept: remove its files to draw it again.
+    """
     drawings = art.load_art(work / "art")
     unnamed, sprites = strangers.load_strangers(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
-    for pool, count, names, seed in (
-        ("train", SCENES, things.training_things(), 1),
-        ("clip", CLIP_SCENES, sprites.names, 2),
+    named = functools.partial(scenes.sample_scenes, art=sprites, names=things.training_things())
+    every = functools.partial(scenes.sample_scenes, art=sprites, names=sprites.names)
+    strange = functools.partial(scenes.sample_strangers, art=unnamed, word=SYMBOL)
+    for pool, count, draw, seed in (
+        ("train", size.scenes, named, 1),
+        ("clip", 0 if "clip" not in (size.stages or STAGES) else CLIP_SCENES, every, 2),
+        ("strangers", size.strangers, strange, 3),
     ):
-        save_pool(work, pool, Pool(*scenes.sample_scenes(count, sprites, names, seed)))
-    save_pool(work, "strangers", Pool(*scenes.sample_strangers(STRANGERS, unnamed, SYMBOL, 3)))
+        if count and not (work / f"{pool}.jsonl").exists():
+            save_pool(work, pool, draw_pool(draw, count, seed))
+
+
+def draw_pool(draw: Callable[..., Drawn], count: int, seed: int, processes: int | None = None) -> Pool:
+    """Scenes drawn by `processes`, or as many as there are cores. Each chunk has a seed of its own, so that their number changes
+    nothing.
+    """
+    chunks = [(min(CHUNK, count - first), seed + 10 * first) for first in range(0, count, CHUNK)]
+    pictures = np.empty((count, scenes.PIXELS, scenes.PIXELS, 3), np.uint8)
+    plans: list[scenes.Scene] = []
+    captions: list[str] = []
+    # Forked, they share the art and import nothing; they call no torch.
+    with multiprocessing.get_context("fork").Pool(processes, _receive, (draw,)) as pool:
+        for seen, planned, said in pool.imap(_draw_chunk, chunks):
+            pictures[len(plans) : len(plans) + len(seen)] = seen
+            plans += planned
+            captions += said
+    return Pool(pictures, plans, captions)
+
+
+_received: list[Callable[..., Drawn]] = []  # in a drawing process: the art is sent to it once
+
+
+def _receive(draw: Callable[..., Drawn]) -> None:
+    _received[:] = [draw]
+
+
+def _draw_chunk(chunk: tuple[int, int]) -> Drawn:
+    count, seed = chunk
+    return _received[0](count=count, seed=seed)
 
 
 def make_tokenizer(work: Path) -> None:
@@ -95,15 +168,22 @@ def make_clip(work: Path) -> None:
     train_clip.save_clip(train_on(JUDGE_FURTHER if further else JUDGE), words, work / "clip")
 
 
-def make_latents(work: Path) -> None:
+def make_judge(work: Path) -> None:
+    drawings = train_judge.load_drawings(work / "judge")
+    judge = train_judge.train_judge(drawings, Schedule(2_600, 3e-3), work / "judge" / "judge.safetensors")
+    train_judge.save_judge(judge, SHIPPED / "judge" / "outline.safetensors")
+
+
+def make_latents(work: Path, device: str) -> None:
     trained = AutoencoderKL.from_pretrained(work / "vae")
     latents = {
-        pool: train_vae.encode_latents(trained, load_pool(work, pool).pictures) for pool in ("train", "strangers")
+        pool: train_vae.encode_latents(trained, load_pool(work, pool).pictures, device)
+        for pool in ("train", "strangers")
     }
     save_file(latents, work / "latents.safetensors")
 
 
-def make_unet(work: Path) -> None:
+def make_unet(work: Path, device: str, size: Size) -> None:
     words = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder").eval().requires_grad_(False)
     latents = load_file(work / "latents.safetensors")
@@ -111,17 +191,29 @@ def make_unet(work: Path) -> None:
     unnamed, sprites = strangers.load_strangers(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
     named = sprites.only(things.training_things())
     further = (work / "start").exists()
-    trained = train_unet.train_unet(
+    trained, words_of = train_unet.train_unet(
         train_unet.lesson_of(load_pool(work, "train"), latents["train"], named, words),
         train_unet.lesson_of(load_pool(work, "strangers"), latents["strangers"], unnamed, words),
         named.names,
         words,
         text_encoder,
-        UNET_FURTHER if further else UNET,
+        UNET_FURTHER if further else size.unet,
         work / "unet.safetensors",
         work / "start" if further else None,
+        device,
+        size.batch,
     )
     trained.save_pretrained(work / "unet")
+    kept = {"weight": words_of.linear.weight, "bias": words_of.linear.bias, "mean": words_of.mean, "std": words_of.std}
+    halves = {f"text_encoder.{name}": value.half().contiguous() for name, value in kept.items()}
+    save_file(halves, work / "words.safetensors")
+
+
+def take_parts(work: Path) -> None:
+    """The shipped tokenizer, text encoder, autoencoder and CLIP, to make a U-Net for."""
+    for name in ("tokenizer", "vae", "text_encoder"):
+        shutil.copytree(SHIPPED / "model" / name, work / name, dirs_exist_ok=True)
+    shutil.copytree(SHIPPED / "clip", work / "clip", dirs_exist_ok=True)
 
 
 def adopt(work: Path) -> None:
@@ -158,18 +250,24 @@ def publish(work: Path) -> None:
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(work / "tokenizer" / file, SHIPPED / "model" / "tokenizer" / file)
     shutil.copytree(work / "clip", SHIPPED / "clip", dirs_exist_ok=True)
+    # The map that made words of drawings belongs to just these weights.
+    start_encoder = SHIPPED / "model" / FILE
+    start_encoder.parent.mkdir(exist_ok=True)
+    save_file(load_file(work / "words.safetensors"), start_encoder, {"model_digest": find_model(MINI).digest})
 
 
-STAGES: dict[str, Callable[[Path], None]] = {
-    "art": make_art,
-    "scenes": make_scenes,
-    "tokenizer": make_tokenizer,
-    "vae": make_vae,
-    "clip": make_clip,
-    "latents": make_latents,
+STAGES: dict[str, Callable[[Path, str, Size], None]] = {
+    "art": lambda work, _, __: make_art(work),
+    "scenes": lambda work, _, size: make_scenes(work, size),
+    "tokenizer": lambda work, _, __: make_tokenizer(work),
+    "vae": lambda work, _, __: make_vae(work),
+    "clip": lambda work, _, __: make_clip(work),
+    "judge": lambda work, _, __: make_judge(work),
+    "latents": lambda work, device, _: make_latents(work, device),
     "unet": make_unet,
-    "publish": publish,
-    "adopt": adopt,
+    "publish": lambda work, _, __: publish(work),
+    "adopt": lambda work, _, __: adopt(work),
+    "parts": lambda work, _, __: take_parts(work),
 }
 
 if __name__ == "__main__":

@@ -110,8 +110,12 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--batch-size": number("--batch-size", "0"), "--steps": number("--steps", "x"),
         "--folder": ("{folder}", "the folder has files in it; it would be removed with them"),
     }),
-    "mini.make_mini": ((), {"--work": NO_FOLDER, "--stage": choice("--stage"), "--threads": number("--threads", "0")}),
-    "mini.mini_report": ((), {"--output": NO_FOLDER, "--art": NO_FOLDER, "--captions": number("--captions", "0")}),
+    "mini.make_mini": ((), {
+        "--work": NO_FOLDER, "--stage": choice("--stage"), "--device": choice("--device"), "--threads": number("--threads", "0"),
+    }),
+    "mini.mini_report": ((), {
+        "--output": NO_FOLDER, "--art": NO_FOLDER, "--captions": number("--captions", "0"), "--concepts": number("--concepts", "0"),
+    }),
     "demo.make_concepts": ((), {"--art": NO_FOLDER}),
     "demo.make_picture": ((), {}),
     "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x"), **LOG}),

@@ -8,6 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +45,12 @@ def train(
     *,
     average: float = 0.98,
     checkpoint_seconds: float = 120,
+    device: str = "cpu",
     say: Callable[[str], None] = SAY,
 ) -> nn.ModuleDict:
     """Trains until `schedule.steps`, from `checkpoint` if there is one, and leaves the averaged weights in `modules`.
 
-    loss_at: step -> scalar loss. average: decay of the weight average, applied every 10 steps.
+    loss_at: step -> scalar loss. device: where the modules are. average: decay of the weight average, applied every 10 steps.
     Raises FloatingPointError at a loss that is not finite.
     """
     parameters = {name: value for name, value in modules.named_parameters() if value.requires_grad}
@@ -63,8 +65,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step)
         # At these sizes the fused attention kernel is up to three times slower on a CPU than the plain matrix products.
-        with sdpa_kernel(SDPBackend.MATH):
-            with torch.autocast("cpu", torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+            with torch.autocast(device, torch.bfloat16):
                 loss = loss_at(step)
             optimiser.zero_grad()
             loss.backward()

@@ -1,6 +1,6 @@
 """Stage 3: the U-Net, trained on cached latents and the CLIP's text states with the loss of latent diffusion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,9 @@ class Lesson:
     shown: Tensor
     drawings: Tensor
 
+    def on(self, device: str) -> "Lesson":
+        return Lesson(*(getattr(self, each.name).to(device) for each in fields(self)))
+
 
 def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -> Lesson:
     place = {name: index for index, name in enumerate(art.names)}
@@ -144,54 +147,68 @@ def train_unet(
     schedule: Schedule,
     checkpoint: Path,
     start: Path | None = None,
-) -> UNet2DConditionModel:
+    device: str = "cpu",
+    batch: int = BATCH,
+) -> tuple[UNet2DConditionModel, WordsOfDrawings]:
     """Trains the U-Net, new or that of `start`, on half a batch of each lesson; the text encoder stays as it is.
 
-    nouns: as which the words made from drawings shall be distributed.
+    nouns: as which the words made from drawings shall be distributed. device: "cpu" or "cuda", where the U-Net is compiled.
+    batch: pictures a step. Returns the U-Net and the map that makes words of drawings, both on the CPU.
     """
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
+    unet.to(device)
+    text_encoder.to(device)  # type: ignore[arg-type]
+    named, strangers = named.on(device), strangers.on(device)
+    predict = unet
+    if device == "cuda":
+        unet.to(memory_format=torch.channels_last)
+        predict = torch.compile(unet, dynamic=False)
     noising = DDPMScheduler(**NOISE)
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
-    weights = snr.clamp(max=SNR_CEILING) / snr
-    empty = tokenise(tokenizer, [""])
+    weights = (snr.clamp(max=SNR_CEILING) / snr).to(device)
+    empty = tokenise(tokenizer, [""]).to(device)
     table: Any = text_encoder.get_input_embeddings()
     symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
     rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
     words_of = WordsOfDrawings(
-        torch.cat([named.drawings, strangers.drawings]).flatten(0, 1), table.weight.detach()[rows]
-    )
+        torch.cat([named.drawings, strangers.drawings]).flatten(0, 1), table.weight.detach()[rows.to(device)]
+    ).to(device)
 
     def loss_at(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(step)
-        parts = [_draw_rows(lesson, share, generator) for lesson, share in ((named, STARRED), (strangers, 1.0))]
+        generator = torch.Generator(device).manual_seed(step)
+        parts = [
+            _draw_rows(lesson, batch // 2, share, generator) for lesson, share in ((named, STARRED), (strangers, 1.0))
+        ]
         clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
-        bare = torch.rand(BATCH, 1, generator=generator) < UNCONDITIONAL
-        noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.randint(noising.config.num_train_timesteps, (BATCH,), generator=generator)
-        words = words_of(seen, torch.randn(BATCH, table.weight.shape[1], generator=generator))
+        bare = torch.rand(len(clean), 1, generator=generator, device=device) < UNCONDITIONAL
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        timesteps = torch.randint(noising.config.num_train_timesteps, (len(clean),), generator=generator, device=device)
+        words = words_of(seen, torch.randn(len(clean), table.weight.shape[1], generator=generator, device=device))
         hook = table.register_forward_hook(
             lambda _, ids, rows: torch.where((ids[0] == symbol)[..., None], words[:, None].to(rows.dtype), rows)
         )
         context = text_encoder(torch.where(bare, empty, tokens)).last_hidden_state
         hook.remove()
-        predicted = unet(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
+        predicted = predict(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
         return ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[timesteps]).mean()
 
     modules = nn.ModuleDict({"unet": unet, "words": words_of})
-    train(modules, loss_at, schedule, checkpoint, average=0.99)
-    return unet.eval().requires_grad_(False)
+    train(modules, loss_at, schedule, checkpoint, average=0.99, device=device)
+    modules.to("cpu")
+    return unet.eval().requires_grad_(False), words_of.eval().requires_grad_(False)
 
 
-def _draw_rows(lesson: Lesson, starred: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Half a batch: latents, tokens, and the drawing that a "*" among them stands for.
+def _draw_rows(lesson: Lesson, count: int, starred: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` rows: latents, tokens, and the drawing that a "*" among them stands for.
 
     That is the drawing itself, or in WHOLE_THING of the rows the mean of all of its thing's: a word learned from several
     pictures is near such a mean.
     """
-    rows = torch.randint(len(lesson.latents), (BATCH // 2,), generator=generator)
-    star = torch.rand(len(rows), 1, generator=generator) < starred
-    whole = torch.rand(len(rows), 1, generator=generator) < WHOLE_THING
+    device = lesson.latents.device
+    rows = torch.randint(len(lesson.latents), (count,), generator=generator, device=device)
+    star = torch.rand(count, 1, generator=generator, device=device) < starred
+    whole = torch.rand(count, 1, generator=generator, device=device) < WHOLE_THING
     of_thing = lesson.drawings[lesson.things[rows]]
     seen = torch.where(whole, of_thing.mean(1), lesson.drawings[lesson.things[rows], lesson.shown[rows]])
     return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen

@@ -113,7 +113,7 @@ def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
 
     def trained(steps: int, name: str) -> dict[str, torch.Tensor]:
         schedule = Schedule(steps, 1e-3, warmup=1, descent=1e-9)
-        unet = train_unet(*lessons, NAMES, tokenizer, encoder, schedule, tmp_path / name, tmp_path / "start")
+        unet, _ = train_unet(*lessons, NAMES, tokenizer, encoder, schedule, tmp_path / name, tmp_path / "start")
         return dict(unet.state_dict())
 
     trained(1, "halves")

@@ -1,0 +1,78 @@
+"""Writes a manifest of the three kinds of concepts that `make mini-report` measures words on.
+
+Individuals: things that the model knows, one drawing each in colours that it has not seen, in four poses; their class is the thing.
+New kinds: things that no caption named, four drawings each; without a class. Styles: known things, redrawn by a filter.
+"""
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jobs.mini.recipe import art, things
+
+INDIVIDUAL, NEW_KIND, STYLE = "individual", "new kind", "style"
+PAGE = 256  # pixels
+POSES = ((0.9, False, 0), (0.8, True, 0), (0.84, False, 9), (0.76, True, 7))  # size in widths, mirrored, degrees
+COLOURS = ((1, 2, 0), (2, 1, 0), (1, 0, 2), (2, 0, 1))  # which channel of a drawing is red, green and blue
+DEMO = ("frog", "car", "teapot", "butterfly", "fish", "house")  # its individuals, on which the recipe was chosen
+STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "negative": ImageOps.invert,
+    "two-inks": lambda page: ImageOps.colorize(page.convert("L"), (16, 70, 60), (255, 214, 150)),
+    "few-greens": lambda page: ImageOps.colorize(ImageOps.posterize(page.convert("L"), 2), (0, 40, 0), (190, 255, 150)),
+    "heat": lambda page: ImageOps.colorize(page.convert("L"), (40, 0, 90), (255, 255, 180), (230, 60, 60)),
+}
+
+
+def individuals(count: int) -> tuple[str, ...]:
+    """Known things by a digest of their names, which no result can influence."""
+    known = sorted(things.training_things(), key=lambda name: hashlib.sha256(f"individual {name}".encode()).digest())
+    return tuple(name for name in known if name not in DEMO)[:count]
+
+
+def write_three_kinds(drawings: art.Art, folder: Path, count: int) -> Path:
+    """count: of individuals, and of new kinds; each individual meets a new kind in pictures of two words."""
+    rows: list[dict[str, str]] = []
+    known, new = individuals(count), things.held_out_things()[:count]
+    for number, (name, other) in enumerate(zip(known, new, strict=True)):
+        sprite = drawings.only((name,)).sprites[0, number % drawings.sprites.shape[1]]
+        recoloured = sprite[..., [*COLOURS[number % len(COLOURS)], 3]]
+        mine, partner = f"my-{_slug(name)}", _slug(other)
+        _save(folder / mine, [_page(recoloured, *pose) for pose in POSES])
+        rows.append({"concept": mine, "class": name, "group": INDIVIDUAL, "partner": partner, "thing": name})
+        _save(folder / partner, [_page(each) for each in drawings.only((other,)).sprites[0]])
+        rows.append({"concept": partner, "class": "", "group": NEW_KIND, "partner": mine, "thing": other})
+    for place, (style, redraw) in enumerate(STYLES.items()):
+        shown = individuals(len(known) + 16)[len(known) + 4 * place :][:4]
+        _save(folder / style, [redraw(_page(drawings.only((name,)).sprites[0, 0])) for name in shown])
+        rows.append({"concept": style, "class": "painting", "group": STYLE, "partner": "", "thing": ""})
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, ["concept", "images", "class", "kind", "group", "partner", "thing"])
+        writer.writeheader()
+        kinds = {STYLE: "style"}
+        writer.writerows({**row, "images": row["concept"], "kind": kinds.get(row["group"], "object")} for row in rows)
+    return folder / "manifest.csv"
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _page(sprite: np.ndarray, size: float = 0.82, mirrored: bool = False, turn: float = 0) -> Image.Image:
+    """The sprite, RGBA, in the middle of a white page."""
+    image = Image.fromarray(np.ascontiguousarray(sprite))
+    image = ImageOps.mirror(image) if mirrored else image
+    side = round(PAGE * size)
+    small = image.rotate(turn, Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.LANCZOS)
+    page = Image.new("RGBA", (PAGE, PAGE), "white")
+    page.alpha_composite(small, ((PAGE - side) // 2,) * 2)
+    return page.convert("RGB")
+
+
+def _save(folder: Path, pages: list[Image.Image]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, page in enumerate(pages, 1):
+        page.save(folder / f"{number}.png")
