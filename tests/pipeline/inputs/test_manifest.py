@@ -150,7 +150,7 @@ BAD_ROWS: dict[str, tuple[str | bytes, str]] = {  # the second row of a CSV file
     "escape in a placeholder": ("cat,a/,,,,a\x1b[2J,,", r'line 3, placeholder: "a\\x1b\[2J" must be printable'),
     "placeholder of 141 characters": (f"cat,a/,,,,{'p' * 141},,", r"line 3, placeholder: .*at most 140 characters"),
     "decomposed placeholder": ("cat,a/,,,,<cafe\u0301>,,", r"line 3, placeholder: .*composed characters"),
-    "unknown kind": ("cat,a/,,,stile,,,", r"line 3, kind: \"stile\" must be 'object' or 'style'"),
+    "unknown kind": ("cat,a/,,,stile,,,", r"line 3, kind: \"stile\" must be 'object', 'style' or 'negative'"),
     "no vectors": ("cat,a/,,,,,0,", r'line 3, vectors: "0" must be a whole number from 1 to 64'),
     "negative vectors": ("cat,a/,,,,,-1,", r"line 3, vectors: .*whole number"),
     "65 vectors": ("cat,a/,,,,,65,", r'line 3, vectors: "65" must be'),
