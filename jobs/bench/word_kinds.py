@@ -36,7 +36,7 @@ from pipeline.training.inversion import new_slot, train_step
 
 MANIFEST = Path(__file__).parents[1] / "demo" / "manifest.csv"
 COMMON = InversionSettings(steps=48, learning_rate=1e-2, schedule="cosine", min_snr=0.1, early_stop="off")
-# The rates are the best of those tried with this command, 0.01 of the shipped recipe for the first.
+# The first rate is that of the shipped recipe; the others are guesses that nobody has tuned.
 KINDS = {
     "before the encoder, AdamW": COMMON,
     "before the encoder, directional": replace(COMMON, optimiser="directional", learning_rate=0.02),
