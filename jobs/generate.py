@@ -18,6 +18,7 @@ from jobs.api import NotStartedError, PictureRequest, generate
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import open_log
+from pipeline.models.find import MINI
 from pipeline.sampling.blending import Blend, read_blend
 from pipeline.settings import Sampler
 from pipeline.store.storage import Storage, parse_storage_options
@@ -59,6 +60,15 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--count", type=int, default=4, metavar="N", help="pictures per prompt (default: %(default)s)")
     parser.add_argument(
+        "--best-of",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw N for each picture, and keep those that follow the prompt and look like its words' own pictures "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--judge", default=MINI, metavar="NAME", help="CLIP that chooses them (default: %(default)s)")
+    parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first picture's noise (default: %(default)s)"
     )
     parser.add_argument("--sampler", default="dpm++", choices=get_args(Sampler), help="(default: %(default)s)")
@@ -87,6 +97,8 @@ def request_of(arguments: argparse.Namespace) -> PictureRequest:
             blends=tuple(map(_blend, arguments.blend)),
             negative=" ".join(arguments.negative.split()),
             count=arguments.count,
+            best_of=arguments.best_of,
+            judge=arguments.judge,
             seed=arguments.seed,
             sampler=arguments.sampler,
             steps=arguments.steps,

@@ -1,11 +1,12 @@
 """Draws pictures of sentences with learned words in them, into a folder."""
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.text_files import refuse_long
+
+if TYPE_CHECKING:
+    from jobs.application.best_pictures import Choose
 
 Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
 
@@ -49,10 +53,11 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         _refuse_unknown_words(request.prompts, request.negative, list(words))
         _refuse_negative_words(request.prompts, _negative_words(run, request.word_files, options))
         output = Storage(request.output or f"{request.run.rstrip('/')}/generated", options)
+        choose = _chooser(run, request)
     except (ModelError, StorageError, OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
     try:
-        samples = _draw(request, configuration, model.name, words, output)
+        samples = _draw(request, configuration, model.name, words, output, choose)
     except (ClusterError, ModelError, ValueError) as error:
         raise NotStartedError(str(error)) from error
     events.say("pictures", f"{len(samples)} pictures and contact-sheet.png in {output.url}", count=len(samples))
@@ -60,7 +65,12 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
 
 
 def _draw(
-    request: PictureRequest, configuration: Mapping[str, Any], model: str, words: Words, output: Storage
+    request: PictureRequest,
+    configuration: Mapping[str, Any],
+    model: str,
+    words: Words,
+    output: Storage,
+    choose: "Choose",
 ) -> tuple[Sample, ...]:
     # torch and diffusers take seconds to import; a mistyped prompt should be reported at once.
     from pipeline.randomness import derive_seed
@@ -69,7 +79,7 @@ def _draw(
     from pipeline.sampling.sampler import SamplerSettings
 
     sampler = SamplerSettings(request.sampler, request.steps, request.guidance)
-    asked = [(prompt, index) for prompt in request.prompts for index in range(request.count)]
+    asked = [(prompt, index) for prompt in request.prompts for index in range(request.count * request.best_of)]
     against = f"{AGAINST}{request.negative}" if request.negative else ""
     seeds = [derive_seed(request.seed, "", prompt, index) for prompt, index in asked]
     samples = []
@@ -85,20 +95,33 @@ def _draw(
             output.options,
             configuration["model_digest"],
         )
-        for (prompt, index), drawing in zip(asked, drawings, strict=True):
-            png = encode_png(drawing.pixels)
-            output.write_bytes(f"{request.prompts.index(prompt):03d}-{_slug(prompt)}-{index:02d}.png", png)
-            samples.append(Sample("", "edit", prompt, "", index, drawing.seed, png))
+        for number, prompt in enumerate(request.prompts):
+            drawn = list(itertools.islice(drawings, request.count * request.best_of))
+            for index, drawing in enumerate(choose(prompt, drawn)):
+                png = encode_png(drawing.pixels)
+                output.write_bytes(f"{number:03d}-{_slug(prompt)}-{index:02d}.png", png)
+                samples.append(Sample("", "edit", prompt, "", index, drawing.seed, png))
     output.write_bytes("contact-sheet.png", draw_grid(", ".join(sorted(words))[:200], samples))
-    drawn = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
+    kept = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
     described = {"model": configuration["model"], "sampler": request.sampler, "steps": request.steps,
-                 "guidance": request.guidance, "pictures": drawn}  # fmt: skip
+                 "guidance": request.guidance, "pictures": kept}  # fmt: skip
     if request.negative:
         described["negative"] = request.negative
+    if request.best_of > 1:
+        described |= {"best_of": request.best_of, "judge": request.judge}
     if request.blends:
         described["blends"] = [str(blend) for blend in request.blends]
     output.write_bytes("generated.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
     return tuple(samples)
+
+
+def _chooser(run: RunFolder, request: PictureRequest) -> "Choose":
+    """From a prompt and what was drawn of it to what is kept. Raises ValueError and OSError for a judge that does not load."""
+    if request.best_of == 1:
+        return lambda _, drawn: drawn
+    from jobs.application.best_pictures import chooser
+
+    return chooser(run, request.judge, request.count)
 
 
 def _words(run: RunFolder) -> Words:

@@ -20,6 +20,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from pipeline.models.find import MINI_FOLDER
+from pipeline.randomness import derive_seed
 from pipeline.store.storage import Storage
 from tests.conftest import Bucket
 from tests.job_process import (
@@ -222,6 +223,20 @@ def test_generate_draws_two_learned_words_in_one_prompt_and_one_between_them(run
         "contact-sheet.png",
     ]
     assert json.loads((tmp_path / "generated.json").read_text())["blends"] == ["<between>=<owl>:<mixed>:0.5"]
+
+
+def test_generate_keeps_the_best_of_many(run: Path, tmp_path: Path) -> None:
+    drawn = job(
+        run, "--prompt", "a photo of <owl>", "--count", "2", "--best-of", "3", "--steps", "3", "--output", tmp_path,
+        script="generate.py",
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(list(tmp_path.glob("000-*.png"))) == 2
+    described = json.loads((tmp_path / "generated.json").read_text())
+    assert (described["best_of"], described["judge"]) == (3, "mini")
+    seeds = [derive_seed(0, "", "a photo of <owl>", index) for index in range(6)]
+    kept = [picture["seed"] for picture in described["pictures"]]
+    assert len(kept) == len(set(kept) & set(seeds)) == 2
 
 
 def test_generate_names_the_word_that_a_prompt_misspells(run: Path) -> None:
