@@ -7,8 +7,8 @@
 The commands of this folder parse their arguments into these requests. docs/python_api.md has an example.
 """
 
+from jobs.application.drawing.pictures import generate
 from jobs.application.evaluation import evaluate
-from jobs.application.pictures import generate
 from jobs.application.plan_run import PlannedRun, plan_run
 from jobs.application.requests import (
     EvaluationRequest,

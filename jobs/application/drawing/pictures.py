@@ -26,7 +26,7 @@ from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.text_files import refuse_long
 
 if TYPE_CHECKING:
-    from jobs.application.best_pictures import Choose
+    from jobs.application.drawing.best_pictures import Choose
 
 Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
 
@@ -119,7 +119,7 @@ def _chooser(run: RunFolder, request: PictureRequest) -> "Choose":
     """From a prompt and what was drawn of it to what is kept. Raises ValueError and OSError for a judge that does not load."""
     if request.best_of == 1:
         return lambda _, drawn: drawn
-    from jobs.application.best_pictures import chooser
+    from jobs.application.drawing.best_pictures import chooser
 
     return chooser(run, request.judge, request.count)
 
