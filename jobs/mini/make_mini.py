@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from jobs.cli.arguments import folder, whole_number
-from jobs.mini.recipe import art, scenes, strangers, things, tokenizer, train_clip, train_judge, train_unet, train_vae
+from jobs.mini.recipe import art, scenes, things, tokenizer, train_clip, train_judge, train_unet, train_vae, unnamed_art
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.words_of_drawings import SYMBOL
@@ -46,12 +46,12 @@ CHUNK = 2_500  # scenes that a process draws at a time
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is done on a device. scenes, strangers: of named things and of unnamed drawings. batch: pictures a step of the
+    """How much is done on a device. scenes, unnamed: of named things and of unnamed drawings. batch: pictures a step of the
     U-Net. stages: () for all but `parts` and `adopt`.
     """
 
     scenes: int
-    strangers: int
+    unnamed: int
     batch: int
     unet: Schedule
     stages: tuple[str, ...] = ()
@@ -100,14 +100,14 @@ def make_scenes(work: Path, size: Size) -> None:
     A pool that is there is kept: remove its files to draw it again.
     """
     drawings = art.load_art(work / "art")
-    unnamed, sprites = strangers.load_strangers(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
+    unnamed, sprites = unnamed_art.load_unnamed_art(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
     named = functools.partial(scenes.sample_scenes, art=sprites, names=things.training_things())
     every = functools.partial(scenes.sample_scenes, art=sprites, names=sprites.names)
-    strange = functools.partial(scenes.sample_strangers, art=unnamed, word=SYMBOL)
+    unnamed_scenes = functools.partial(scenes.sample_unnamed, art=unnamed, word=SYMBOL)
     for pool, count, draw, seed in (
         ("train", size.scenes, named, 1),
         ("clip", 0 if "clip" not in (size.stages or STAGES) else CLIP_SCENES, every, 2),
-        ("strangers", size.strangers, strange, 3),
+        ("unnamed", size.unnamed, unnamed_scenes, 3),
     ):
         if count and not (work / f"{pool}.jsonl").exists():
             save_pool(work, pool, draw_pool(draw, count, seed))
@@ -177,8 +177,7 @@ def make_judge(work: Path) -> None:
 def make_latents(work: Path, device: str) -> None:
     trained = AutoencoderKL.from_pretrained(work / "vae")
     latents = {
-        pool: train_vae.encode_latents(trained, load_pool(work, pool).pictures, device)
-        for pool in ("train", "strangers")
+        pool: train_vae.encode_latents(trained, load_pool(work, pool).pictures, device) for pool in ("train", "unnamed")
     }
     save_file(latents, work / "latents.safetensors")
 
@@ -188,12 +187,12 @@ def make_unet(work: Path, device: str, size: Size) -> None:
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder").eval().requires_grad_(False)
     latents = load_file(work / "latents.safetensors")
     drawings = art.load_art(work / "art")
-    unnamed, sprites = strangers.load_strangers(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
+    unnamed, sprites = unnamed_art.load_unnamed_art(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
     named = sprites.only(things.training_things())
     further = (work / "start").exists()
     trained, words_of = train_unet.train_unet(
         train_unet.lesson_of(load_pool(work, "train"), latents["train"], named, words),
-        train_unet.lesson_of(load_pool(work, "strangers"), latents["strangers"], unnamed, words),
+        train_unet.lesson_of(load_pool(work, "unnamed"), latents["unnamed"], unnamed, words),
         named.names,
         words,
         text_encoder,

@@ -273,7 +273,7 @@ def sample_scenes(count: int, art: Art, names: tuple[str, ...], seed: int) -> tu
     return pictures, scenes, [caption(scene, rng) for scene in scenes]
 
 
-def sample_strangers(count: int, art: Art, word: str, seed: int) -> tuple[np.ndarray, list[Scene], list[str]]:
+def sample_unnamed(count: int, art: Art, word: str, seed: int) -> tuple[np.ndarray, list[Scene], list[str]]:
     """The same of single things that the captions call by `word` alone."""
     rng = np.random.default_rng(seed)
     scenes = [draw_scene_plan(rng, art.names, alone=True) for _ in range(count)]

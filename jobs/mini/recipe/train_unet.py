@@ -140,7 +140,7 @@ def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -
 
 def train_unet(
     named: Lesson,
-    strangers: Lesson,
+    unnamed: Lesson,
     nouns: tuple[str, ...],
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
@@ -159,7 +159,7 @@ def train_unet(
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
     unet.to(device)
     text_encoder.to(device)  # type: ignore[arg-type]
-    named, strangers = named.on(device), strangers.on(device)
+    named, unnamed = named.on(device), unnamed.on(device)
     predict = unet
     if device == "cuda":
         unet.to(memory_format=torch.channels_last)
@@ -172,13 +172,13 @@ def train_unet(
     symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
     rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
     words_of = WordsOfDrawings(
-        torch.cat([named.drawings, strangers.drawings]).flatten(0, 1), table.weight.detach()[rows.to(device)]
+        torch.cat([named.drawings, unnamed.drawings]).flatten(0, 1), table.weight.detach()[rows.to(device)]
     ).to(device)
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator(device).manual_seed(step)
         parts = [
-            _draw_rows(lesson, batch // 2, share, generator) for lesson, share in ((named, STARRED), (strangers, 1.0))
+            _draw_rows(lesson, batch // 2, share, generator) for lesson, share in ((named, STARRED), (unnamed, 1.0))
         ]
         clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
         bare = torch.rand(len(clean), 1, generator=generator, device=device) < UNCONDITIONAL

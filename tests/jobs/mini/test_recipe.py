@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from jobs.mini.recipe import scenes, strangers, things
+from jobs.mini.recipe import scenes, things, unnamed_art
 from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
@@ -42,7 +42,7 @@ def named(art: Art) -> Pool:
 
 @pytest.fixture(scope="module")
 def unnamed(art: Art) -> Pool:
-    return Pool(*scenes.sample_strangers(40, art, SYMBOL, seed=2))
+    return Pool(*scenes.sample_unnamed(40, art, SYMBOL, seed=2))
 
 
 def test_a_pool_is_read_as_it_was_written(named: Pool, tmp_path: Path) -> None:
@@ -95,9 +95,11 @@ def test_a_stranger_that_looks_like_a_held_out_thing_is_noticed() -> None:
     sprites = RNG(0).integers(0, 256, (3, 2, 96, 96, 4), np.uint8)
     sprites = sprites[:, :, ::6, ::6].repeat(6, 2).repeat(6, 3)
     other = RNG(1).integers(0, 256, (1, 2, 16, 16, 4), np.uint8).repeat(6, 2).repeat(6, 3)
-    alike = strangers._likeness(Art(("same", "other"), np.concatenate([sprites[1:2], other])), Art(NAMES[:3], sprites))
+    alike = unnamed_art._likeness(
+        Art(("same", "other"), np.concatenate([sprites[1:2], other])), Art(NAMES[:3], sprites)
+    )
     assert alike[0] > 0.999
-    assert alike[1] < strangers.TOO_ALIKE
+    assert alike[1] < unnamed_art.TOO_ALIKE
 
 
 def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(

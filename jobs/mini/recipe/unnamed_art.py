@@ -17,13 +17,13 @@ PIXELS = 96
 TOO_ALIKE = 0.93  # correlation of two drawings at 16 x 16
 
 
-def load_strangers(folder: Path, art: Art) -> Art:
+def load_unnamed_art(folder: Path, art: Art) -> Art:
     """All emoji of a single code point that every art set draws and things.tsv does not name: 96 px, cached.
 
     Emoji similar to a held-out thing are left out: those that share a word with its name ("oncoming taxi"), or have a drawing that
     correlates with one of its drawings by more than TOO_ALIKE.
     """
-    cached = folder / "strangers.npz"
+    cached = folder / "unnamed.npz"
     if not cached.exists():
         fetch_art(folder)
         unnamed = _unnamed(folder)
