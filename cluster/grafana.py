@@ -1,7 +1,7 @@
-"""Checks a Grafana dashboard: queries that are not PromQL, panels that show nothing or overlap."""
+"""Checks a Grafana dashboard and Prometheus' alerting rules: queries that are not PromQL, panels that show nothing or overlap."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import promql_parser
@@ -15,9 +15,18 @@ def problems(dashboard: Dashboard) -> list[str]:
     return [*_whole(dashboard), *(problem for panel in dashboard["panels"] for problem in _panel(panel))]
 
 
+def alert_problems(rules: dict[str, Any]) -> list[str]:
+    """A sentence for each problem of a file of alerting rules."""
+    return [problem for group in rules["groups"] for rule in group["rules"] for problem in _rule(rule)]
+
+
 def metrics(dashboard: Dashboard) -> set[str]:
     """The names of the metrics that the panels query."""
-    return {name for query in queries(dashboard) for name in _names(promql_parser.parse(query))}
+    return metrics_of(queries(dashboard))
+
+
+def metrics_of(queries: Iterable[str]) -> set[str]:
+    return {name for query in queries for name in _names(promql_parser.parse(query))}
 
 
 def queries(dashboard: Dashboard) -> list[str]:
@@ -53,6 +62,18 @@ def _panel(panel: Dashboard) -> Iterator[str]:
             promql_parser.parse(target["expr"])
         except ValueError as error:
             yield f"{title}: {target['expr']!r} is no PromQL: {error}"
+
+
+def _rule(rule: dict[str, Any]) -> Iterator[str]:
+    name = rule.get("alert", "a rule without a name")
+    if missing := {"alert", "expr", "labels", "annotations"} - rule.keys():
+        yield f"{name}: lacks {', '.join(sorted(missing))}"
+    if unknown := rule.keys() - {"alert", "expr", "for", "labels", "annotations"}:
+        yield f"{name}: Prometheus knows no {', '.join(sorted(unknown))}"
+    try:
+        promql_parser.parse(rule.get("expr", ""))
+    except ValueError as error:
+        yield f"{name}: {rule.get('expr')!r} is no PromQL: {error}"
 
 
 def _names(expression: Any) -> Iterator[str]:

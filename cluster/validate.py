@@ -5,7 +5,7 @@ Kubernetes       KubeRay's schemas for its kinds, the core schemas for the other
 rights           the rules of iam_policies.py, and the region, types and subnets of aws.yaml
 Dockerfile       hadolint
 scripts          bash, and the names of sbatch's options
-grafana.json     a PromQL parser
+grafana.json, alerts.yaml   a PromQL parser
 and for all of them rules that no schema has: the head runs no tasks, spot comes before on-demand, nothing runs as root, no file
 holds a secret.
 
@@ -57,6 +57,8 @@ def problems(path: Path) -> list[str]:
         return [str(error)]
     if any(isinstance(document, dict) and "provider" in document for document in documents):
         return [problem for document in documents for problem in launcher.problems(document)]
+    if any(isinstance(document, dict) and "groups" in document for document in documents):
+        return [problem for document in documents for problem in grafana.alert_problems(document)]
     if any(isinstance(document, dict) and "includedPermissions" in document for document in documents):
         return [problem for document in documents for problem in iam_policies.problems(document)]
     return [problem for document in documents for problem in manifests.problems(document)]

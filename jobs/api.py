@@ -9,10 +9,11 @@ The commands of this folder parse their arguments into these requests. docs/pyth
 
 from jobs.application.drawing.pictures import generate
 from jobs.application.evaluation import evaluate
-from jobs.application.plan_run import PlannedRun, plan_run
+from jobs.application.night.plan_run import PlannedRun, plan_run
 from jobs.application.requests import (
     EvaluationRequest,
     EvaluationResult,
+    Gate,
     Limits,
     Listener,
     NotComparedError,
@@ -30,7 +31,7 @@ from jobs.application.two_runs import DiffRequest, DiffResult, diff
 from pipeline.sampling.blending import Blend
 
 __all__ = [
-    "Blend", "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "FitRequest", "FitResult", "Limits",
+    "Blend", "DiffRequest", "DiffResult", "EvaluationRequest", "EvaluationResult", "FitRequest", "FitResult", "Gate", "Limits",
     "Listener", "NotComparedError", "NotStartedError", "PictureRequest", "PictureResult", "Placement", "PlannedRun",
     "RunRequest", "RunResult", "TooManyFailuresError", "diff", "evaluate", "fit_starts", "generate", "invert", "plan_run",
 ]  # fmt: skip

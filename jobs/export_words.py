@@ -12,7 +12,7 @@ Exit codes: 0 written; 2 nothing was written: no such run, no such concept, or t
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import get_args
 
 import numpy as np
@@ -20,14 +20,17 @@ import numpy as np
 from jobs.cli.arguments import add_log, add_storage
 from jobs.cli.log import open_log
 from pipeline.models.families import family_of
+from pipeline.models.find import MINI_SAID
+from pipeline.store.catalogue.accepted import public_rows
 from pipeline.store.model_spec import WordSpec
-from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
-from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage, StorageError, parse_storage_options
-from pipeline.store.word_files import Layout, encode_word
+from pipeline.store.word_files import Layout, decode_word, encode_word
 
 WRITTEN, NOT_STARTED = 0, 2
+# Of the text encoders whose models AUTOMATIC1111 and ComfyUI load: CLIP L, OpenCLIP H and G, T5 XXL, Gemma 2, Qwen.
+WIDTHS = frozenset({768, 1024, 1280, 2048, 2304, 2560, 3584, 4096})
+MINI_WIDTH = 128
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +65,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.complain("not exported", f"nothing was exported.\n{error}")
         return NOT_STARTED
     log.say("exported", f"{len(files)} words in {output.url}")
+    if said := warning(widths_of(files.values()), arguments.layout):
+        log.complain("no model", said)
     return WRITTEN
+
+
+def widths_of(files: Iterable[bytes]) -> set[int]:
+    """The widths of the words' vectors."""
+    return {int(vectors.shape[1]) for data in files for vectors in decode_word(data)[1].values()}
+
+
+def warning(widths: Collection[int], layout: Layout) -> str:
+    """What is said of words that no model of the layout's program can load; "" if there is nothing to say.
+
+    >>> warning({768}, "a1111")
+    ''
+    """
+    strange = sorted(set(widths) - WIDTHS)
+    if layout == "diffusers" or not strange:
+        return ""
+    own = f"; {MINI_SAID}" if strange == [MINI_WIDTH] else ""
+    return f"{layout} loads no model for words {', '.join(map(str, strange))} numbers wide{own}"
 
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
@@ -70,7 +93,7 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
     family = family_of(run.read_json("run.json").get("model_family", ""))
     specs: dict[str, WordSpec] = {}
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
+    for row in public_rows(run, family.encoders):
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
         vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
         specs[row["concept"]] = WordSpec(

@@ -7,7 +7,7 @@
 Run the same command again to resume an interrupted run; if all concepts are done, it does nothing.
 
 Exit codes: 0 all concepts are done, or what failed is accepted, or the plan is shown; 1 some concepts failed, and are listed;
-2 nothing was started: bad arguments, manifest or model; 3 the run was interrupted.
+2 nothing was started: bad arguments, manifest or model; 3 the run was interrupted; 4 the gate held words back.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from jobs.api import Limits, NotStartedError, Placement, RunRequest, TooManyFailuresError, invert
+from jobs.api import Gate, Limits, NotStartedError, Placement, RunRequest, RunResult, TooManyFailuresError, invert
 from jobs.application.local_paths import absolute_name
-from jobs.application.plan_run import lines_of_plan, plan_run
+from jobs.application.night.plan_run import lines_of_plan, plan_run
 from jobs.application.recorded import ending_of
 from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
 
 MOST_PRICE = 1e9
-ALL_DONE, SOME_FAILED, NOT_STARTED, CUT_SHORT = 0, 1, 2, 3
+ALL_DONE, SOME_FAILED, NOT_STARTED, CUT_SHORT, GATE_SAID_NO = 0, 1, 2, 3, 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -177,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
         "--shared-filesystem", action="store_true", help="confirm that all nodes see the local output path"
     )
 
+    add_gate(parser)
     ahead = parser.add_argument_group("look ahead")
     ahead.add_argument(
         "--plan",
@@ -228,6 +229,43 @@ def parser() -> argparse.ArgumentParser:
         help="give up if the first worker has waited S seconds for a node (default: %(default)s)",
     )
     return parser
+
+
+def add_gate(parser: argparse.ArgumentParser) -> None:
+    asked, gate = Gate(), parser.add_argument_group("gate")
+    gate.add_argument(
+        "--gate",
+        action="store_true",
+        help="new words are candidates until they are scored and accepted; from then on in every run of this folder",
+    )
+    gate.add_argument(
+        "--word-drop",
+        type=float,
+        default=asked.word_drop,
+        metavar="X",
+        help="hold a word back whose reconstruction fell by more than X and than its interval (default: %(default)s)",
+    )
+    gate.add_argument(
+        "--least-covered",
+        type=float,
+        default=asked.least_covered,
+        metavar="X",
+        help="hold a word back that is less than X of the way from the untrained word to real pictures (default: %(default)s)",
+    )
+    gate.add_argument(
+        "--night-drop",
+        type=float,
+        default=asked.night_drop,
+        metavar="X",
+        help="hold all words learned again back if a fifth of them lost X beyond chance (default: %(default)s)",
+    )
+    gate.add_argument(
+        "--keep-words",
+        type=int,
+        default=asked.keep_words,
+        metavar="K",
+        help="earlier accepted words of a concept to keep for --roll-back (default: %(default)s)",
+    )
 
 
 def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None" = None) -> int:
@@ -287,6 +325,9 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         only_this_manifest=arguments.only_this_manifest,
         accepted_failures=accepted_of(arguments.accept_failures, options),
         retired_days=arguments.retired_days,
+        gate=Gate(
+            arguments.gate, arguments.word_drop, arguments.least_covered, arguments.night_drop, arguments.keep_words
+        ),
         storage_options=options,
         placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),
         limits=Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)}),
@@ -315,13 +356,23 @@ def columns_of(pairs: Sequence[str]) -> dict[str, str]:
     return columns
 
 
+def code_of(result: RunResult) -> int:
+    return GATE_SAID_NO if result.held else SOME_FAILED if result.unaccepted else ALL_DONE
+
+
 def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" = None) -> int:
     """Runs the request to its end and returns the exit code; an exception of the run is logged."""
+    return finish(request, log, worker)[0]
+
+
+def finish(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" = None) -> tuple[int, RunResult | None]:
+    """The same, with the result if the run came to its end."""
     try:
-        return SOME_FAILED if invert(request, log, worker).unaccepted else ALL_DONE
+        result = invert(request, log, worker)
+        return code_of(result), result
     except NotStartedError as error:
         log.complain("not started", f"nothing was started.\n{error}")
-        return NOT_STARTED
+        return NOT_STARTED, None
     except KeyboardInterrupt as error:
         log.complain("cut short", f"cut short; {ending_of(error).then}.")
     except (TooManyFailuresError, UnseenPathError) as error:
@@ -332,7 +383,7 @@ def exit_code(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None
         log.complain(
             "cut short", f"cut short by this error; the words that are done are kept.\n{traceback.format_exc()}"
         )
-    return CUT_SHORT
+    return CUT_SHORT, None
 
 
 if __name__ == "__main__":

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.nightly.acceptance import Judged, Rule, judge_words, judged_word
 from eval.nightly.gate import AFFECTED, Comparison, Floats, Pairs, compare
+from eval.scores.summary import ConceptSummary
 
 NOISE = {"reconstruction": 0.012, "editability": 0.005}
 MEANS = {"reconstruction": 0.7, "editability": 0.3}
+RULE = Rule()
+FALL, RUIN = 0.1, 0.3  # of one word's reconstruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +88,68 @@ def rates(concepts: int, nights: int, drop: float = 0.01, *, baseline: bool = Tr
         noticed,
         alarms(range(2 * nights, 3 * nights), 2 * drop, fifth=True),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceRates:
+    """How often `eval.nightly.acceptance` errs. changed: words learned again on each simulated night.
+
+    good_held: share of words held back if only seeds changed. quiet_nights: share of such nights on which the test over all words
+    held all of them back. fallen_missed, ruined_missed: share of words accepted though they lost FALL or RUIN of reconstruction,
+    one such word a night. fifth_missed, all_missed: share of nights without an alarm of the test over all words though a fifth of
+    them lost 0.02, or all of them 0.02.
+    """
+
+    changed: int
+    good_held: float
+    quiet_nights: float
+    fallen_missed: float
+    ruined_missed: float
+    fifth_missed: float
+    all_missed: float
+
+
+def acceptance_rates(changed: int, nights: int, rule: Rule = RULE) -> AcceptanceRates:
+    """nights: how many are simulated for each figure."""
+
+    def judged(seed: int, loss: Floats | float) -> Judged:
+        rng = np.random.default_rng(seed)
+        truth = {metric: rng.normal(mean, 0.1, changed) for metric, mean in MEANS.items()}
+        lost = {"reconstruction": loss, "editability": 0.0}
+        before = {metric: scores_of_a_night(rng, truth[metric], metric) for metric in MEANS}
+        after = {metric: scores_of_a_night(rng, truth[metric] - lost[metric], metric) for metric in MEANS}
+        # The interval that a word's eight pictures give: the seed's part of the noise is not in it.
+        half = 1.96 * NOISE["reconstruction"] * np.exp(np.linspace(-1, 1, changed))
+        old = {
+            word.concept: judged_word(word, "", "")
+            for word in (_simulated(before, half, position) for position in range(changed))
+        }
+        return judge_words([_simulated(after, half, position) for position in range(changed)], old, "", rule)
+
+    def missed(seeds: range, loss: float) -> float:
+        ruined = ((seed, seed % changed) for seed in seeds)
+        return float(
+            np.mean([f"w{one}" not in judged(seed, loss * (np.arange(changed) == one)).held for seed, one in ruined])
+        )
+
+    quiet = [judged(seed, 0.0) for seed in range(nights)]
+    single = sum(len(night.held) for night in quiet if not night.worse)
+    fifths = (
+        judged(seed, a_fifth(np.random.default_rng(seed), changed, 0.02)) for seed in range(3 * nights, 4 * nights)
+    )
+    alls = (judged(seed, 0.02) for seed in range(4 * nights, 5 * nights))
+    return AcceptanceRates(
+        changed, single / (nights * changed), float(np.mean([night.worse for night in quiet])),
+        missed(range(nights, 2 * nights), FALL), missed(range(2 * nights, 3 * nights), RUIN),
+        float(np.mean([not night.worse for night in fifths])), float(np.mean([not night.worse for night in alls])),
+    )  # fmt: skip
+
+
+def _simulated(scores: dict[str, Floats], half: Floats, position: int) -> ConceptSummary:
+    """A word far above the floor of the rule."""
+    mean, width = float(scores["reconstruction"][position]), float(half[position])
+    nothing, editability = math.nan, float(scores["editability"][position])
+    return ConceptSummary(
+        f"w{position}", f"f{mean}", "", None, "object", mean, mean - width, mean + width, nothing, nothing, 1.0, editability,
+        nothing, nothing, nothing, 0, 0.0, "",
+    )  # fmt: skip

@@ -18,13 +18,14 @@
   const picture = (concept) => (Object.hasOwn(data.pictures, concept.concept) ? data.pictures[concept.concept] : null);
 
   for (const concept of concepts) {
-    concept.words = [concept.concept, concept.placeholder, concept.class, concept.kind, ...Object.values(concept.carried)]
+    concept.words = [concept.concept, data.verdicts[concept.verdict], concept.placeholder, concept.class, concept.kind, ...Object.values(concept.carried)]
       .join("\n").toLowerCase();
   }
 
   const carried = [...new Set(concepts.flatMap((concept) => Object.keys(concept.carried)))].sort();
   const columns = [
     { label: "concept", value: (c) => c.concept, text: true },
+    { label: "verdict", value: (c) => c.verdict, said: (value) => data.verdicts[value], text: true },
     { label: "class", value: (c) => c.class, text: true },
     { label: "kind", value: (c) => c.kind, text: true },
     ...data.columns.map(({ name, label, percent: share }) => ({ label, value: (c) => c[name], show: share ? percent : figure })),
@@ -44,8 +45,11 @@
     });
   }
 
+  // Of one verdict, the word that is the least like its pictures. Sorting is stable: this is the order among equals.
+  const worstFirst = (list) => sorted(list, (concept) => concept.covered, 1);
+
   let found = concepts;
-  let cards = PAGE, rows = ROWS, sorting = { column: 0, direction: 1 };
+  let cards = PAGE, rows = ROWS, sorting = { column: 1, direction: 1 };
 
   function search() {
     const wanted = byId("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -60,14 +64,14 @@
 
   function scores(concept) {
     return make("span", { className: "score" }, ...[
-      `covered ${percent(concept.covered)}`, `reconstruction ${figure(concept.reconstruction)}`,
+      data.verdicts[concept.verdict], `covered ${percent(concept.covered)}`, `reconstruction ${figure(concept.reconstruction)}`,
       `editability ${figure(concept.editability)}`,
     ].map((text) => make("span", {}, text)));
   }
 
   function drawGallery() {
     const [field, direction] = byId("order").value.split(":");
-    const list = sorted(found, (concept) => concept[field], Number(direction));
+    const list = sorted(worstFirst(found), (concept) => concept[field], Number(direction));
     byId("gallery").replaceChildren(...list.slice(0, cards).map((concept) => {
       const source = picture(concept);
       const card = make("button", { type: "button", className: "card" },
@@ -81,10 +85,10 @@
 
   function drawTable() {
     const column = columns[sorting.column];
-    const list = sorted(found, column.value, sorting.direction);
+    const list = sorted(worstFirst(found), column.value, sorting.direction);
     byId("table").tBodies[0].replaceChildren(...list.slice(0, rows).map((concept) => make("tr", {}, ...columns.map((each) => {
       const value = each.value(concept);
-      return each.text ? make("td", { className: "text" }, bdi(value, "fold")) : make("td", {}, (each.show || figure)(value));
+      return each.text ? make("td", { className: "text" }, bdi(each.said ? each.said(value) : value, "fold")) : make("td", {}, (each.show || figure)(value));
     }))));
     byId("more-rows").hidden = list.length <= rows;
     [...byId("table").tHead.rows[0].cells].forEach((cell, index) => {
@@ -104,7 +108,7 @@
     const view = byId("view");
     const facts = [
       ["placeholder", concept.placeholder], ["class", concept.class || "–"], ["kind", concept.kind],
-      ["covered", percent(concept.covered)],
+      ["verdict", data.verdicts[concept.verdict]], ["covered", percent(concept.covered)],
       ...data.facts.map((fact) => [fact.label, told(fact, concept)]),
       ["training", `${concept.steps} steps in ${figure(concept.seconds, 1)} s, stopped by ${concept.stopped_by}`],
       ...Object.entries(concept.carried),

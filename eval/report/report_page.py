@@ -11,6 +11,7 @@ import io
 import json
 import math
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,15 @@ from eval.report.troubles import troubles_of
 from eval.scores.groups import Group, groups_by, summarise_groups, telling_column
 from eval.scores.metric import Metric
 from eval.scores.metric_table import COLUMNS, METRICS
-from eval.scores.summary import ConceptSummary, Estimate, Summary
+from eval.scores.summary import VERDICTS, ConceptSummary, Estimate, Summary
 from pipeline.inputs.picture_file import decode_drawn
+from pipeline.models.find import MINI, MINI_SAID
 from pipeline.records import Event, Failure
 
-# A page of this size still opens at once on a phone. Beyond it, concepts are sampled and grids are linked.
-PICTURE_BYTES = 18_000_000
-ROW_BYTES = 4_000_000
-MOST_CONCEPTS = 5_000
+# Beyond these, grids are linked and concepts are sampled; `python -m jobs.bench.report_page` measures how such a page opens.
+PICTURE_BYTES = 11_000_000
+ROW_BYTES = 12_000_000
+MOST_CONCEPTS = 10_000
 MOST_REASONS = 100
 MOST_NAMES = 20  # of failed concepts listed under one reason
 MOST_GROUPS = 200
@@ -122,8 +124,8 @@ def render_report(
     grids: concept -> PNG. They are read one at a time, so a lazy mapping holds one in memory.
     configuration: the run's settings, shown as they are; JSON-like and without secrets.
 
-    Of more than 5,000 concepts, or 4 MB of them, the extremes and an even spread are shown, and pictures are embedded
-    until they fill 18 MB; the rest are linked as `../grids/<concept>.png`. The headline always counts all.
+    Of more than 10,000 concepts, or 12 MB of them, the extremes and an even spread are shown, and pictures are embedded
+    until they fill 11 MB; the rest are linked as `../grids/<concept>.png`. The headline always counts all.
 
     Raises ValueError for a column to group by that no concept has.
     """
@@ -139,6 +141,7 @@ def render_report(
         "floor": _number(summary.reconstruction_floor),
         "ceiling": _number(summary.reconstruction_ceiling),
         "columns": [{"name": each.name, "label": each.label, "percent": each.percent} for each in COLUMNS if each.label],
+        "verdicts": VERDICTS,
         "facts": [_fact(metric) for metric in METRICS],
     })  # fmt: skip
     settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
@@ -154,7 +157,8 @@ def render_report(
         sorts=[each for metric in METRICS for each in metric.sorts],
         column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
         nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
-        judges=background.judges, troubles=troubles, pairs=pairs, sheets=sheets,
+        shipped=MINI_SAID if summary.scored_under and summary.scored_under.model == MINI else "",
+        verdicts=_verdicts(summary.concepts), judges=background.judges, troubles=troubles, pairs=pairs, sheets=sheets,
         nonce=nonce, style=_own("report.css"), script=_own("report.js"),
     )  # fmt: skip
     # A lone surrogate, which JSON input can hold, is a string to Python but not to UTF-8.
@@ -205,6 +209,12 @@ def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], li
 
 def _spread(concepts: Sequence[ConceptSummary], count: int) -> list[ConceptSummary]:
     return [concepts[position * len(concepts) // count] for position in range(count)]
+
+
+def _verdicts(concepts: Sequence[ConceptSummary]) -> list[tuple[str, int]]:
+    """Each verdict that occurs, the worst first, and how many concepts have it."""
+    counts = Counter(concept.verdict for concept in concepts)
+    return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
 
 
 def _pictures(concepts: Iterable[ConceptSummary], grids: Mapping[str, bytes]) -> dict[str, str]:
@@ -266,6 +276,7 @@ def _row(concept: ConceptSummary) -> dict[str, Any]:
         "kind": concept.kind,
         "steps": concept.steps,
         "stopped_by": concept.stopped_by,
+        "verdict": VERDICTS.index(concept.verdict),
         "carried": {_clipped(name): _clipped(value) for name, value in concept.carried.items()},
         "link": f"../grids/{quote(concept.concept, safe='', errors='replace')}.png",
         "seconds": _number(concept.seconds),

@@ -28,11 +28,18 @@ BOUNDS = (
 # One minus the cosine between pictures from the same noise. With the shipped model, words of the demo have 0.2 and more, a
 # word moved by a tenth of its length 0.005, an unmoved one 0.
 NO_EFFECT = 0.01
+# A word whose pictures are less than this share as varied as its training images always draws nearly the same picture; one whose
+# pictures are less than this share of the way from the untrained word's to real ones is weak. Stated rules, not measured limits.
+COLLAPSED, WEAK = 0.1, 0.3
+FELL, COLLAPSES, NONE, IS_WEAK, UNSCORED, ALIKE = VERDICTS = (
+    "fell", "collapsed", "no effect", "weak", "no score", "like its pictures",
+)  # fmt: skip
 
 CONCEPTS = pa.schema([
     *KEY, ("placeholder", pa.string()), ("class", pa.string()), ("kind", pa.string()),
     *((column.name, pa.float64()) for column in COLUMNS),
-    ("nearest_own", pa.float64()), ("no_effect", pa.bool_()), ("steps", pa.int64()), ("seconds", pa.float64()),
+    ("nearest_own", pa.float64()), ("verdict", pa.string()), ("no_effect", pa.bool_()), ("steps", pa.int64()),
+    ("seconds", pa.float64()),
     ("stopped_by", pa.string()), ("carried", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
 
@@ -48,6 +55,7 @@ class ConceptSummary:
     diversity: of the plain prompt's pictures; its ceiling is that of the training images. nearest_own: the share of the plain
     prompt's pictures that are nearer to their own training images than to any other concept's; nan if the concept was not compared.
     effect: distance of its pictures from those of the untrained word; see NO_EFFECT. more: columns of metrics without a field here.
+    fell: it is a candidate, and worse than the accepted word of its concept.
     """
 
     concept: str
@@ -79,6 +87,7 @@ class ConceptSummary:
     editability_floor_noun: float = math.nan
     editability_floor_wordless: float = math.nan
     more: Mapping[str, float] = field(default_factory=dict)
+    fell: bool = False
 
     def figure(self, name: str) -> float:
         """The figure with this name: one of metric_table.COLUMNS, or a field."""
@@ -89,6 +98,20 @@ class ConceptSummary:
     def no_effect(self) -> bool:
         """True if the word draws the same as its initializer."""
         return self.effect < NO_EFFECT
+
+    @property
+    def verdict(self) -> str:
+        """What the word has come to, in plain words: one of VERDICTS, which has the worst first."""
+        if math.isnan(self.reconstruction):
+            return UNSCORED
+        if self.fell:
+            return FELL
+        if self.no_effect:
+            return NONE
+        if self.diversity < COLLAPSED * self.diversity_ceiling:
+            return COLLAPSES
+        above = self.covered if not math.isnan(self.covered) else self.reconstruction - self.reconstruction_floor
+        return IS_WEAK if above < (WEAK if not math.isnan(self.covered) else 0) else ALIKE
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +248,8 @@ def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa
     """
     table = pa.Table.from_pylist([
         {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
-         "class": concept.noun, "no_effect": concept.no_effect, "carried": list(concept.carried.items())}
+         "class": concept.noun, "verdict": concept.verdict, "no_effect": concept.no_effect,
+         "carried": list(concept.carried.items())}
         for concept in summary.concepts
     ], CONCEPTS)  # fmt: skip
     for column in sorted({name for concept in summary.concepts for name in concept.carried}):
@@ -320,7 +344,7 @@ def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estim
 
 
 def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: float) -> ConceptSummary:
-    found = {name: value for metric in METRICS for name, value in _figures(metric, scores).items()}
+    found: dict[str, Any] = {name: value for metric in METRICS for name, value in _figures(metric, scores).items()}
     own = {each.name for each in fields(ConceptSummary)}
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],

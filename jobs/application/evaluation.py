@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
+from jobs.application.phases import phase
 from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
 from pipeline.models.families import family_of
@@ -162,13 +163,19 @@ def _evaluate(
             refuse_long_prompts(run.folder, judgement, unscored.names)
     except ProtocolError as error:
         raise NotStartedError(f"--protocol {request.protocol or runs[0].protocol.label}: {error}") from error
-    scored = [score_run(run.folder, *each) for run, each in zip(runs, zip(judgements, left, strict=True), strict=True)]
+    with phase(events, "drawing and scoring"):
+        scored = [
+            score_run(run.folder, *each) for run, each in zip(runs, zip(judgements, left, strict=True), strict=True)
+        ]
     for run, judgement, each in zip(runs, judgements, scored, strict=True):
-        for failure in score_pairs(run.folder, judgement, each.under):
+        with phase(events, "scoring pairs"):
+            pairs = score_pairs(run.folder, judgement, each.under)
+        for failure in pairs:
             events.say("pair", f"{failure.concept}: {failure.reason}", concept=failure.concept)
-    summaries = [summarise_run(run.folder, each.under) for run, each in zip(runs, scored, strict=True)]
+    with phase(events, "evaluating"):
+        summaries = [summarise_run(run.folder, each.under) for run, each in zip(runs, scored, strict=True)]
+        canary = read_canary(runs[0].folder, judgements[0], night)
     concepts = [concept for summary in summaries for concept in summary.concepts]
-    canary = read_canary(runs[0].folder, judgements[0], night)
     try:
         refuse_doubles([concept.concept for concept in concepts])
         groups = groups_by(concepts, request.group_by) if request.group_by else {}
@@ -226,7 +233,8 @@ def _report(
         "protocol_settings": run.protocol.as_dict(),
     }
     background = Background(request.group_by, nights, judges)
-    summary = write_report(run.folder, scored.under, configuration, background)
+    with phase(events, "reporting"):
+        summary = write_report(run.folder, scored.under, configuration, background)
     done = len(summary.concepts) - summary.unscored
     events.say(
         "scores",

@@ -3,11 +3,14 @@
 import shutil
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from jobs.application.requests import Listener
-from pipeline.scheduling.driver import Progress
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageError
+
+if TYPE_CHECKING:
+    from pipeline.scheduling.driver import Progress  # it imports Ray, which takes a second
 
 LOG_SECONDS, TERMINAL_SECONDS, FILE_SECONDS = 15.0, 0.5, 5.0
 # The stages of a concept, in order.
@@ -26,7 +29,7 @@ class ProgressDisplay:
         self._shown = self._written = float("-inf")
         self._ended = -1
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: "Progress") -> None:
         now = time.monotonic()
         ended = progress.done + progress.failed
         if self._live:
@@ -42,7 +45,7 @@ class ProgressDisplay:
             self._written = now
         self._ended = ended
 
-    def write(self, state: str, progress: Progress) -> None:
+    def write(self, state: str, progress: "Progress") -> None:
         """Writes progress.json. If the store cannot be reached, a warning is logged and the run goes on."""
         content = {"state": state, **self._content(progress, time.monotonic())}
         try:
@@ -50,13 +53,13 @@ class ProgressDisplay:
         except StorageError as error:
             self._events.complain("storage", f"progress.json could not be written: {error}")
 
-    def _rate_and_eta(self, progress: Progress, now: float) -> tuple[float, float | None]:
+    def _rate_and_eta(self, progress: "Progress", now: float) -> tuple[float, float | None]:
         """Concepts per minute, and seconds to go; None until the first concept has ended."""
         ended, elapsed = progress.done + progress.failed, now - self._began
         rate = ended / elapsed if elapsed else 0.0
         return rate * 60, (progress.total - ended) / rate if rate else None
 
-    def _line(self, progress: Progress, now: float) -> str:
+    def _line(self, progress: "Progress", now: float) -> str:
         rate, eta = self._rate_and_eta(progress, now)
         parts = [f"{progress.done + progress.failed}/{progress.total} concepts"]
         parts += [f"{progress.doing[doing]} {doing}" for doing in DOING if progress.doing.get(doing)]
@@ -68,7 +71,7 @@ class ProgressDisplay:
         parts += [f"{rate:.1f} a minute"] if rate else []
         return ", ".join(parts + ([f"about {duration(eta)} to go"] if eta else []))
 
-    def _content(self, progress: Progress, now: float) -> dict[str, object]:
+    def _content(self, progress: "Progress", now: float) -> dict[str, object]:
         rate, eta = self._rate_and_eta(progress, now)
         done, failed = self._before
         return {

@@ -16,6 +16,7 @@ from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
+from pipeline.store.catalogue.accepted import JudgedWord, accepted_of, read_judged
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.catalogue.retired import retired_names
 from pipeline.store.events import read_events
@@ -65,7 +66,21 @@ def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
     scores = read_parts(run, "scores", parts["scores"], SCORES)
     confusion = read_confusion(run, parts["scores"], under)
     summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
-    return replace(summary, retired=len(retired_names(run, listed(read_lists(run)))))
+    judged = read_judged(run)
+    accepted = accepted_of(judged)
+    fell = {
+        (word.concept, word.fingerprint)
+        for word in judged
+        if word.state == "candidate" and _is_worse(word, accepted.get(word.concept))
+    }
+    concepts = tuple(replace(each, fell=(each.concept, each.fingerprint) in fell) for each in summary.concepts)
+    return replace(summary, concepts=concepts, retired=len(retired_names(run, listed(read_lists(run)))))
+
+
+def _is_worse(word: JudgedWord, accepted: JudgedWord | None) -> bool:
+    if accepted is None or word.reconstruction is None or accepted.reconstruction is None:
+        return False
+    return word.scored_under == accepted.scored_under and word.reconstruction < accepted.reconstruction
 
 
 def carried_columns(run: RunFolder) -> set[str]:

@@ -20,7 +20,7 @@ PLACING_SECONDS, STALL_SECONDS = Deadlines().placing, Deadlines().stall
 MOST_WORKERS, MOST_PER_WORKER, MOST_SLOTS_ASKED = 100_000, 1024, 1024
 MOST_CONCEPTS = 1_000_000_000
 MOST_SECONDS = 10.0 * 365 * 24 * 60 * 60
-MOST_DAYS = 36_500
+MOST_DAYS, MOST_KEPT = 36_500, 1000
 MOST_PICTURES, MOST_SAMPLER_STEPS = 10_000, 1000
 
 
@@ -120,6 +120,30 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """What a new word must be before it is public; see eval/nightly/acceptance.py.
+
+    asked: words of this run pass the gate; if not, only those of a folder that has had a gate do.
+    word_drop: of one word's reconstruction against the accepted one. least_covered: share of the way from the untrained word's
+    pictures to real ones. night_drop: of all words learned again, as --fail-on-drop. keep_words: how many earlier accepted words
+    of a concept are kept.
+    Raises ValueError with the option, its value and the values allowed.
+    """
+
+    asked: bool = False
+    word_drop: float = 0.05
+    least_covered: float = 0.1
+    night_drop: float = 0.01
+    keep_words: int = 3
+
+    def __post_init__(self) -> None:
+        require("--word-drop", self.word_drop, 0, 1)
+        require("--least-covered", self.least_covered, -1, 1)
+        require("--night-drop", self.night_drop, 0, 1, above=True)
+        require("--keep-words", self.keep_words, 0, MOST_KEPT)
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """Everything that defines a run.
 
@@ -132,7 +156,8 @@ class RunRequest:
     import_words: words are read from files, named in the column `word_file` or found in `word_folder`, instead of learned.
     skip_invalid: invalid manifest rows become failures. retry_failed: concepts that failed with the same inputs are retried.
     only_this_manifest: words that only other manifests of the run folder list retire too. retired_days: how long the word of
-    a row that is gone is kept. accepted_failures: how many concepts, or which, may fail without making the run a bad one.
+    a row that is gone is kept. gate: new words pass it before they are public; a folder keeps it.
+    accepted_failures: how many concepts, or which, may fail without making the run a bad one.
     storage_options: keyword arguments for fsspec.
     Raises ValueError with the option, its value and the values allowed.
     """
@@ -154,6 +179,7 @@ class RunRequest:
     only_this_manifest: bool = False
     retired_days: int = 30
     accepted_failures: int | frozenset[str] = 0
+    gate: Gate = field(default_factory=Gate)
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     limits: Limits = field(default_factory=Limits)
@@ -168,6 +194,7 @@ class RunResult:
 
     url: of the run folder. done: concept -> fingerprint of its word. failures: concept -> why it has no word.
     accepted: the request's `accepted_failures`. retired: concepts whose row is gone and whose word is kept.
+    held: concept -> why its new word is not public, of those that the gate held back today.
     """
 
     url: str
@@ -176,6 +203,7 @@ class RunResult:
     seconds: float
     accepted: int | frozenset[str] = 0
     retired: frozenset[str] = frozenset()
+    held: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unaccepted(self) -> dict[str, Failure]:

@@ -15,21 +15,24 @@ from typing import TYPE_CHECKING
 from cluster.addresses import ClusterError
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
-from jobs.application.catalogue import Catalogue, columns_digest, names_of, settle
 from jobs.application.local_paths import local_paths
+from jobs.application.night.catalogue import Catalogue, columns_digest, names_of, settle
+from jobs.application.night.gate_words import begin_gate, held_since
+from jobs.application.night.rates import measured, rate_of
+from jobs.application.phases import phase
 from jobs.application.public_files import restore_public_files
-from jobs.application.rates import measured, rate_of
 from jobs.application.recorded import record_ending, recorded_run, refuse_changed_since, versions
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
 from jobs.application.run_inputs import read_inputs
 from jobs.application.run_scores import check_judge, refuse_long_protocol, score_and_report
 from pipeline.inputs.manifest import ManifestError
 from pipeline.models.families import family_of
-from pipeline.models.find import ModelError
+from pipeline.models.find import MINI, MINI_SAID, ModelError
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.planning import Plan, plan
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
+from pipeline.store.catalogue.accepted import accepted_among, is_gated
 from pipeline.store.catalogue.retired import retired_words
 from pipeline.store.events import EventLog
 from pipeline.store.parts import all_whole, create_layout
@@ -67,6 +70,8 @@ def invert(
     model, concepts = run.model, len(run.manifest.concepts)
     events.say("manifest", f"manifest  {shown}: {concepts} concepts", url=shown)
     events.say("model", f"model     {model.name} ({model.family}, weights {model.digest[:12]})", digest=model.digest)
+    if model.name == MINI:
+        events.say("shipped model", f"          {MINI_SAID}")
     events.say("output", f"output    {url}", url=url)
     if said := run.starts.said(run.manifest.concepts):
         events.say("start", said)
@@ -96,6 +101,7 @@ class Run:
         self.done: dict[str, str] = {}
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
         self.shared_paths: tuple[str, ...] = ()
+        self.gate = request.gate if request.gate.asked or is_gated(self.folder) else None
         self.rate, self.workers = rate_of(recorded_run(self.folder), self.settings), 1
         self.catalogue, self.today = Catalogue(), datetime.now(UTC).date()
 
@@ -117,8 +123,12 @@ class Run:
             self.folder, self.manifest, planned, parts, self.today, self.events,
             only_this_manifest=self.request.only_this_manifest, retired_days=self.request.retired_days,
         )  # fmt: skip
+        if self.gate is not None:
+            begin_gate(self.folder)
         family = family_of(self.model.family)
         there = {name: found for name, found in self.done.items() if name not in self.catalogue.returned}
+        if self.gate is not None:
+            there = accepted_among(self.folder, there)
         if restored := restore_public_files(self.folder, there, parts, family):
             more = f" and {len(restored) - 1} more files that were missing" if restored[1:] else ", which was missing"
             self.events.say("restored", f"restored  {restored[0]}{more}", count=len(restored))
@@ -148,7 +158,9 @@ class Run:
     def _learn_and_score(self, planned: Plan, session: Session, parts: Mapping[str, int]) -> None:
         digests = self._invert(planned.left, session) if planned.left else None
         self._reach("last_word")
-        publish(self.folder, self.done, parts, {concept.name: concept for concept in self.manifest.concepts})
+        concepts = {concept.name: concept for concept in self.manifest.concepts}
+        with phase(self.events, f"publishing {len(self.done)} words"):
+            publish(self.folder, self.done, parts, concepts, gated=self.gate is not None)
         committed = self.folder.committed()
         for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
             reason = "its files are not in the run folder; the same command learns it again"
@@ -157,7 +169,7 @@ class Run:
         self._write_run_json(session, digests, finished=False)
         self._reach("published")
         self.log.flush()
-        score_and_report(self.folder, self._judgement(session), self.events)
+        score_and_report(self.folder, self._judgement(session), self.events, self.gate)
         self._reach("reported")
         if learned := len(planned.left) and len(self.done) - len(planned.done):
             self.rate = measured(self.reached, self.workers, learned)
@@ -209,7 +221,7 @@ class Run:
             start_encoder=self.starts.encoder, start_file=self.starts.file,
             see=self.starts.features(request.clip, "cuda" if gpus else "cpu"),
             model_settings=request.model_settings, checkpoint_gradients=placement.checkpoint_gradients, compile=placement.compile,
-            shared_paths=self.shared_paths,
+            shared_paths=self.shared_paths, gated=self.gate is not None,
         )  # fmt: skip
         self.events.say(
             "workers", f"workers   up to {resources.workers} on {settings.device}", workers=resources.workers
@@ -374,8 +386,9 @@ class Run:
             what = ", ".join(f"{count} x {kind.replace('_', ' ')}" for kind, count in self.log.counts.most_common())
             said += f"\n  on the way: {what}; each is in the report, and a row of events/"
         url = without_credentials(self.folder.storage.url)
+        held = held_since(self.folder, self.today) if self.gate else {}
         result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began,
-                           self.request.accepted_failures, self.catalogue.retired)  # fmt: skip
+                           self.request.accepted_failures, self.catalogue.retired, held)  # fmt: skip
         if self.failures and not result.unaccepted:
             said += "\n  these failures are accepted"
         self.events.say("end", said, done=counts["done"], failed=counts["failed"], retired=counts["retired"])

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.application.requests import Listener, NotStartedError
+from jobs.application.night.gate_words import gate_words
+from jobs.application.phases import phase
+from jobs.application.requests import Gate, Listener, NotStartedError
 from pipeline.models.find import MINI
 from pipeline.protocols import Protocol
 from pipeline.protocols.protocol import ProtocolError
@@ -43,16 +45,23 @@ def refuse_long_protocol(run: RunFolder, judgement: "Judgement", given: str) -> 
         raise NotStartedError(f"--protocol {given}: {error}") from error
 
 
-def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener) -> None:
-    """Scores what has no score yet, and writes the report."""
+def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, gate: Gate | None = None) -> None:
+    """Scores what has no score yet, lets new words pass the gate if there is one, and writes the report."""
+    from eval.nightly.acceptance import Rule
     from eval.pairs.pair_run import score_pairs
     from eval.scores.score_run import score_run
-    from jobs.application.report_run import headline, write_report
+    from jobs.application.report_run import headline, summarise_run, write_report
 
     events.say("scoring", "scoring")
-    scored = score_run(run, judgement)
-    for failure in score_pairs(run, judgement, scored.under):
+    with phase(events, "drawing and scoring"):
+        scored = score_run(run, judgement)
+        pairs = score_pairs(run, judgement, scored.under)
+    for failure in pairs:
         events.say("pair", f"pair      {failure.concept}: {failure.reason}", concept=failure.concept)
-    summary = write_report(run, scored.under, run.read_json("run.json"))
+    if gate is not None:
+        rule = Rule(gate.word_drop, gate.least_covered, gate.night_drop)
+        gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events)
+    with phase(events, "reporting"):
+        summary = write_report(run, scored.under, run.read_json("run.json"))
     if summary.concepts:
         events.say("scores", headline(summary))

@@ -15,6 +15,8 @@ from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 MINI = "mini"
+# Whoever sees its pictures has to know what it is.
+MINI_SAID = "the shipped model draws 64-pixel drawings; for photographs, name a real model with --model"
 MINI_FOLDER = Path(__file__).parents[1] / "mini" / "model"
 # All folders that something is loaded from.
 CONFIGURED = sorted(

@@ -52,7 +52,7 @@ from pipeline.training.importing import imported_word
 from pipeline.training.inversion import DivergedError, InversionError, SideInformation, Slot, new_slot, restore
 
 # Public folder -> the name its file has under an attempt.
-ATTEMPT_FILES = {"words": "word.safetensors", "grids": "grid.png"}
+ATTEMPT_FILES = {"words": "word.safetensors", "candidates": "word.safetensors", "grids": "grid.png"}
 SLOWER = 4.0  # the learning rate is divided by this for a word that diverged
 DRAWN, STEPS_DRAWN = 4, 12  # the model's own pictures of an initializer: how many, and denoising steps of each
 
@@ -315,8 +315,9 @@ class Worker:
         architecture = self.backbone.architecture_of(word.vectors)
         learned = datetime.now(UTC).date().isoformat()
         spec = WordSpec(name, architecture, concept.kind, images.pixels.shape[1], learned)
+        word_path = run.candidate_path(name) if self.settings.gated else run.word_path(name)
         public = {
-            run.word_path(name): encode_word(word.placeholder, word.vectors, self.backbone.word_keys, spec=spec),
+            word_path: encode_word(word.placeholder, word.vectors, self.backbone.word_keys, spec=spec),
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {
@@ -332,7 +333,7 @@ class Worker:
             for path, data in public.items():
                 run.storage.write_bytes(path, data)
         # The rows that stay under the attempt's id are moved to the tables by publish.py.
-        for file in ATTEMPT_FILES.values() if counts else files:
+        for file in set(ATTEMPT_FILES.values()) if counts else files:
             run.storage.delete(paths[file])
         run.forget_checkpoint(name)
         return Done(name, fingerprint, word.steps, word.seconds)

@@ -32,7 +32,7 @@ class WorkerSettings:
     shared_paths: local paths that every worker must see. longest: concepts whose prompts have to fit into the model's context.
     look: finds the vocabulary's words that look most like the pictures (for settings.start "nearest").
     start_encoder: computes first vectors from the pictures (for settings.start "pictures"). start_file: computes them from the
-    features that `see` finds in the pictures (for settings.start "fitted").
+    features that `see` finds in the pictures (for settings.start "fitted"). gated: new words are candidates.
     """
 
     model: str
@@ -56,6 +56,7 @@ class WorkerSettings:
     checkpoint_gradients: CheckpointGradients = "auto"
     compile: Compile = "auto"
     concepts: int = MOST_SLOTS
+    gated: bool = False
 
     def fingerprint(self, concept: Concept, sources: Sequence[Source]) -> str:
         digests = [content_of(source) for source in sources]

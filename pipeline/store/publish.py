@@ -29,16 +29,19 @@ def publish(
     expected: Mapping[str, str],
     parts: Mapping[str, int],
     concepts: Mapping[str, Concept] = MappingProxyType({}),
+    *,
+    gated: bool = False,
 ) -> tuple[str, ...]:
     """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
 
     concepts: name -> its row of the manifest; columns that change no word, such as carried ones, are brought up to date too.
+    gated: words that a worker left behind become candidates.
 
     Returns the committed concepts whose rows are lost. Their markers are withdrawn, and the next run learns them again.
     Drivers of one run publish one after the other, under a lease, because each one reads a part, adds to it and replaces it.
     """
     with lease(run.storage, "publish") as renew:
-        return _publish(run, expected, parts, concepts, renew)
+        return _publish(run, expected, parts, concepts, renew, gated)
 
 
 def _publish(
@@ -47,6 +50,7 @@ def _publish(
     parts: Mapping[str, int],
     concepts: Mapping[str, Concept],
     renew: Callable[[], None],
+    gated: bool,
 ) -> tuple[str, ...]:
     markers = run.committed()
     done = {name: fingerprint for name, fingerprint in expected.items() if (name, short(fingerprint)) in markers}
@@ -74,7 +78,8 @@ def _publish(
     with ThreadPoolExecutor(WRITERS) as writers:
         lost = set().union(*writers.map(publish_part, sorted(by_part)))
     renew()
-    lost |= _clear_attempts(run, {name: fingerprint for name, fingerprint in done.items() if name not in lost})
+    published = {name: fingerprint for name, fingerprint in done.items() if name not in lost}
+    lost |= _clear_attempts(run, published, gated)
     for name in lost:
         run.withdraw(name, done.pop(name))
     for name in set(run.checkpointed()).intersection(done):
@@ -146,7 +151,7 @@ def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
     write_table(run, part_path("failures", 0, 1), table)
 
 
-def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> set[str]:
+def _clear_attempts(run: RunFolder, done: Mapping[str, str], gated: bool) -> set[str]:
     """Removes the attempts of published concepts. First it moves public files that a worker left behind when it died right
     after its commit. Attempts of other concepts stay: they may be running under another driver.
 
@@ -161,7 +166,8 @@ def _clear_attempts(run: RunFolder, done: Mapping[str, str]) -> set[str]:
         name, fingerprint, attempt, kind = file.split("@")
         if (name, fingerprint) not in done_files:
             return
-        public = {"word.safetensors": run.word_path(name), "grid.png": run.grid_path(name)}.get(kind)
+        word_path = run.candidate_path(name) if gated else run.word_path(name)
+        public = {"word.safetensors": word_path, "grid.png": run.grid_path(name)}.get(kind)
         try:
             if public and attempt == run.marker(name, done[name]).attempt:
                 run.storage.write_bytes(public, run.storage.read_bytes(f"{ATTEMPTS}/{file}"))

@@ -43,6 +43,10 @@ class RunFolder:
     def word_path(self, concept: str) -> str:
         return f"words/{concept}.safetensors"
 
+    def candidate_path(self, concept: str) -> str:
+        """Of a word that is not public, or not yet; see catalogue/accepted.py."""
+        return f"candidates/{concept}.safetensors"
+
     def grid_path(self, concept: str) -> str:
         return f"grids/{concept}.png"
 

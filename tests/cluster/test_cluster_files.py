@@ -11,6 +11,8 @@ import yaml
 from ray.dashboard.modules.metrics import dashboards
 
 from cluster import grafana, manifests, schemas, validate
+from jobs.application.night.alerts import HELP
+from pipeline.scheduling.prometheus import GAUGES
 from pipeline.store.checkpoints import CHECKPOINT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,6 +206,8 @@ def test_ours_is_accepted(path: Path) -> None:
         ("slurm.sbatch", "#SBATCH --nodes=4", "#SBATCH --machines=4", "no option '--machines=4'"),
         ("slurm.sbatch", "#!/bin/bash\n", "#!/bin/bash\ncd runs\n", "no options after the first command"),
         ("grafana.json", "sum(rate(", "sum(rate((", "is no PromQL"),
+        ("alerts.yaml", "time() - ", "time( - ", "is no PromQL"),
+        ("alerts.yaml", "for: 5m", "during: 5m", "knows no during"),
         ("grafana.json", '"x": 12', '"x": 16', "wider than the page"),
         ("grafana.json", '"x": 12', '"x": 6', "lie upon one another"),
         ("grafana.json", "${datasource}", "P1809F7CD0C75ACF3", "one installation's data source"),
@@ -351,6 +355,14 @@ def test_the_drain_waits_for_busy_actors_and_no_longer_than_told(tmp_path: Path)
         (tmp_path / name).chmod(0o755)
     subprocess.run([CLUSTER / "drain.sh", "7"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert slept.read_text().count("1") == 7
+
+
+def test_the_alerts_ask_for_metrics_that_exist() -> None:
+    """Catches an alert that never comes, because its metric was renamed."""
+    rules = yaml.safe_load((CLUSTER / "alerts.yaml").read_text(encoding="utf-8"))
+    asked = grafana.metrics_of(rule["expr"] for group in rules["groups"] for rule in group["rules"])
+    assert len(asked) >= 6
+    assert asked <= set(HELP) | {f"ray_{name}" for name in GAUGES}
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:

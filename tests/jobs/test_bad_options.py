@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from jobs.application.night.gate_words import begin_gate
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage
 from tests.job_process import ROOT, FinishedRun, few_pictures, job, write_manifest
 
 UNKNOWN_STORE = ("nfs4://x/y", "nothing is known of nfs4:// here")
@@ -49,6 +52,7 @@ INVERT: dict[str, tuple[str, str]] = {
             "--norm-limit": "-1", "--concentration": "nan",
             "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
             "--gpus-per-worker": "-1", "--cpus-per-worker": "0", "--max-failures": "-1", "--checkpoint-seconds": "inf",
+            "--word-drop": "2", "--least-covered": "nan", "--night-drop": "0", "--keep-words": "-1",
             "--retired-days": "-1", "--price-per-hour": "nan",
             "--stall-seconds": "nan", "--concept-seconds": "0", "--placing-seconds": "-5",
         }.items()
@@ -93,6 +97,16 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--nouns": NO_FILE, "--measure": number("--measure", "-1"), **CLUSTER,
     }),
     "status": (("{run}",), {**LOG, "--storage-option": CLUSTER["--storage-option"]}),
+    "nightly": (("{manifest}", "--output", "{folder}/run"), INVERT | {
+        "--night": ("a/b", "--night 'a/b'"), "--history": UNKNOWN_STORE, "--baseline": ("no-night", "the baseline 'no-night'"),
+        "--group-by": ("no-column", "there is no column 'no-column' to group by"),
+        "--webhook": ("ftp://x", "--webhook 'ftp://x': it takes a URL"),
+        "--metrics": ("no-such-folder/x", "--metrics no-such-folder/x: there is no"),
+    }),
+    "promote": (("{gated}",), {
+        "--promote": ("nobody", "--promote nobody: no candidate"), "--roll-back": ("nobody", "--roll-back nobody: no word"),
+        "--keep-words": number("--keep-words", "-1"), **LOG, "--storage-option": CLUSTER["--storage-option"],
+    }),
     "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, **LOG, "--storage-option": CLUSTER["--storage-option"]}),
     "export_words": (("{run}", "--layout", "a1111", "--output", "{folder}/words"), {
         "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
@@ -101,6 +115,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "bench.bench": ((), {
         "--output": A_FOLDER, "--steps": number("--steps", "-1"), "--part": choice("--part"),
     }),
+    "bench.bench_report": ((), {"--concepts": number("--concepts", "0")}),
     "bench.bench_gpu": ((), {
         "--device": choice("--device"), "--dtype": choice("--dtype"), "--model": choice("--model"),
         "--slots": number("--slots", "0"), "--concepts": number("--concepts", "-1"),
@@ -170,9 +185,13 @@ def filled(finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.Monkey
     pairs.write_text(
         f'{pairs.read_text(encoding="utf-8")}[pairs]\nobject = ["a {"very " * 100}{{a}} and {{b}}"]\n', encoding="utf-8"
     )
+    gated = RunFolder(Storage(str(tmp_path / "gated")))
+    gated.write_json("run.json", {})
+    begin_gate(gated)
     return {
         "finished": finished_run.arguments[0],
         "run": str(finished_run.folder),
+        "gated": str(tmp_path / "gated"),
         "manifest": str(write_manifest(tmp_path, ["owl"])),
         "folder": str(tmp_path),
     }

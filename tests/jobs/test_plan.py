@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.application.rates import Rate, measured, rate_of
+from jobs.application.night.rates import Rate, measured, rate_of
 from jobs.invert_all import main
 from pipeline.settings import InversionSettings
 from tests.job_process import DEMO, LEARNED, FinishedRun

@@ -19,6 +19,7 @@ from pipeline.models.find import ModelError, find_model
 from pipeline.records import AGAINST, Sample
 from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
+from pipeline.store.catalogue.accepted import public_rows
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jobs.application.drawing.best_pictures import Choose
 
 Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
+SHEET = "contact-sheet.png"
 
 
 def generate(request: PictureRequest, events: Listener | None = None) -> PictureResult:
@@ -41,8 +43,9 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         shown = without_credentials(request.run, options).rstrip("/")
         model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
         refuse_changed(model, configuration, shown)
-        family_of(configuration.get("model_family", "")).refuse_unsuited(request.sampler)
-        words = _words(run)
+        family = family_of(configuration.get("model_family", ""))
+        family.refuse_unsuited(request.sampler)
+        words = _words(run, family.encoders)
         words |= _words_of_files(request.word_files, options, words, configuration)
         for blend in request.blends:
             words[blend.placeholder] = _blended(blend, words)
@@ -52,15 +55,20 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
             refuse_long(text)
         _refuse_unknown_words(request.prompts, request.negative, list(words))
         _refuse_negative_words(request.prompts, _negative_words(run, request.word_files, options))
-        output = Storage(request.output or f"{request.run.rstrip('/')}/generated", options)
+        bare = _bare_words(request.prompts, list(words))
+        output = _unused(Storage(request.output or f"{request.run.rstrip('/')}/generated", options))
         choose = _chooser(run, request)
     except (ModelError, StorageError, OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
+    for prompt, word in bare:
+        events.say(
+            "bare", f"prompt {prompt!r} names {word[1:-1]} without brackets, which is plain text; the word is {word}"
+        )
     try:
         samples = _draw(request, configuration, model.name, words, output, choose)
     except (ClusterError, ModelError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    events.say("pictures", f"{len(samples)} pictures and contact-sheet.png in {output.url}", count=len(samples))
+    events.say("pictures", f"{len(samples)} pictures and {SHEET} in {output.url}", count=len(samples))
     return PictureResult(output.url, samples)
 
 
@@ -101,7 +109,7 @@ def _draw(
                 png = encode_png(drawing.pixels)
                 output.write_bytes(f"{number:03d}-{_slug(prompt)}-{index:02d}.png", png)
                 samples.append(Sample("", "edit", prompt, "", index, drawing.seed, png))
-    output.write_bytes("contact-sheet.png", draw_grid(", ".join(sorted(words))[:200], samples))
+    output.write_bytes(SHEET, draw_grid(", ".join(sorted(words))[:200], samples))
     kept = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
     described = {"model": configuration["model"], "sampler": request.sampler, "steps": request.steps,
                  "guidance": request.guidance, "pictures": kept}  # fmt: skip
@@ -124,9 +132,9 @@ def _chooser(run: RunFolder, request: PictureRequest) -> "Choose":
     return chooser(run, request.judge, request.count)
 
 
-def _words(run: RunFolder) -> Words:
+def _words(run: RunFolder, keys: Mapping[str, str]) -> Words:
     words: Words = {}
-    for row in read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist():
+    for row in public_rows(run, keys):
         words.setdefault(row["placeholder"], {})[row["text_encoder"]] = np.array(row["vectors"], np.float32)
     return words
 
@@ -196,6 +204,38 @@ def _refuse_unknown_words(prompts: Sequence[str], negative: str, known: list[str
             near = difflib.get_close_matches(unknown[0], known, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"the run knows {', '.join(sorted(known)[:10])}"
             raise ValueError(f"prompt {prompt!r}: this run has no word {unknown[0]}; {hint}")
+
+
+def _bare_words(prompts: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    """(prompt, word) where the word's name stands without its brackets beside another word.
+
+    Raises ValueError for a prompt with such a name and no word at all: what is meant can hardly be the plain text.
+    """
+    from pipeline.sampling.generation import words_in
+
+    names = {word[1:-1].lower(): word for word in known if word.startswith("<") and word.endswith(">")}
+    found = []
+    for prompt in prompts:
+        used = words_in(prompt, list(known))
+        plain = prompt
+        for word in used:
+            plain = re.sub(re.escape(word), " ", plain, flags=re.IGNORECASE)
+        bare = [names[name] for each in re.findall(r"[\w.-]+", plain.lower()) if (name := each.strip(".-")) in names]
+        if bare and not used:
+            raise ValueError(
+                f"prompt {prompt!r}: {bare[0][1:-1]} without brackets is plain text, not the word {bare[0]}; write "
+                f"{bare[0]}, or describe the thing in other words"
+            )
+        found += [(prompt, word) for word in dict.fromkeys(bare) if word not in used]
+    return found
+
+
+def _unused(output: Storage) -> Storage:
+    """The folder, or a numbered one in it, so that no earlier sheet is overwritten."""
+    if not output.exists(SHEET):
+        return output
+    number = next(number for number in itertools.count(2) if not output.exists(f"{number}/{SHEET}"))
+    return output.folder(str(number))
 
 
 def _slug(prompt: str) -> str:

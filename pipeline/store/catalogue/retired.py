@@ -14,6 +14,7 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.store.catalogue.accepted import forget_judged
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
 from pipeline.store.parts import part_path, read_table, write_table
@@ -70,6 +71,8 @@ def retire(run: RunFolder, listed: Collection[str], parts: Mapping[str, int], to
             for file in (run.word_path(word.concept), run.grid_path(word.concept)):
                 run.storage.delete(file)
             run.forget_checkpoint(word.concept)
+        forget_judged(run, gone)
+        for word in going:
             run.withdraw(word.concept, word.short)
     return tuple(sorted(gone))
 

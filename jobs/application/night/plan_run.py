@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cluster.destination import default_output
-from jobs.application.catalogue import look_at
+from jobs.application.night.catalogue import look_at
+from jobs.application.night.rates import Rate, rate_of
 from jobs.application.progress import duration
-from jobs.application.rates import Rate, rate_of
 from jobs.application.recorded import recorded_run, refuse_changed_since
 from jobs.application.requests import NotStartedError, RunRequest
 from jobs.application.run_inputs import RunInputs, read_inputs
@@ -36,6 +36,7 @@ class PlannedRun:
     words each. again: concepts that failed and would be tried again. gone: words that would retire. returned: retired words that
     would be done again without training. failed: concepts that are not tried, and why. done: concepts with their word.
     workers: assumed for the seconds. seconds: from the start to the report. money: at `price` an hour and worker; None without one.
+    columns: the manifest's own, which are carried.
     """
 
     url: str
@@ -50,6 +51,7 @@ class PlannedRun:
     workers: int
     seconds: float
     price: float | None = None
+    columns: frozenset[str] = frozenset()
 
     @property
     def to_learn(self) -> int:
@@ -105,6 +107,7 @@ def _planned(request: RunRequest, inputs: RunInputs, run: RunFolder, price: floa
         workers,
         rate.seconds(len(found.left), workers),
         price,
+        frozenset(inputs.manifest.types),
     )
 
 

@@ -1,0 +1,91 @@
+"""Tells people and monitoring what a night came to: a message to a webhook, and figures for Prometheus."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 10.0  # for the receiver to answer
+MOST_TEXT = 3000  # characters; chat services cut longer messages or refuse them
+HELP = {
+    "wordmint_night_finished_timestamp_seconds": "when the last night ended",
+    "wordmint_night_exit_code": "0 good, 1 some failed, 2 not started, 3 cut short, 4 the gate said no",
+    "wordmint_night_seconds": "how long it took",
+    "wordmint_night_done": "concepts with a word",
+    "wordmint_night_failed": "concepts that failed",
+    "wordmint_night_retired": "words whose row is gone and that are kept",
+    "wordmint_night_held": "new words that the gate held back",
+    "wordmint_night_reconstruction": "mean image similarity over the words",
+    "wordmint_night_editability": "mean text similarity over the words",
+}
+
+
+class AlertError(Exception):
+    """An alert or the figures could not be delivered. The message has no address, because a webhook's is a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """webhook: receives a POST of {"text": ...}, as Slack, Teams and Mattermost read it. metrics: a file for node_exporter's
+    textfile collector, or the URL of a Pushgateway's group, such as http://pushgateway:9091/metrics/job/wordmint.
+    Raises ValueError with the option.
+    """
+
+    webhook: str | None = None
+    metrics: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.webhook is not None and not _is_web(self.webhook):
+            raise ValueError(f"--webhook {self.webhook[:20]!r}: it takes a URL that begins with https:// or http://")
+        if self.metrics is not None and not _is_web(self.metrics) and not Path(self.metrics).absolute().parent.is_dir():
+            raise ValueError(f"--metrics {self.metrics}: there is no folder {Path(self.metrics).absolute().parent}")
+
+    def send(self, text: str, **fields: object) -> None:
+        """Raises AlertError."""
+        if self.webhook:
+            content = {"text": text[:MOST_TEXT], **fields}
+            _request("--webhook", self.webhook, "POST", json.dumps(content).encode(), "application/json")
+
+    def export(self, figures: Mapping[str, float]) -> None:
+        """Raises AlertError."""
+        if self.metrics is None:
+            return
+        data = prometheus_text(figures).encode()
+        if _is_web(self.metrics):
+            _request("--metrics", self.metrics, "PUT", data, "text/plain; version=0.0.4")
+            return
+        try:
+            part = Path(f"{self.metrics}.part")  # the collector must not read half a file
+            part.write_bytes(data)
+            part.replace(self.metrics)
+        except OSError as error:
+            raise AlertError(f"--metrics {self.metrics}: {error}") from error
+
+
+def prometheus_text(figures: Mapping[str, float]) -> str:
+    """In Prometheus' text format. figures: names of HELP -> value.
+
+    >>> print(prometheus_text({"wordmint_night_done": 3}), end="")
+    # HELP wordmint_night_done concepts with a word
+    # TYPE wordmint_night_done gauge
+    wordmint_night_done 3
+    """
+    return "".join(
+        f"# HELP {name} {HELP[name]}\n# TYPE {name} gauge\n{name} {value!r}\n" for name, value in figures.items()
+    )
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("https://", "http://"))
+
+
+def _request(option: str, url: str, method: str, data: bytes, kind: str) -> None:
+    asked = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)  # noqa: S310 - checked to be http(s)
+    try:
+        urllib.request.urlopen(asked, timeout=SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        raise AlertError(f"{option}: the server answered {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise AlertError(f"{option}: the server was not reached: {type(error).__name__}") from None

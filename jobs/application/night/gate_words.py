@@ -1,0 +1,138 @@
+"""The gate at the end of a run: which of its new words become public, and what is said of the others."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from jobs.application.requests import Listener
+from pipeline.store.catalogue.accepted import (
+    accept,
+    accepted_of,
+    is_gated,
+    read_judged,
+    roll_back,
+    waiting,
+    write_judged,
+)
+from pipeline.store.lease import lease
+from pipeline.store.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from eval.nightly.acceptance import Judged, Rule
+    from eval.scores.summary import Summary
+
+SHOWN = 20
+
+
+def begin_gate(run: RunFolder) -> None:
+    """From now on, words of this folder pass the gate before they are public."""
+    if not is_gated(run):
+        write_judged(run, ())
+
+
+def gate_words(run: RunFolder, summary: "Summary", rule: "Rule", keep: int, events: Listener) -> dict[str, str]:
+    """Judges the candidates that have not been judged, publishes those that are accepted, and says so.
+
+    Returns the concepts that are held back, and why.
+    """
+    from eval.nightly.acceptance import digest_of, judge_words, judged_word
+
+    if summary.scored_under is None:
+        return {}
+    under, now = digest_of(summary.scored_under), _now()
+    with lease(run.storage, "gate"):
+        judged, candidates = read_judged(run), waiting(run)
+        known = {(word.concept, word.fingerprint) for word in judged if word.state != "previous"}
+        mine = [each for each in summary.concepts if each.concept in candidates]
+        fresh = [each for each in mine if (each.concept, each.fingerprint) not in known]
+        # Words that were public before there was a gate are accepted as they are.
+        listed, public = {word.concept for word in judged}, set(run.storage.names("words"))
+        before = [
+            each for each in summary.concepts
+            if each.concept not in listed | candidates and f"{each.concept}.safetensors" in public
+        ]  # fmt: skip
+        judged += [replace(judged_word(each, now, under), state="accepted") for each in before]
+        found = judge_words(fresh, accepted_of(judged), under, rule)
+        rows = {each.concept: judged_word(each, now, under, found.held.get(each.concept, "")) for each in fresh}
+        held = [row for name, row in rows.items() if name in found.held]
+        others = [word for word in judged if not (word.state == "candidate" and word.concept in rows)]
+        accepting = [row for name, row in rows.items() if name not in found.held]
+        if fresh or before:
+            accept(run, [*others, *held], accepting, keep)
+        for name, word in accepted_of(judged).items():
+            if name in candidates and any(
+                each.fingerprint == word.fingerprint for each in mine if each.concept == name
+            ):
+                run.storage.delete(run.candidate_path(name))  # a driver died after it had accepted the word
+    waits = len(waiting(run)) - len(held)
+    if fresh or waits:
+        events.say(
+            "gate", "\n".join(_said(found, len(accepting), waits)), accepted=[word.concept for word in accepting],
+            held=dict(found.held), waiting=waits,
+        )  # fmt: skip
+    return dict(found.held)
+
+
+def held_since(run: RunFolder, day: date) -> dict[str, str]:
+    """Concept -> why its new word was held back on that day or later, and still is. So the same night twice says the same."""
+    return {
+        word.concept: word.reason
+        for word in read_judged(run)
+        if word.state == "candidate" and word.since >= day.isoformat()
+    }
+
+
+def promote(run: RunFolder, names: Sequence[str], keep: int, *, everything: bool = False) -> tuple[str, ...]:
+    """Makes candidates public, whatever the gate said. Returns their concepts. Raises ValueError for a name without one."""
+    with lease(run.storage, "gate"):
+        judged = read_judged(run)
+        found = {word.concept: word for word in judged if word.state == "candidate"}
+        if unknown := sorted(set(names) - found.keys()):
+            has = f"candidates are {', '.join(sorted(found)[:SHOWN])}" if found else "there is no candidate"
+            raise ValueError(f"--promote {unknown[0]}: no candidate of this name was judged in this run folder; {has}")
+        chosen = sorted(found if everything else set(names))
+        accept(run, judged, [replace(found[name], since=_now()) for name in chosen], keep)
+    return tuple(chosen)
+
+
+def roll_back_words(run: RunFolder, names: Sequence[str]) -> None:
+    """Raises ValueError for a concept without an earlier word; those before it are rolled back."""
+    with lease(run.storage, "gate"):
+        judged = read_judged(run)
+        for name in names:
+            judged = roll_back(run, judged, name)
+
+
+def _now() -> str:
+    """To the microsecond, because the words of a concept are ordered by it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _said(found: "Judged", accepted: int, waits: int) -> list[str]:
+    def words(count: int) -> str:
+        return f"{count} new word{'s' * (count != 1)}"
+
+    lines = [f"gate      {words(accepted)} accepted, {len(found.held)} held back as candidates"]
+    if found.again and found.again < found.fewest:
+        lines.append(
+            f"  too few to test over words: {found.again} learned again, it takes {found.fewest}; each was judged by itself"
+        )
+    lines += [
+        f"  {each.metric} over {each.n} words learned again: {each.before:.4f} -> {each.after:.4f}, p = {each.p:.2g}"
+        + (
+            ""
+            if math.isnan(each.detectable)
+            else f"; a loss of {each.detectable:.4f} would have been noticed four times in five"
+        )
+        for each in found.comparisons
+        if found.again >= found.fewest
+    ]
+    lines += [f"  {name}: {why}" for name, why in sorted(found.held.items())[:SHOWN]]
+    lines += [f"  and {len(found.held) - SHOWN} more"] if len(found.held) > SHOWN else []
+    if found.held:
+        lines.append("  jobs/promote.py RUN --promote NAME, or --promote-all, makes them public all the same")
+    if waits:
+        lines.append(f"  {waits} candidates wait from earlier runs")
+    return lines

@@ -1,0 +1,208 @@
+"""Which word of a concept is public, in a run folder whose words pass a gate first.
+
+    words/<concept>.safetensors            the accepted word
+    candidates/<concept>.safetensors       a word that was learned since and is not accepted, or not yet
+    _previous/<concept>@<short fingerprint>.safetensors   words that were accepted before
+    gate/words.parquet                     a row for each of these, with the scores that it was judged by
+
+A folder is gated from the first run that asks for it; the table, empty at first, says so. Files are copied before the table is
+written, and the table before anything is deleted: a driver that is killed in between does the same again.
+"""
+
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.store.damaged import DamagedFileError
+from pipeline.store.parts import read_layout, read_parts
+from pipeline.store.run_folder import RunFolder, short
+from pipeline.store.run_tables import EMBEDDINGS, KEY
+from pipeline.store.storage import StorageNotFoundError
+
+TABLE, CANDIDATES, PREVIOUS = "gate/words.parquet", "candidates", "_previous"
+State = Literal["accepted", "candidate", "previous"]
+JUDGED = pa.schema([
+    *KEY, ("state", pa.string()), ("since", pa.string()), ("reconstruction", pa.float64()),
+    ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()), ("editability", pa.float64()),
+    ("scored_under", pa.string()), ("reason", pa.string()),
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedWord:
+    """A word and what the gate said of it.
+
+    since: when it was judged, UTC, ISO 8601. reconstruction with its 95 % interval, and editability: its scores; None without.
+    scored_under: digest of the conditions of its scores. reason: why it is a candidate; "" if it is not one.
+    """
+
+    concept: str
+    fingerprint: str
+    state: State
+    since: str
+    reconstruction: float | None = None
+    reconstruction_low: float | None = None
+    reconstruction_high: float | None = None
+    editability: float | None = None
+    scored_under: str = ""
+    reason: str = ""
+
+
+def is_gated(run: RunFolder) -> bool:
+    return run.storage.exists(TABLE)
+
+
+def read_judged(run: RunFolder) -> list[JudgedWord]:
+    """() for a folder without a gate. Raises DamagedFileError."""
+    try:
+        rows = pq.read_table(pa.BufferReader(run.storage.read_bytes(TABLE))).to_pylist()
+        return [JudgedWord(**row) for row in rows]
+    except StorageNotFoundError:
+        return []
+    except (pa.ArrowException, TypeError) as error:
+        raise DamagedFileError(
+            f"{TABLE} is damaged: {error}; delete it, and the next gated run takes the words in words/ as accepted"
+        ) from None
+
+
+def write_judged(run: RunFolder, words: Iterable[JudgedWord]) -> None:
+    rows = sorted((asdict(word) for word in words), key=lambda row: (row["concept"], row["since"]))
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, JUDGED), sink, compression="zstd")
+    run.storage.write_bytes(TABLE, sink.getvalue())
+
+
+def accepted_of(words: Iterable[JudgedWord]) -> dict[str, JudgedWord]:
+    """Concept -> its public word."""
+    return {word.concept: word for word in words if word.state == "accepted"}
+
+
+def accepted_among(run: RunFolder, done: Mapping[str, str]) -> dict[str, str]:
+    """Those of `done` (concept -> fingerprint) that are the accepted words, and may be restored from the tables, which hold the
+    newest words.
+    """
+    accepted = accepted_of(read_judged(run))
+    return {name: found for name, found in done.items() if name in accepted and accepted[name].fingerprint == found}
+
+
+def waiting(run: RunFolder) -> set[str]:
+    """The concepts that have a candidate."""
+    return {name.removesuffix(".safetensors") for name in run.storage.names(CANDIDATES)}
+
+
+def accept(
+    run: RunFolder, judged: Sequence[JudgedWord], accepting: Sequence[JudgedWord], keep: int
+) -> list[JudgedWord]:
+    """Makes these candidates the public words of their concepts. Returns the new table, which has been written.
+
+    keep: how many words that were accepted before stay, for each concept.
+    """
+    names, before = {word.concept for word in accepting}, accepted_of(judged)
+    for word in accepting:
+        if (old := before.get(word.concept)) and old.fingerprint != word.fingerprint:
+            _copy(run, run.word_path(word.concept), _previous(old), anew=False)
+        _copy(run, run.candidate_path(word.concept), run.word_path(word.concept))
+    rest = [
+        replace(word, state="previous") if word.state == "accepted" and word.concept in names else word
+        for word in judged
+        if not (word.concept in names and word.state == "candidate")
+        and (word.concept, word.fingerprint) not in {(each.concept, each.fingerprint) for each in accepting}
+    ]
+    made = [*rest, *(replace(word, state="accepted", reason="") for word in accepting)]
+    made, dropped = _newest(made, keep)
+    write_judged(run, made)
+    for word in accepting:
+        run.storage.delete(run.candidate_path(word.concept))
+    for word in dropped:
+        run.storage.delete(_previous(word))
+    return made
+
+
+def roll_back(run: RunFolder, judged: Sequence[JudgedWord], concept: str) -> list[JudgedWord]:
+    """Makes the word that was accepted before public again. Returns the new table, which has been written.
+
+    The word that is taken back is kept among the earlier ones. Raises ValueError if there is no earlier word.
+    """
+    now = accepted_of(judged).get(concept)
+    older = [
+        word for word in judged
+        if word.concept == concept and word.state == "previous" and (now is None or word.since < now.since)
+    ]  # fmt: skip
+    if now is None or not older:
+        raise ValueError(f"--roll-back {concept}: no word of it was accepted before the present one and kept")
+    back = max(older, key=lambda word: word.since)
+    _copy(run, run.word_path(concept), _previous(now), anew=False)
+    _copy(run, _previous(back), run.word_path(concept))
+    states: dict[JudgedWord, State] = {now: "previous", back: "accepted"}
+    made = [replace(word, state=states.get(word, word.state)) for word in judged]
+    write_judged(run, made)
+    return made
+
+
+def forget_judged(run: RunFolder, concepts: Collection[str]) -> None:
+    """Of words that retire: what returns is judged as a new word."""
+    if not is_gated(run):
+        return
+    judged = read_judged(run)
+    write_judged(run, [word for word in judged if word.concept not in concepts])
+    for word in judged:
+        if word.concept in concepts and word.state == "previous":
+            run.storage.delete(_previous(word))
+    for name in waiting(run).intersection(concepts):
+        run.storage.delete(run.candidate_path(name))
+
+
+def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of EMBEDDINGS of the words that are public. keys: text encoder -> its key in word files.
+
+    Where a candidate waits, its row has the vectors of the accepted word instead; without an accepted word there is none.
+    """
+    rows = read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist()
+    if not is_gated(run):
+        return rows
+    from pipeline.store.word_files import decode_word, suited  # it imports torch
+
+    accepted, held = accepted_of(read_judged(run)), waiting(run)
+    found = []
+    for row in rows:
+        word = accepted.get(row["concept"])
+        if word is None and row["concept"] in held:
+            continue
+        if word is not None and word.fingerprint != row["fingerprint"]:
+            placeholder, vectors = decode_word(run.storage.read_bytes(run.word_path(row["concept"])))
+            mine = suited(vectors, None, keys).get(row["text_encoder"])
+            if mine is None:
+                continue
+            row = {**row, "fingerprint": word.fingerprint, "placeholder": placeholder, "vectors": mine.tolist()}
+        found.append(row)
+    return found
+
+
+def _previous(word: JudgedWord) -> str:
+    return f"{PREVIOUS}/{word.concept}@{short(word.fingerprint)}.safetensors"
+
+
+def _copy(run: RunFolder, source: str, target: str, *, anew: bool = True) -> None:
+    """anew: replace what is there. A source that is gone was moved by a driver that died since."""
+    try:
+        data = run.storage.read_bytes(source)
+    except StorageNotFoundError:
+        return
+    if anew:
+        run.storage.write_bytes(target, data)
+    else:
+        run.storage.create_exclusive(target, data)
+
+
+def _newest(words: Sequence[JudgedWord], keep: int) -> tuple[list[JudgedWord], list[JudgedWord]]:
+    """Those to keep, and the previous words that are too many."""
+    dropped: list[JudgedWord] = []
+    for concept in {word.concept for word in words}:
+        mine = sorted((w for w in words if w.concept == concept and w.state == "previous"), key=lambda w: w.since)
+        dropped += mine[: max(len(mine) - keep, 0)]
+    gone = set(dropped)
+    return [word for word in words if word not in gone], dropped

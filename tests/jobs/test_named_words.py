@@ -1,0 +1,42 @@
+"""Prompts that name a word without its brackets, folders that hold pictures already, and words no program can load."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.application.drawing.pictures import _bare_words, _unused
+from jobs.export_words import warning
+from pipeline.store.storage import Storage
+
+KNOWN = ["<owl>", "<red-taxi>", "sks"]
+
+
+@pytest.mark.parametrize("prompt", ["a photo of an owl", "an Owl.", "my red-taxi, at night"])
+def test_a_words_name_without_its_brackets_is_refused_with_what_to_write(prompt: str) -> None:
+    """Catches a picture of any owl, taken for a picture of this one."""
+    with pytest.raises(ValueError, match=r"without brackets is plain text, not the word <(owl|red-taxi)>; write <"):
+        _bare_words([prompt], KNOWN)
+
+
+def test_beside_another_word_it_is_said_and_other_prompts_are_left_alone() -> None:
+    assert _bare_words(["<red-taxi> and an owl"], KNOWN) == [("<red-taxi> and an owl", "<owl>")]
+    for prompt in ("a photo of <owl>", "<OWL> as an owl", "a photo of sks", "a photo of owls", "an owlet"):
+        assert _bare_words([prompt], KNOWN) == []
+
+
+def test_a_second_call_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Catches the first call's contact sheet overwritten by the second's."""
+    output = Storage(str(tmp_path / "generated"))
+    for wanted in ("generated", "generated/2", "generated/3"):
+        found = _unused(output)
+        assert found.url == str(tmp_path / wanted)
+        found.write_bytes("contact-sheet.png", b"sheet")
+
+
+def test_words_that_no_model_of_the_program_can_load_are_warned_of() -> None:
+    assert warning({768}, "a1111") == ""
+    assert warning({128}, "diffusers") == ""
+    assert "a1111 loads no model for words 128 numbers wide; the shipped model draws 64-pixel drawings" in warning(
+        {128}, "a1111"
+    )
+    assert warning({100, 768}, "comfyui") == "comfyui loads no model for words 100 numbers wide"

@@ -1,0 +1,144 @@
+"""jobs/nightly.py: one command a night, and who is told of it."""
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.application.night.alerts import AlertError, Alerts
+from jobs.nightly import main
+from tests.job_process import DEMO, few_pictures
+
+
+class Receiver:
+    """A web server that keeps what it was sent. url: its address."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, str, str]] = []
+        self.code = 200
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def take(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                outer.got.append((self.command, self.path, body))
+                self.send_response(outer.code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_POST = do_PUT = take  # noqa: N815 - the handler's own names
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def told(self) -> dict[str, Any]:
+        ((method, _, body),) = self.got
+        assert method == "POST"
+        return dict(json.loads(body))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def figures(path: Path) -> dict[str, float]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
+
+
+def test_a_night_that_cannot_start_is_told_with_its_reason(
+    tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches the night on which the manifest was gone and nobody heard of it."""
+    code = main([
+        str(tmp_path / "gone.csv"), "--output", str(tmp_path / "run"), "--webhook", f"{receiver.url}/hook-secret",
+        "--metrics", str(tmp_path / "night.prom"),
+    ])  # fmt: skip
+    assert code == 2
+    told = receiver.told()
+    assert told["exit_code"] == 2
+    assert "nothing was started" in told["text"]
+    assert "gone.csv" in told["text"]
+    assert figures(tmp_path / "night.prom")["wordmint_night_exit_code"] == 2
+    said = capsys.readouterr()
+    assert "hook-secret" not in said.out + said.err
+
+
+def test_a_receiver_that_refuses_is_said_without_its_address(
+    tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver.code = 500
+    assert (
+        main(
+            [str(tmp_path / "gone.csv"), "--output", str(tmp_path / "run"), "--webhook", f"{receiver.url}/hook-secret"]
+        )
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert "nobody was told: --webhook: the server answered 500" in said
+    assert "hook-secret" not in said
+    with pytest.raises(AlertError, match="--webhook: the server was not reached"):
+        Alerts("http://127.0.0.1:9/secret").send("x")
+
+
+def test_figures_go_to_a_pushgateway_as_prometheus_reads_them(receiver: Receiver) -> None:
+    Alerts(metrics=f"{receiver.url}/metrics/job/wordmint").export(
+        {"wordmint_night_done": 3, "wordmint_night_seconds": 1.5}
+    )
+    ((method, path, body),) = receiver.got
+    assert (method, path) == ("PUT", "/metrics/job/wordmint")
+    assert all(re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+ [0-9.]+", line) for line in body.splitlines())
+    assert "wordmint_night_seconds 1.5\n" in body
+
+
+@pytest.mark.long
+def test_two_nights_in_one_command_each(tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a night whose parts do not agree, an alert for a good night, and none for a bad one."""
+    shutil.copytree(DEMO / "images" / "owl", tmp_path / "owl")
+    manifest, prom = tmp_path / "manifest.jsonl", tmp_path / "night.prom"
+
+    def night(name: str, rows: dict[str, str], *more: str) -> int:
+        lines = [json.dumps({"concept": each, "images": images, "shop": "north"}) for each, images in rows.items()]
+        manifest.write_text("\n".join(lines), encoding="utf-8")
+        return main([
+            str(manifest), "--output", str(tmp_path / "run"), "--steps", "4", "--slots", "2", "--workers", "1", "--night", name,
+            "--protocol", str(few_pictures(tmp_path)), "--webhook", receiver.url, "--metrics", str(prom), "--group-by", "shop",
+            *more,
+        ])  # fmt: skip
+
+    assert night("n1", {"owl": "owl"}, "--least-covered", "-1") == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    for line in (
+        "new       1: owl",
+        "gate      1 new word accepted",
+        "night     n1: good",
+        "1 concepts done, 0 failed",
+    ):
+        assert line in said
+    assert receiver.got == []
+    assert figures(prom)["wordmint_night_done"] == 1
+    assert json.loads((tmp_path / "run" / "progress.json").read_text())["state"] == "finished"
+
+    assert night("n2", {"owl": "owl", "cup": "owl", "gone": "nowhere"}, "--least-covered", "1") == 4
+    told = receiver.told()
+    assert told["exit_code"] == 4
+    assert "cup: its pictures are" in told["text"]
+    assert "1 failed" in told["text"]
+    assert figures(prom)["wordmint_night_held"] == 1
+    assert figures(prom)["wordmint_night_failed"] == 1
+    assert sorted(path.name for path in (tmp_path / "run" / "words").iterdir()) == ["owl.safetensors"]
+    assert sorted(path.name.split("@")[0] for path in (tmp_path / "run" / "history").iterdir()) == ["n1", "n2"]

@@ -1,0 +1,155 @@
+"""Which word is public, on a real disk: candidates, promotion, earlier words, roll-back; whoever dies in between."""
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jobs.promote
+import pipeline.store.catalogue.accepted as accepting
+from eval.nightly.acceptance import Rule
+from eval.scores.score_tables import SCORES, ScoredUnder
+from eval.scores.summary import ConceptSummary, Summary, summarise
+from jobs.application.night.gate_words import begin_gate, gate_words, held_since, promote, roll_back_words
+from jobs.application.requests import Listener
+from pipeline.store.catalogue.accepted import accepted_of, read_judged, waiting
+from pipeline.store.catalogue.retired import retire
+from pipeline.store.parts import create_layout
+from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS
+from pipeline.store.storage import Storage
+from tests.eval.nightly.test_acceptance import word
+
+UNDER = ScoredUnder("quick-v1", "mini", "m", "mini", "c", "dpm++", 8, 5.0)
+KEEP = 2
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    made = RunFolder(Storage(str(tmp_path / "run")))
+    made.write_json("run.json", {})
+    begin_gate(made)
+    create_layout(made, 2)
+    return made
+
+
+def night(run: RunFolder, **scores: float) -> dict[str, str]:
+    """These words are learned, with these scores; the bytes of a word are its score. Returns what is held back."""
+    words = [word(name, score, fingerprint=f"{score:.3f}".replace(".", "") * 16) for name, score in scores.items()]
+    for each in words:
+        run.storage.write_bytes(run.candidate_path(each.concept), f"{each.reconstruction}".encode())
+    return gate_words(run, summary(words), Rule(), KEEP, Listener())
+
+
+def summary(words: list[ConceptSummary]) -> Summary:
+    nothing = summarise(SCORES.empty_table(), EMBEDDINGS.empty_table(), [], np.random.default_rng(0), UNDER)
+    return replace(nothing, concepts=tuple(words))
+
+
+def public(run: RunFolder, name: str = "owl") -> str:
+    return run.storage.read_bytes(run.word_path(name)).decode()
+
+
+def test_a_word_is_public_when_it_is_accepted_and_the_one_before_stays_public_until_then(run: RunFolder) -> None:
+    """Catches a word that fell from 0.75 to 0.42 and was in everybody's hands before anyone looked."""
+    assert night(run, owl=0.75, taxi=0.41).keys() == {"taxi"}
+    assert public(run) == "0.75"
+    assert not run.storage.exists(run.word_path("taxi"))
+    assert night(run, owl=0.5).keys() == {"owl"}
+    assert public(run) == "0.75"
+    assert waiting(run) == {"owl", "taxi"}
+    assert night(run, owl=0.76) == {}
+    assert public(run) == "0.76"
+    assert waiting(run) == {"taxi"}
+    assert [word.state for word in read_judged(run) if word.concept == "owl"] == ["previous", "accepted"]
+
+
+def test_a_candidate_is_judged_once_and_promoted_by_name_or_all_at_once(run: RunFolder) -> None:
+    night(run, owl=0.75, taxi=0.41, cup=0.42)
+    assert gate_words(run, summary([word("taxi", 0.41, fingerprint="0410" * 16)]), Rule(), KEEP, Listener()) == {}
+    assert held_since(run, date(2026, 1, 1)).keys() == {"cup", "taxi"}
+    with pytest.raises(
+        ValueError, match="no candidate of this name was judged in this run folder; candidates are cup, taxi"
+    ):
+        promote(run, ["owl"], KEEP)
+    assert promote(run, ["taxi"], KEEP) == ("taxi",)
+    assert public(run, "taxi") == "0.41"
+    assert promote(run, [], KEEP, everything=True) == ("cup",)
+    assert waiting(run) == set()
+
+
+def test_the_last_words_stay_and_a_roll_back_goes_to_each_of_them_in_turn(run: RunFolder) -> None:
+    for score in (0.70, 0.71, 0.72, 0.73):
+        night(run, owl=score)
+    assert sorted(run.storage.names("_previous")) == [
+        "owl@0710071007100710.safetensors",
+        "owl@0720072007200720.safetensors",
+    ]
+    for wanted in ("0.72", "0.71"):
+        roll_back_words(run, ["owl"])
+        assert public(run) == wanted
+        assert accepted_of(read_judged(run))["owl"].reconstruction == float(wanted)
+    with pytest.raises(ValueError, match="no word of it was accepted before"):
+        roll_back_words(run, ["owl"])
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_driver_that_dies_while_it_accepts_a_word_loses_neither_word(
+    after: int, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night(run, owl=0.75)
+    writes = 0
+    for name in ("write_bytes", "create_exclusive", "delete"):
+        original = getattr(Storage, name)
+
+        def dies(self: Storage, path: str, *rest: bytes, original: object = original) -> object:
+            nonlocal writes
+            if "lease" not in path:
+                writes += 1
+                if writes > after:
+                    raise KeyboardInterrupt
+            return original(self, path, *rest)  # type: ignore[operator]
+
+        monkeypatch.setattr(Storage, name, dies)
+    writes = -1  # the candidate's own
+    with pytest.raises(KeyboardInterrupt):
+        night(run, owl=0.76)
+    monkeypatch.undo()
+    assert public(run) in ("0.75", "0.76")
+    night(run, owl=0.76)
+    assert public(run) == "0.76"
+    assert waiting(run) == set()
+    roll_back_words(run, ["owl"])
+    assert public(run) == "0.75"
+
+
+def test_words_from_before_the_gate_are_accepted_as_they_are(run: RunFolder) -> None:
+    run.storage.write_bytes(run.word_path("owl"), b"old")
+    gate_words(run, summary([word("owl", 0.41)]), Rule(), KEEP, Listener())
+    assert accepted_of(read_judged(run))["owl"].reconstruction == 0.41
+
+
+def test_a_word_that_retires_takes_its_candidate_and_its_earlier_words_along(run: RunFolder) -> None:
+    night(run, owl=0.70)
+    night(run, owl=0.71)
+    night(run, owl=0.41)
+    accepting.forget_judged(run, {"owl"})
+    assert retire(run, [], create_layout(run, 2), date(2026, 1, 1)) == ()
+    assert read_judged(run) == []
+    assert not run.storage.names("_previous")
+    assert waiting(run) == set()
+
+
+def test_the_job_lists_promotes_and_rolls_back(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    night(run, owl=0.75)
+    night(run, owl=0.5)
+    url = run.storage.url
+    assert jobs.promote.main([url]) == 0
+    assert "owl: its reconstruction fell from 0.750 to 0.500" in capsys.readouterr().out
+    assert jobs.promote.main([url, "--promote", "owl"]) == 0
+    assert public(run) == "0.5"
+    assert jobs.promote.main([url, "--roll-back", "owl"]) == 0
+    assert public(run) == "0.75"
+    assert jobs.promote.main([f"{url}/nowhere", "--promote-all"]) == 2
