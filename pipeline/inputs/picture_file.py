@@ -87,7 +87,8 @@ def _pixels(data: bytes) -> Image.Image:
 def decode_drawn(png: bytes) -> Image.Image:
     """A picture of a run folder, which may be a stranger's, in the one format that we write there: RGB. Raises ValueError."""
     try:
-        with _decoding, Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+        bare, _ = without_metadata(png)
+        with _decoding, Image.open(io.BytesIO(bare), formats=("PNG",)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(
                     f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS / 1e6:.0f} megapixels"

@@ -19,6 +19,7 @@ ORIENTATION, TURNS = 0x0112, {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 MOST_EXIF, MOST_PROFILE = 1 << 20, 16 << 20  # bytes
+MOST_CHUNKS = 100_000  # of a PNG; in the usual chunks of 8 kB, 800 MB
 PNG, PNG_CHUNKS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 RAW_EXIF = b"Raw profile type exif"  # as ImageMagick writes EXIF into a text of a PNG
 TIFF = {b"II*\0": "<", b"MM\0*": ">"}
@@ -29,7 +30,10 @@ EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:.{4}|.{6}))Exif", re.DOTALL)
 
 
 def without_metadata(data: bytes) -> tuple[bytes, dict[str, object]]:
-    """(the file without metadata that could break its decoder, entries for Pillow's `info` in their place)."""
+    """(the file without metadata that could break its decoder, entries for Pillow's `info` in their place).
+
+    Raises ValueError for a PNG of more chunks than any has, each of which its decoder would look at.
+    """
     if data.startswith(PNG):
         return _bare_png(data)
     if data[4:8] == b"ftyp":
@@ -60,8 +64,11 @@ def profile_of(image: Image.Image) -> bytes:
 
 def _bare_png(data: bytes) -> tuple[bytes, dict[str, object]]:
     """A PNG without its texts, which Pillow refuses when they are large, and what its profile and its tRNS say."""
-    kept, info, at, depth, kind = [PNG], dict[str, object](), len(PNG), 8, 0
+    kept, info, at, depth, kind, count = [PNG], dict[str, object](), len(PNG), 8, 0, 0
     while at + 8 <= len(data):
+        count += 1
+        if count > MOST_CHUNKS:
+            raise ValueError(f"a PNG of more than {MOST_CHUNKS:,} chunks: save it anew")
         length, name = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         body = b"" if name == b"IDAT" else data[at + 8 : end - 4]

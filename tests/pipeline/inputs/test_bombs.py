@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
 import threading
 import zipfile
@@ -22,6 +23,7 @@ from PIL import Image
 
 from jobs.bench.peak import peak_of
 from pipeline.inputs.colours import bands, on_white
+from pipeline.inputs.images import decode
 from pipeline.inputs.manifest import read_manifest
 from pipeline.inputs.manifest_problems import LISTED, ManifestError
 from pipeline.inputs.picture_file import MAX_PIXELS
@@ -81,6 +83,42 @@ def test_a_text_or_a_profile_of_a_gigabyte_is_not_unpacked(name: bytes, tmp_path
     grown, raised = peak_of(*PICTURE, tmp_path / "a.png")
     assert not raised
     assert grown < 100
+
+
+DRAWN = (
+    "from pathlib import Path\nfrom pipeline.inputs.picture_file import decode_drawn",
+    "decode_drawn(Path(sys.argv[1]).read_bytes())",
+)
+
+
+@pytest.mark.parametrize("reader", [PICTURE, DRAWN], ids=["of a concept", "of a run folder"])
+@pytest.mark.parametrize("name", [b"prVt", b"IDAT"])
+def test_a_png_of_millions_of_chunks_is_left_after_the_first(
+    reader: tuple[str, str], name: bytes, tmp_path: Path
+) -> None:
+    """Catches twenty seconds for a file of 60 MB, in whose chunks nothing is."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    png = buffer.getvalue()
+    (tmp_path / "a.png").write_bytes(png[:33] + chunk(name, b"") * 5_000_000 + png[33:])
+    grown, raised = peak_of(*reader, tmp_path / "a.png")
+    assert "a PNG of more than 100,000 chunks: save it anew" in raised
+    assert grown < 100
+
+
+def test_a_png_of_a_chunk_for_each_row_is_read(tmp_path: Path) -> None:
+    """Some programs write chunks of a few hundred bytes."""
+    buffer = io.BytesIO()
+    Image.effect_noise((512, 512), 50).save(buffer, "PNG")
+    png = buffer.getvalue()
+    at = png.index(b"IDAT") - 4
+    packed = b"".join(
+        png[start + 8 : start + 8 + int.from_bytes(png[start : start + 4])]
+        for start in [match.start() - 4 for match in re.finditer(b"IDAT", png)]
+    )
+    small = b"".join(chunk(b"IDAT", packed[start : start + 8]) for start in range(0, len(packed), 8))
+    assert len(small) / 20 > 10_000
+    assert np.array_equal(decode(png[:at] + small + png[-12:], 512, "centre"), decode(png, 512, "centre"))
 
 
 @pytest.mark.parametrize(
