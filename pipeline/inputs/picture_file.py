@@ -22,6 +22,7 @@ MAX_PIXELS, MIN_SIDE = 80_000_000, 16
 MOST_ANIMATED = 40_000_000  # pixels of an animated WebP, whose decoder holds two frames with transparency
 # The tags of a TIFF that say how large its tiles are, and the pixels that a tile may have whatever the picture's size.
 TILE_WIDTH, TILE_LENGTH, MOST_TILE = 322, 323, 4_000_000
+MOST_READS = 1_000_000  # of a picture's file
 # A picture of 80 megapixels takes 320 MB decoded, and as much again while it is converted to RGB. With two at a time, a
 # process takes 1.5 GB at most, however many threads load pictures.
 _decoding = threading.BoundedSemaphore(2)
@@ -60,7 +61,7 @@ def _pixels(data: bytes) -> Image.Image:
     """The picture, loaded and upright. Raises ValueError."""
     data, kept = without_metadata(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(_FewReads(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(_what_it_is(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -82,6 +83,18 @@ def _pixels(data: bytes) -> Image.Image:
             return upright(image)
         except Exception as error:  # noqa: BLE001 - broken data can raise anything
             raise ValueError(f"a truncated or broken {image.format} ({error})") from None
+
+
+class _FewReads(io.BytesIO):
+    """A file that is left after MOST_READS: Pillow goes from part to part of a JPEG or a GIF in Python, however small they are."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise ValueError("far more parts than a picture has: save it anew")
+        return super().read(size)
 
 
 def decode_drawn(png: bytes) -> Image.Image:

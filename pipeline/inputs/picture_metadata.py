@@ -22,20 +22,33 @@ MOST_EXIF, MOST_PROFILE = 1 << 20, 16 << 20  # bytes
 MOST_CHUNKS = 100_000  # of a PNG; in the usual chunks of 8 kB, 800 MB
 PNG, PNG_CHUNKS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 RAW_EXIF = b"Raw profile type exif"  # as ImageMagick writes EXIF into a text of a PNG
-TIFF = {b"II*\0": "<", b"MM\0*": ">"}
+# Pillow takes two spellings that nobody writes, and BigTIFF.
+TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">", b"II+\0": "<", b"MM\0+": ">"}
+BIG_TIFF = (b"II+\0", b"MM\0+")
+MOST_ENTRIES, MOST_STRIPS = 65_535, 100_000  # of a TIFF; of any list among its own entries
+OWN_ENTRIES, LISTS = (
+    range(254, 400),
+    (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16),
+)  # by tag; the types that are read number by number
 # Of a TIFF: description, make, model, software, date, artist, computer, XMP, copyright, IPTC, Photoshop's, EXIF, GPS.
 TIFF_METADATA = {270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34853}
 # The entry by which a HEIC or AVIF file says that it has EXIF. The decoder takes the orientation from another entry.
 EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:.{4}|.{6}))Exif", re.DOTALL)
 
+# Pillow joins all EXIF of a JPEG, copying what it has for each part more. The orientation is in the first.
+EXIF_SEGMENT = re.compile(rb"\xff\xe1(?=..Exif\0\0)", re.DOTALL)
+COMMENT = b"\xff\xfe"
+
 
 def without_metadata(data: bytes) -> tuple[bytes, dict[str, object]]:
     """(the file without metadata that could break its decoder, entries for Pillow's `info` in their place).
 
-    Raises ValueError for a PNG of more chunks than any has, each of which its decoder would look at.
+    Raises ValueError for a PNG or a TIFF of more parts than any has, each of which its decoder would look at.
     """
     if data.startswith(PNG):
         return _bare_png(data)
+    if data.startswith(b"\xff\xd8") and (first := EXIF_SEGMENT.search(data)):
+        return data[: first.end()] + EXIF_SEGMENT.sub(COMMENT, data[first.end() :]), {}
     if data[4:8] == b"ftyp":
         return EXIF_ITEM.sub(rb"\1none", data), {}
     if order := TIFF.get(data[:4]):
@@ -104,15 +117,22 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 
 def _bare_tiff(data: bytes, order: str) -> bytes:
-    """A TIFF whose metadata say nothing: each entry one byte of zero, so that nothing moves."""
-    bare = bytearray(data)
+    """A TIFF whose metadata say nothing: each entry one byte of zero, so that nothing moves. Raises ValueError."""
+    bare, is_big = bytearray(data), data[:4] in BIG_TIFF
+    place, number, size = (8, "Q", 20) if is_big else (4, "I", 12)
     try:
-        (at,) = struct.unpack_from(f"{order}I", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            (tag,) = struct.unpack_from(f"{order}H", data, entry)
+        (at,) = struct.unpack_from(order + number, data, place)
+        how_many = struct.Struct(order + ("Q" if is_big else "H"))
+        (count,) = how_many.unpack_from(data, at)
+        if count > MOST_ENTRIES:
+            raise ValueError(f"a TIFF of more than {MOST_ENTRIES:,} entries: save it anew")
+        first = at + how_many.size
+        for entry in range(first, first + size * count, size):
+            tag, kind, values = struct.unpack_from(f"{order}HH{number}", data, entry)
             if tag in TIFF_METADATA:
-                struct.pack_into(f"{order}HII", bare, entry + 2, 1, 1, 0)
-    except struct.error:  # cut short, which the decoder says
+                struct.pack_into(f"{order}H2{number}", bare, entry + 2, 1, 1, 0)
+            elif tag in OWN_ENTRIES and kind in LISTS and values > MOST_STRIPS:
+                raise ValueError(f"a TIFF of more than {MOST_STRIPS:,} strips or tiles: save it anew")
+    except (struct.error, OverflowError):  # cut short, which the decoder says
         return data
     return bytes(bare)

@@ -9,7 +9,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipeline.inputs.images import decode
 from pipeline.inputs.manifest import read_manifest
 from pipeline.inputs.manifest_problems import LISTED, ManifestError
 from pipeline.inputs.picture_file import MAX_PIXELS
+from pipeline.inputs.picture_metadata import without_metadata
 from pipeline.store.storage import Storage, StorageError
 
 WORD = (
@@ -119,6 +120,68 @@ def test_a_png_of_a_chunk_for_each_row_is_read(tmp_path: Path) -> None:
     small = b"".join(chunk(b"IDAT", packed[start : start + 8]) for start in range(0, len(packed), 8))
     assert len(small) / 20 > 10_000
     assert np.array_equal(decode(png[:at] + small + png[-12:], 512, "centre"), decode(png, 512, "centre"))
+
+
+def saved(form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def tiff_of_strips(count: int, order: str, magic: bytes) -> bytes:
+    """A picture of 64 pixels a side in strips that all lie over each other."""
+    is_big = b"+" in magic
+    number = "Q" if is_big else "I"
+    tags = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+    head = magic + (struct.pack(order + "HHQQ", 8, 0, 16, 9) if is_big else struct.pack(order + "IH", 8, 9))
+    for tag, value in tags:
+        head += struct.pack(f"{order}HH{number}I", tag, 4, 1, value) + bytes(4 * is_big)
+    for tag, at in ((273, 400), (279, 400 + 4 * count)):
+        head += struct.pack(f"{order}HH{number}{number}", tag, 4, count, at)
+    offsets, lengths = struct.pack(order + "I", 300) * count, struct.pack(order + "I", 64) * count
+    return head.ljust(400, b"\0") + offsets + lengths
+
+
+PARTS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "comments of a JPEG": (lambda: saved("JPEG")[:2] + b"\xff\xfe\0\x02" * 10_000_000 + saved("JPEG")[2:], "far more parts"),
+    "what fills a JPEG": (lambda: saved("JPEG")[:2] + b"\xff" * 40_000_000 + saved("JPEG")[2:], "far more parts"),
+    "blocks of a GIF": (lambda: saved("GIF")[:-1].replace(b",", b"!\xfe" + b"\1a" * 20_000_000 + b"\0,", 1), "far more parts"),
+    "strips of a TIFF": (lambda: tiff_of_strips(7_000_000, "<", b"II*\0"), "more than 100,000 strips"),
+    "strips of a TIFF, oddly spelled": (lambda: tiff_of_strips(7_000_000, ">", b"MM*\0"), "more than 100,000 strips"),
+    "strips of a BigTIFF": (lambda: tiff_of_strips(7_000_000, "<", b"II+\0"), "more than 100,000 strips"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_picture_of_millions_of_parts_is_left(parts: str, tmp_path: Path) -> None:
+    """Catches half a minute and two gigabytes for a file of 50 MB."""
+    made, said = PARTS[parts]
+    (tmp_path / "a").write_bytes(made())
+    grown, raised = peak_of(*PICTURE, tmp_path / "a")
+    assert said in raised
+    assert "save it anew" in raised
+    assert grown < 200
+
+
+@pytest.mark.parametrize(("order", "magic"), [("<", b"II*\0"), (">", b"MM\0*"), ("<", b"II+\0"), (">", b"MM\0+")])
+def test_a_tiff_of_a_strip_for_each_row_is_read(order: str, magic: bytes) -> None:
+    assert decode(tiff_of_strips(64, order, magic), 32, "centre").shape == (32, 32, 3)
+
+
+def test_of_a_jpegs_exif_the_first_part_is_read() -> None:
+    """Catches minutes of copying for 200 MB of it."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    buffer = io.BytesIO()
+    red_above = Image.new("RGB", (64, 64), (220, 30, 30))
+    red_above.paste((40, 60, 200), (0, 32, 64, 64))
+    red_above.save(buffer, "JPEG", exif=turned)
+    data = buffer.getvalue()
+    at = data.index(b"\xff\xdb")
+    many = data[:at] + (b"\xff\xe1\xff\xfeExif\0\0" + bytes(65_526)) * 20 + data[at:]
+    assert np.array_equal(decode(many, 32, "centre"), decode(data, 32, "centre"))
+    with Image.open(io.BytesIO(without_metadata(many)[0])) as picture:
+        assert len(picture.info["exif"]) < 100
 
 
 @pytest.mark.parametrize(
