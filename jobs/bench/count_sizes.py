@@ -219,16 +219,20 @@ def counted(size: Size) -> tuple[Count, list[Count]]:
     return count(size.denoiser(), denoise), [count(make(), reads(tokens)) for make, tokens in size.encoders]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="count_sizes.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="(default: all)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     with torch.device("meta"):
         known = sizes()
         if unknown := set(arguments.names) - set(known):
-            parser.error(f"there is no {min(unknown)}; choose from {', '.join(known)}")
+            parser().error(f"there is no {min(unknown)}; choose from {', '.join(known)}")
         print("| | denoiser, GiB | text encoders, GiB | denoiser, TFLOP | a word before: TFLOP more | behind, once a sentence | "
               "kept by the denoiser, GiB | by the text encoders, for a word before |")  # fmt: skip
         print("|---|---|---|---|---|---|---|---|")

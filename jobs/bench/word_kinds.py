@@ -25,6 +25,7 @@ import torch
 
 from eval.judges.clip import load_clip
 from eval.scores.metrics import image_similarity
+from jobs.cli.arguments import MOST_STEPS, whole_number
 from pipeline.inputs.image_sets import find_sources, load_images
 from pipeline.inputs.manifest import read_manifest
 from pipeline.models.load import load_backbone
@@ -119,16 +120,34 @@ def avoided(concepts: int, steps: int, pictures: int) -> dict[str, dict[str, flo
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="word_kinds.py", description=__doc__)
-    parser.add_argument("--concepts", type=int, default=6, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=48, metavar="N", help="(default: %(default)s)")
-    parser.add_argument(
-        "--pictures", type=int, default=8, metavar="N", help="of each word and blend (default: %(default)s)"
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="word_kinds.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--learning-rate", type=float, metavar="X", help="of all kinds (default: each kind's own)")
+    parser.add_argument("--concepts", type=whole_number(2, 10), default=6, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=whole_number(1, MOST_STEPS), default=48, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=whole_number(1, 10_000),
+        default=8,
+        metavar="N",
+        help="of each word and blend (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate", type=learning_rate, metavar="X", help="of all kinds (default: each kind's own)"
+    )
     parser.add_argument("--negative", action="store_true", help="words of the negative prompt")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def learning_rate(said: str) -> float:
+    return replace(COMMON, learning_rate=float(said)).learning_rate
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
     torch.set_num_threads(1)
     if arguments.negative:
         print(json.dumps(avoided(arguments.concepts, arguments.steps, arguments.pictures), indent=2))

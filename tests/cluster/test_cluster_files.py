@@ -139,8 +139,8 @@ def test_ours_is_accepted(path: Path) -> None:
         ("kuberay/access.yaml", ", 169.254.0.0/16", "", "except: 169.254.0.0/16"),
         (
             "kuberay/access.yaml",
-            "- {port: 443, protocol: TCP}\n---\n# The head",
-            "- {port: 80, protocol: TCP}\n---\n# The head",
+            "- {port: 443, protocol: TCP}\n---\n# Only the head",
+            "- {port: 80, protocol: TCP}\n---\n# Only the head",
             "TLS alone",
         ),
         (

@@ -127,6 +127,11 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--batch-size": number("--batch-size", "0"), "--steps": number("--steps", "x"),
         "--folder": ("{folder}", "the folder has files in it; it would be removed with them"),
     }),
+    "bench.word_kinds": ((), {
+        "--concepts": number("--concepts", "1"), "--steps": number("--steps", "0"), "--pictures": number("--pictures", "0"),
+        "--learning-rate": number("--learning-rate", "nan"),
+    }),
+    "bench.count_sizes": ((), {}),
     "mini.make_mini": ((), {
         "--work": NO_FOLDER, "--stage": choice("--stage"), "--device": choice("--device"), "--threads": number("--threads", "0"),
     }),
