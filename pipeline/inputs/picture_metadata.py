@@ -22,14 +22,12 @@ MOST_EXIF, MOST_PROFILE = 1 << 20, 16 << 20  # bytes
 MOST_CHUNKS = 100_000  # of a PNG; in the usual chunks of 8 kB, 800 MB
 PNG, PNG_CHUNKS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 RAW_EXIF = b"Raw profile type exif"  # as ImageMagick writes EXIF into a text of a PNG
-# Pillow takes two spellings that nobody writes, and BigTIFF.
+# Pillow takes two spellings that nobody writes, and BigTIFF; one with the high bytes first it reads as if it were none.
 TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">", b"II+\0": "<", b"MM\0+": ">"}
-BIG_TIFF = (b"II+\0", b"MM\0+")
+BIG_TIFF = b"II+\0"
 MOST_ENTRIES, MOST_STRIPS = 65_535, 100_000  # of a TIFF; of any list among its own entries
-OWN_ENTRIES, LISTS = (
-    range(254, 400),
-    (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16),
-)  # by tag; the types that are read number by number
+OWN_ENTRIES = range(254, 400)  # by tag
+LISTS = (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16)  # the types that are read number by number
 # Of a TIFF: description, make, model, software, date, artist, computer, XMP, copyright, IPTC, Photoshop's, EXIF, GPS.
 TIFF_METADATA = {270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34853}
 # The entry by which a HEIC or AVIF file says that it has EXIF. The decoder takes the orientation from another entry.
@@ -118,7 +116,7 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 def _bare_tiff(data: bytes, order: str) -> bytes:
     """A TIFF whose metadata say nothing: each entry one byte of zero, so that nothing moves. Raises ValueError."""
-    bare, is_big = bytearray(data), data[:4] in BIG_TIFF
+    bare, is_big = bytearray(data), data.startswith(BIG_TIFF)
     place, number, size = (8, "Q", 20) if is_big else (4, "I", 12)
     try:
         (at,) = struct.unpack_from(order + number, data, place)

@@ -130,7 +130,7 @@ def saved(form: str) -> bytes:
 
 def tiff_of_strips(count: int, order: str, magic: bytes) -> bytes:
     """A picture of 64 pixels a side in strips that all lie over each other."""
-    is_big = b"+" in magic
+    is_big = magic == b"II+\0"
     number = "Q" if is_big else "I"
     tags = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
     head = magic + (struct.pack(order + "HHQQ", 8, 0, 16, 9) if is_big else struct.pack(order + "IH", 8, 9))
@@ -149,6 +149,7 @@ PARTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "strips of a TIFF": (lambda: tiff_of_strips(7_000_000, "<", b"II*\0"), "more than 100,000 strips"),
     "strips of a TIFF, oddly spelled": (lambda: tiff_of_strips(7_000_000, ">", b"MM*\0"), "more than 100,000 strips"),
     "strips of a BigTIFF": (lambda: tiff_of_strips(7_000_000, "<", b"II+\0"), "more than 100,000 strips"),
+    "strips of a BigTIFF, high bytes first": (lambda: tiff_of_strips(7_000_000, ">", b"MM\0+"), "more than 100,000 strips"),
 }  # fmt: skip
 
 
