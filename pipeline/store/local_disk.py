@@ -38,13 +38,13 @@ def sync_folder(folder: Path) -> None:
             os.close(opened)
 
 
-def files_below(folder: str) -> list[str]:
+def files_below(folder: str) -> Iterator[str]:
     """Paths of all files below the folder, relative to it, in no order."""
     walked = os.walk(folder, onerror=_unless_gone)
-    return [os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names]
+    return (os.path.relpath(f"{at}/{name}", folder) for at, _, names in walked for name in names)
 
 
-def versions_in(folder: str, at_most: int | None = None) -> dict[str, str | None]:
+def versions_in(folder: str, at_most: int) -> dict[str, str | None]:
     """Name -> size and time of change, of the files right inside the folder; of some more than `at_most`, where there are more."""
     versions: dict[str, str | None] = {}
     with os.scandir(folder) as entries:
@@ -53,7 +53,7 @@ def versions_in(folder: str, at_most: int | None = None) -> dict[str, str | None
             with contextlib.suppress(FileNotFoundError):
                 if _is_file(entry):
                     versions[entry.name] = version_of(entry.stat())
-            if at_most is not None and len(versions) > at_most:
+            if len(versions) > at_most:
                 break
     return versions
 

@@ -6,6 +6,7 @@ A Storage holds a URL and options but no connection, so it can be sent to other 
 """
 
 import errno
+import itertools
 import os
 import posixpath
 import re
@@ -55,6 +56,7 @@ __all__ = [
 CHAINED = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")  # a plain "::" may be in any file's name
 PARTIAL = ".partial"
 MOST_MATCHES = 100_000  # of a pattern; links that lead in circles make more
+MOST_NAMES = 2_000_000  # right inside a folder of a run; a manifest has half as many rows at most
 MOST_LISTED = 1_000_000  # files and folders right inside a store's folder that a pattern is looked for in
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}" + re.escape(PARTIAL))  # written by _through_partial only
 
@@ -176,10 +178,13 @@ class Storage:
         return self._try("create", path, creation(self._fs(), scheme_of(self.url), self._key(path), data))
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist."""
+        """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist.
+
+        Raises StorageTooLargeError for more than MOST_NAMES.
+        """
         return list(self.identities(folder))
 
-    def identities(self, folder: str = "", at_most: int | None = None) -> dict[str, str | None]:
+    def identities(self, folder: str = "", at_most: int = MOST_NAMES) -> dict[str, str | None]:
         """Name -> identity of the files right inside the folder, by name, from one listing; {} when it does not exist.
 
         An identity is what the store says of a file's version and size; None where it says too little.
@@ -199,7 +204,7 @@ class Storage:
             found = self._try("list", folder, listed)
         except StorageNotFoundError:
             return {}
-        if at_most is not None and len(found) > at_most:
+        if len(found) > at_most:
             raise self._too_many(folder, at_most)
         return {name: found[name] for name in sorted(found) if not name.endswith(PARTIAL)}
 
@@ -212,26 +217,37 @@ class Storage:
         except StorageNotFoundError:
             return None
 
-    def _entries(self, folder: str, at_most: int | None) -> list[Entry]:
+    def _entries(self, folder: str, at_most: int) -> list[Entry]:
         """What lies right inside a store's folder. Raises StorageTooLargeError for more than `at_most` files and folders."""
         found = entries(self._fs(), scheme_of(self.url), self._key(folder), at_most)
-        if at_most is not None and len(found) > at_most:
+        if len(found) > at_most:
             raise self._too_many(folder, at_most)
         return found
+
+    def _listed(self, folder: str) -> list[Entry]:
+        """The same, for a path that may end in a slash; [] for no such folder."""
+        try:
+            return self._entries(folder.rstrip("/"), MOST_LISTED)
+        except FileNotFoundError:
+            return []
 
     def _too_many(self, folder: str, at_most: int) -> StorageTooLargeError:
         shown = without_credentials(self.join(folder), self.options)
         return StorageTooLargeError(f"{shown} holds more than {at_most:,} files")
 
-    def find(self, folder: str = "") -> list[str]:
-        """The paths of all files below the folder, relative to it, sorted; [] when it does not exist."""
+    def find(self, folder: str = "", at_most: int = MOST_MATCHES) -> list[str]:
+        """The paths of all files below the folder, relative to it, sorted; [] when it does not exist.
+
+        Raises StorageError for more than `at_most`, and for more folders than a pattern may go through.
+        """
 
         def listed() -> list[str]:
-            if self.is_local:
-                return files_below(self.join(folder))
-            start = self._key(folder).strip("/") + "/"
-            found = (name.strip("/") for name in self._fs().find(self._key(folder)))
-            return [name.removeprefix(start) for name in found if name.startswith(start)]
+            if not self.is_local:
+                return list(matching(self.folder(folder)._listed, "**", at_most))
+            found = list(itertools.islice(files_below(self.join(folder)), at_most + 1))
+            if len(found) > at_most:
+                raise self._too_many(folder, at_most)
+            return found
 
         return self._list(folder, listed)
 
@@ -241,17 +257,11 @@ class Storage:
         An identity is None where the store says too little, or a link leads to nothing. Raises ValueError for more than `at_most`.
         """
 
-        def listed(folder: str) -> list[Entry]:
-            try:
-                return self._entries(folder.rstrip("/"), MOST_LISTED)
-            except FileNotFoundError:
-                return []
-
         def matched() -> dict[str, str | None]:
             root = self.join("")
             if self.is_local:
                 return versions_matching(root, pattern, at_most)
-            files = matching(listed, pattern, at_most)
+            files = matching(self._listed, pattern, at_most)
             return {name: _version_in_store(info) for name, info in files.items()}
 
         return self._try("list", "", matched)
@@ -301,7 +311,7 @@ class Storage:
         An object store shows no unfinished files.
         """
         if self.is_local:
-            for path in self._try("list", "", lambda: files_below(self.join(""))):
+            for path in self._try("list", "", lambda: list(files_below(self.join("")))):
                 if UNFINISHED.fullmatch(posixpath.basename(path)):
                     self.delete(path)
 

@@ -15,15 +15,15 @@ from pipeline.store.remote.object_stores import KINDS
 Entry = Mapping[str, Any]  # as fsspec describes a file or a folder: name, type and more
 
 
-def entries(system: Any, protocol: str, key: str, at_most: int | None) -> list[Entry]:
+def entries(system: Any, protocol: str, key: str, at_most: int) -> list[Entry]:
     """The files and folders right inside the folder; of more than `at_most`, one more than that.
 
     From S3 and Google no more pages are asked for than that takes; other stores are read to the end of the folder. Raises what
     the store raises, FileNotFoundError for no such folder included.
     """
-    if at_most is not None and KINDS.get(protocol) == "s3":
+    if KINDS.get(protocol) == "s3":
         found = sync(system.loop, _of_s3, system, key, at_most)
-    elif at_most is not None and KINDS.get(protocol) == "gs":
+    elif KINDS.get(protocol) == "gs":
         files, folders = sync(system.loop, system._do_list_objects, key, max_results=at_most + 1)
         bucket = key.strip("/").split("/")[0]
         found = [*files, *({"name": f"{bucket}/{each.strip('/')}", "type": "directory"} for each in folders)]
@@ -32,7 +32,7 @@ def entries(system: Any, protocol: str, key: str, at_most: int | None) -> list[E
     root = key.strip("/")
     # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
     inside = [each for each in found if each["name"].strip("/") != root]
-    return inside if at_most is None else inside[: at_most + 1]
+    return inside[: at_most + 1]
 
 
 async def _of_s3(system: Any, key: str, at_most: int) -> list[Entry]:

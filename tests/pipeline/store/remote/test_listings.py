@@ -87,3 +87,50 @@ def test_a_folder_of_google_is_left_at_the_limit_while_it_is_read(google: Google
     assert len(google.headers) == 1
     assert len(place.identities(at_most=1_200)) == 1_200
     assert len(google.headers) == 3
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_all_files_below_a_folder_are_left_at_the_limit_while_they_are_read(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a model's URL that names a bucket of a hundred million files, and a stranger's run folder like that."""
+    if kind == "s3":
+        bucket: Bucket = request.getfixturevalue("bucket")
+        faults: Faults = request.getfixturevalue("faults")
+        system = fsspec.filesystem("s3", **bucket.options)
+        system.pipe({f"{bucket.url}/many/deep/{number:05d}.jpg": b"" for number in range(2_100)})
+        place = Storage(f"{bucket.url}/many", {"endpoint_url": faults.endpoint})
+    else:
+        google: GoogleStore = request.getfixturevalue("google")
+        for number in range(2_100):
+            name = f"bucket/many/deep/{number:05d}.jpg"
+            said = {"kind": "storage#object", "bucket": "bucket", "name": name[7:], "size": "0", "md5Hash": "x"}
+            google.objects[name] = (said, b"")
+        place = Storage("gs://bucket/many", google.options)
+
+    def requests() -> int:
+        return faults.requests if kind == "s3" else len(google.headers)
+
+    monkeypatch.setattr("pipeline.store.storage.MOST_LISTED", 10)
+    before = requests()
+    with pytest.raises(StorageError, match="holds more than 10 files"):
+        place.find()
+    assert requests() - before == 2  # the folder, and one page of the folder in it
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="more than 20 names match"):
+        place.find(at_most=20)
+    assert len(place.find()) == 2_100
+    with pytest.raises(StorageTooLargeError):
+        place.identities("deep", at_most=10)
+
+
+def test_too_many_files_below_a_folder_are_told(place: Storage, tmp_path: Path) -> None:
+    for path in TREE:
+        place.write_bytes(path, b"x")
+        Storage(str(tmp_path)).write_bytes(path, b"x")
+    for each in (place, Storage(str(tmp_path))):
+        assert each.find() == sorted(TREE)
+        assert each.find("a/b") == ["1.jpg", "2.txt", "c/1.jpg"]
+        assert each.find("no such") == []
+        with pytest.raises(StorageError, match=r"more than 3 (files|names)"):
+            each.find(at_most=3)
