@@ -18,7 +18,6 @@ from jobs.api import NotStartedError, PictureRequest, generate
 from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_storage_and_cluster
 from jobs.cli.log import open_log
-from pipeline.models.find import MINI
 from pipeline.sampling.blending import Blend, read_blend
 from pipeline.settings import Sampler
 from pipeline.store.storage import Storage, parse_storage_options
@@ -67,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         help="draw N for each picture, and keep those that follow the prompt and look like its words' own pictures "
         "(default: %(default)s)",
     )
-    parser.add_argument("--judge", default=MINI, metavar="NAME", help="CLIP that chooses them (default: %(default)s)")
+    parser.add_argument("--judge", metavar="NAME", help="CLIP that chooses them (default: the shipped one)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first picture's noise (default: %(default)s)"
     )

@@ -271,7 +271,7 @@ class PictureRequest:
     """A request for pictures of prompts with learned words in them.
 
     run: URL of the run folder with the words. word_files: URLs of word files of other runs. count: pictures per prompt.
-    best_of: how many are drawn for each that is kept; judge: the CLIP that chooses them.
+    best_of: how many are drawn for each that is kept; judge: the CLIP that chooses them, None for the shipped one.
     negative: the negative prompt of all pictures, such as a negative word.
     blends: further words, each between two of these or of the blends before it.
     seed: of the noise. steps: denoising steps. guidance: guidance scale. output: folder for the pictures; None is generated/ in
@@ -294,11 +294,13 @@ class PictureRequest:
     blends: tuple[Blend, ...] = ()
     negative: str = ""
     best_of: int = 1
-    judge: str = MINI
+    judge: str | None = None
 
     def __post_init__(self) -> None:
         require("--count", self.count, 1, MOST_PICTURES)
         require("--best-of", self.best_of, 1, MOST_PICTURES)
+        if self.judge is not None and self.best_of == 1:
+            raise ValueError(f"--judge {self.judge}: it chooses among the pictures of --best-of, which is 1")
         require("--seed", self.seed, 0, 2**63 - 1)
         require("--steps", self.steps, 1, MOST_SAMPLER_STEPS)
         require("--guidance", self.guidance, 0, 100)

@@ -41,6 +41,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "norm_limit": (["--norm-limit", "2"], 2.0),
     "flow_times": (["--flow-times", "uniform"], "uniform"),
     "encoders": (["--encoders", "t5,clip_l"], ("t5", "clip_l")),
+    "word_place": (["--word-place", "output"], "output"),
     "timesteps": (["--timesteps", "uniform"], "uniform"),
     "cross_initialised": (["--cross-initialisation"], True),
     "optimiser": (["--optimiser", "directional"], "directional"),

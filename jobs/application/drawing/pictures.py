@@ -15,7 +15,7 @@ from cluster.session import ray_session
 from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import Listener, NotStartedError, PictureRequest, PictureResult
 from pipeline.models.families import family_of
-from pipeline.models.find import ModelError, find_model
+from pipeline.models.find import MINI, ModelError, find_model
 from pipeline.records import AGAINST, Sample
 from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
@@ -116,7 +116,7 @@ def _draw(
     if request.negative:
         described["negative"] = request.negative
     if request.best_of > 1:
-        described |= {"best_of": request.best_of, "judge": request.judge}
+        described |= {"best_of": request.best_of, "judge": request.judge or MINI}
     if request.blends:
         described["blends"] = [str(blend) for blend in request.blends]
     output.write_bytes("generated.json", (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
@@ -129,7 +129,7 @@ def _chooser(run: RunFolder, request: PictureRequest) -> "Choose":
         return lambda _, drawn: drawn
     from jobs.application.drawing.best_pictures import chooser
 
-    return chooser(run, request.judge, request.count)
+    return chooser(run, request.judge or MINI, request.count)
 
 
 def _words(run: RunFolder, keys: Mapping[str, str]) -> Words:

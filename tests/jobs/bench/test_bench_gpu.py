@@ -46,7 +46,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureF
 def test_what_the_time_does_not_suffice_for_is_listed(tmp_path: Path) -> None:
     """Catches a benchmark that is cut off by whoever lent the machine, and leaves nothing."""
     output = tmp_path / "bench-gpu.json"
-    told = ["--device", "cpu", "--model", "mini", "--slots", "1", "--no-compile", "--minutes", "0"]
+    told = ["--device", "cpu", "--model", "mini", "--slots", "1", "--no-compile", "--minutes", "0.0001"]
     assert bench_gpu.main([*told, "--output", str(output)]) == 0
     expected = ["mini: 1 slots: no time was left", "mini: plain loop: no time was left", "mini: job: no time was left"]
     assert json.loads(output.read_text())["skipped"] == expected
