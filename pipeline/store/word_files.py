@@ -274,11 +274,17 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _matrix(name: str, value: object) -> np.ndarray:
-    if not isinstance(value, torch.Tensor) or value.ndim not in (1, 2) or not value.numel():
-        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise WordFileError(f"the word's {name} has shape {shape}, not (vectors, width)")
-    if value.layout != torch.strided or value.device.type != "cpu" or not value.is_floating_point():
+    if not isinstance(value, torch.Tensor):
+        raise WordFileError(f"the word's {name} has shape {type(value).__name__}, not (vectors, width)")
+    if (
+        value.is_nested  # first: such a tensor has no shape to be asked for
+        or value.layout != torch.strided
+        or value.device.type != "cpu"
+        or not value.is_floating_point()
+    ):
         raise WordFileError(f"the word's {name} is not a plain tensor of floating-point numbers")
+    if value.ndim not in (1, 2) or not value.numel():
+        raise WordFileError(f"the word's {name} has shape {tuple(value.shape)}, not (vectors, width)")
     count, width = value.numel() // value.shape[-1], value.shape[-1]
     if count > MOST_VECTORS or width > MOST_WIDE:
         raise WordFileError(
@@ -286,7 +292,12 @@ def _matrix(name: str, value: object) -> np.ndarray:
         )
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
         raise WordFileError(f"the word's {name} claims {value.numel():,} numbers, and the file holds fewer")
-    matrix = value.detach().float().reshape(-1, value.shape[-1]).numpy()
+    try:
+        matrix = value.detach().resolve_neg().float().reshape(-1, width).numpy()
+    except RuntimeError as error:  # numbers of four bits, and whatever else torch can store and not convert
+        raise WordFileError(
+            f"the word's {name} cannot be read as floating-point numbers: {_first_line(error)}"
+        ) from error
     if not np.isfinite(matrix).all():
         raise WordFileError(f"the word's {name} is not finite")
     return matrix

@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load, save
 from safetensors.torch import save as save_torch
 
+from jobs.bench.peak import peak_of
 from pipeline.store.word_files import Layout, WordFileError, decode_word, encode_word, suited
 from tests.tiny_model import WIDTH, load_pipeline
 
@@ -320,6 +321,59 @@ def test_what_is_no_word_file_is_refused_with_the_reason(data: bytes, said: str)
     """Catches code run from a pickle, and a traceback where a sentence would help."""
     with pytest.raises(WordFileError, match=said):
         decode_word(data)
+
+
+HALVES = torch.complex(PLAIN, PLAIN)
+ODD: dict[str, Callable[[], torch.Tensor]] = {
+    "quantised": lambda: torch.quantize_per_tensor(PLAIN, 0.1, 0, torch.qint8),
+    "quantised by channel": lambda: torch.quantize_per_channel(PLAIN, torch.ones(2), torch.zeros(2), 0, torch.qint8),
+    "meta": lambda: torch.empty(10**6, 10**6, device="meta"),
+    "complex": lambda: HALVES,
+    "complex, conjugated": HALVES.conj,
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)]),
+    "nested, jagged": lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)], layout=torch.jagged),
+    "four bits": lambda: torch.zeros(2, 32, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+    "true and false": lambda: PLAIN > 0,
+    "bf16, not finite": lambda: torch.full((2, 32), float("nan")).bfloat16(),
+    "f64, too large for f32": lambda: torch.full((2, 32), 1e300, dtype=torch.float64),
+    "sparse, of a quintillion": lambda: torch.sparse_coo_tensor([[0], [0]], torch.ones(1), (10**9, 10**9)),
+    "sparse by rows": lambda: torch.eye(8).to_sparse_csr(),
+    "sparse by columns": lambda: torch.eye(8).to_sparse_csc(),
+    "sparse by blocks": lambda: torch.eye(8).to_sparse_bsr((2, 2)),
+    "none, of a quintillion rows": lambda: torch.empty(0).as_strided((2**60, 0), (1, 1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says of many kinds that they are new
+@pytest.mark.parametrize("write", [saved_by_torch, legacy], ids=["torch", "torch before 1.6"])
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_no_plain_numbers_are_refused(kind: str, write: Callable[[object], bytes]) -> None:
+    """Catches an error of torch's in the middle of a run."""
+    for content in ({"<w>": ODD[kind]()}, {"clip_l": ODD[kind](), "clip_l_out": PLAIN}):
+        with pytest.raises(WordFileError):
+            decode_word(write(content))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says of many kinds that they are new
+def test_odd_tensors_take_neither_memory_nor_the_process(tmp_path: Path) -> None:
+    for number, made in enumerate(ODD.values()):
+        for write in (saved_by_torch, legacy):
+            (tmp_path / f"{number}-{write.__name__}.pt").write_bytes(write({"<w>": made()}))
+    read = (
+        "from pathlib import Path\nfrom contextlib import suppress\n"
+        "from pipeline.store.word_files import WordFileError, decode_word\n"
+        "def read(path):\n    with suppress(WordFileError):\n        decode_word(path.read_bytes())"
+    )
+    grown, raised = peak_of(read, "[read(path) for path in Path(sys.argv[1]).iterdir()]", tmp_path)
+    assert not raised
+    assert grown < 100
+
+
+@pytest.mark.parametrize("write", [saved_by_torch, legacy], ids=["torch", "torch before 1.6"])
+def test_tensors_of_other_precisions_and_signs_are_read(write: Callable[[object], bytes]) -> None:
+    for kind in (PLAIN.bfloat16(), PLAIN.half(), PLAIN.double(), HALVES.conj().imag):
+        _, found = decode_word(write({"<w>": kind}))
+        np.testing.assert_array_equal(found["text_encoder"], kind.float().resolve_neg().numpy())
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, saved_by_torch, legacy], ids=["bare", "torch", "torch before 1.6"])

@@ -17,6 +17,9 @@ HERE = {"web": {"private": True}}
 METADATA = (
     "http://169.254.169.254/latest/meta-data", "http://2852039166/latest/meta-data", "http://0xa9fea9fe/", "http://0.0.0.0/",
     "http://[::ffff:169.254.169.254]/", "http://[fe80::1]/", "http://[fd00:ec2::254]/latest/meta-data", "http://[64:ff9b::a9fe:a9fe]/",
+    "http://025177524776/", "http://0251.0376.0251.0376/", "http://0xa9.254.43518/", "http://169.16689662/",
+    "http://[::ffff:a9fe:a9fe]/", "http://[0:0:0:0:0:ffff:100.100.100.200]/", "http://[fe80::1%25lo]/", "http://[fe80::a9fe:a9fe]/",
+    "http://[fd20:ce::254]/", "http://[::]/", "http://[ff02::1]/", "http://255.255.255.255/",
     "http://100.100.100.200/", "http://168.63.129.16/", "http://[2002:a9fe:a9fe::]/",
 )  # fmt: skip
 PRIVATE = (
@@ -25,6 +28,14 @@ PRIVATE = (
     "http://172.16.0.1/",
     "http://[::1]/",
     "http://[fd12::1]/",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://017700000001/",
+    "http://127.1/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:10.0.0.1]/",
+    "http://[64:ff9b::a00:1]/",
+    "http://[2002:a00:1::]/",
     "http://100.64.0.1/",
 )
 
@@ -73,7 +84,7 @@ def test_a_clouds_metadata_is_refused_also_behind_a_redirect_and_where_private_i
 
 @pytest.mark.parametrize("url", [*PRIVATE, "here"])
 def test_private_addresses_are_refused_unless_they_are_allowed(server: Any, url: str) -> None:
-    with pytest.raises(StorageError, match=r"unless --storage-option web.private=true"):
+    with pytest.raises(StorageError, match=r"unless --storage-option web.private=true|not a canonical"):
         Storage(server.address if url == "here" else url).read_bytes(at_most=1_000)
     assert server.asked == []
     assert Storage(server.address, HERE).read_bytes(at_most=1_000)
@@ -109,6 +120,27 @@ def test_a_name_that_leads_to_another_address_when_it_is_asked_again_is_refused(
         Storage(f"http://pictures.example:{port}/a").read_bytes(at_most=1_000)
     assert len(asked) == 1
     assert server.asked == []
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"])
+@pytest.mark.parametrize("how", ["asked for", "behind a chain of redirects"])
+def test_a_name_that_leads_to_a_clouds_metadata_is_refused(
+    server: Any, monkeypatch: pytest.MonkeyPatch, address: str, how: str
+) -> None:
+    """Catches a check of what the URL says, where anybody's name server says where it leads; private networks are allowed."""
+    real, family = socket.getaddrinfo, socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    def answers(host: Any, port: Any, *more: Any, **settings: Any) -> Any:
+        if host not in ("metadata.example", b"metadata.example"):
+            return real(host, port, *more, **settings)
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port, 0, 0)[: 4 if ":" in address else 2])]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answers)
+    url = "http://metadata.example/latest/meta-data"
+    chain = f"{server.address}/to?{server.address}/to?{server.address}/to?{url}"
+    with pytest.raises(StorageError, match="from which no picture is fetched"):
+        Storage(chain if how.startswith("behind") else url, HERE).read_bytes(at_most=1_000)
+    assert len(server.asked) == (3 if how.startswith("behind") else 0)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a"])
