@@ -336,7 +336,7 @@ ODD: dict[str, Callable[[], torch.Tensor]] = {
     "true and false": lambda: PLAIN > 0,
     "bf16, not finite": lambda: torch.full((2, 32), float("nan")).bfloat16(),
     "f64, too large for f32": lambda: torch.full((2, 32), 1e300, dtype=torch.float64),
-    "sparse, of a quintillion": lambda: torch.sparse_coo_tensor([[0], [0]], torch.ones(1), (10**9, 10**9)),
+    "sparse, of a quintillion": lambda: torch.sparse_coo_tensor(torch.zeros(2, 1), torch.ones(1), (10**9, 10**9)),
     "sparse by rows": lambda: torch.eye(8).to_sparse_csr(),
     "sparse by columns": lambda: torch.eye(8).to_sparse_csc(),
     "sparse by blocks": lambda: torch.eye(8).to_sparse_bsr((2, 2)),
