@@ -35,5 +35,6 @@ def digest(parts: Mapping[str, nn.Module]) -> str:
     for part, module in sorted(parts.items()):
         for name, value in sorted(module.state_dict().items()):
             hashed.update(f"{part}/{name}".encode())
-            hashed.update(value.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+            # Flat: of a convolution of one pixel in channels-last order, the last dimension's stride is not 1.
+            hashed.update(value.detach().contiguous().reshape(-1).cpu().view(torch.uint8).numpy().data)
     return hashed.hexdigest()
