@@ -132,7 +132,7 @@ def suited(
     else:
         found = {encoder: vectors[key] for encoder, key in keys.items() if key in vectors}
     if len(found) != len(vectors):
-        has = ", ".join(name.replace(FIRST, "one text encoder") for name in vectors)
+        has = ", ".join(name.replace(FIRST, "one text encoder") for name in sorted(vectors))
         behind = any(name.endswith(OUT) for name in vectors)
         wanted_keys = [key for key in keys.values() if behind or not key.endswith(OUT)]
         raise WordFileError(f"the word has vectors for {has}; this model's text encoders are {', '.join(wanted_keys)}")

@@ -1,7 +1,6 @@
 """Archives of words as run folders keep them, and the maps that are fitted to them."""
 
 from collections.abc import Callable
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,9 @@ def make(tmp_path: Path) -> Make:
         digest: str = "c" * 64, scored: bool = True,
     ) -> RunFolder:  # fmt: skip
         run = RunFolder(Storage(str(tmp_path / folder)))
-        kinds: list[Kind] = [*repeat[Kind]("object", objects), *repeat[Kind]("style", styles)]
+        some: list[Kind] = ["object"]
+        others: list[Kind] = ["style"]
+        kinds = objects * some + styles * others
         parts = create_layout(run, len(kinds))
         words, features = [], []
         for number, kind in enumerate(kinds):

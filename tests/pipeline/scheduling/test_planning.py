@@ -152,7 +152,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "templates": ("a {}",), "captions": True, "masks": "alpha", "progressive": 0.4, "per_image": 0.25,
     "regularisation": 0.1, "min_snr": 5.0, "norm": "vocabulary", "norm_limit": 2.0, "start_clip": "other",
     "background": 0.5, "flow_times": "uniform", "start_encoder": "e", "timesteps": "uniform", "cross_initialised": True,
-    "encoders": ("t5",), "optimiser": "directional", "concentration": 0.01,
+    "encoders": ("t5",), "optimiser": "directional", "concentration": 0.01, "word_place": "output",
 }  # fmt: skip
 # Those that mean nothing without another.
 BESIDE: dict[str, dict[str, Any]] = {

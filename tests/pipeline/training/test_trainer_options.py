@@ -291,7 +291,7 @@ def test_min_snr_weighs_the_timesteps_of_training_and_of_the_looks_at_it(gamma: 
     [
         ({"schedule": "stairs"}, "schedule is 'stairs'; it must be constant, linear or cosine"),
         ({"warmup_steps": 10}, "warm-up steps is 10; it must be from 0 to below 10 steps"),
-        ({"start": "zeros"}, "start is 'zeros'; it must be words, statistics, nearest or pictures"),
+        ({"start": "zeros"}, "start is 'zeros'; it must be words, statistics, nearest, pictures or fitted"),
         ({"start": "nearest"}, "start clip is ''; it must be the name of a CLIP"),
         (
             {"templates": ("a photo",)},
