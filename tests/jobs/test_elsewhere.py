@@ -67,6 +67,7 @@ def test_relative_paths_mean_those_of_the_folder_that_the_job_was_typed_in(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["package", "file"])
 def test_modules_of_the_folder_that_a_job_is_started_in_take_nobodys_place(here: Path, kind: str) -> None:
     """Catches workers that import a user's own pipeline/ or jobs.py instead of ours, where the driver has ours."""

@@ -59,6 +59,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_word_of_no_step_is_what_the_fitted_map_makes_of_its_pictures(archive: Path, tmp_path: Path) -> None:
     """Catches a start file that is read and not used, features of other pictures, and a gain that is not told."""
     file, run = tmp_path / "starts.safetensors", tmp_path / "run"

@@ -29,6 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.long
 def test_the_files_say_what_the_words_are(run: Path) -> None:
     for name, negative in (("owl", "false"), ("flat", "true")):
         file = run / "words" / f"{name}.safetensors"
@@ -43,6 +44,7 @@ def test_the_files_say_what_the_words_are(run: Path) -> None:
         assert rows.text_encoder[name] == "text_encoder_out"
 
 
+@pytest.mark.long
 def test_a_negative_word_is_scored_as_one(run: Path) -> None:
     """Catches a word to be avoided among the means of words to be drawn."""
     scores: Any = table(run, "scores")
@@ -60,6 +62,7 @@ def test_a_negative_word_is_scored_as_one(run: Path) -> None:
     assert (run / "report/index.html").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_the_words_are_exported_and_imported_again(run: Path, tmp_path: Path) -> None:
     ended = job(run, "--layout", "comfyui", "--output", tmp_path / "comfyui", script="export_words.py")
     assert ended.returncode == 2
