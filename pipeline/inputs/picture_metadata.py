@@ -27,6 +27,8 @@ TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">", b"II+\0": "<
 BIG_TIFF = b"II+\0"
 MOST_ENTRIES, MOST_STRIPS = 65_535, 100_000  # of a TIFF; of any list among its own entries
 OWN_ENTRIES = range(254, 400)  # by tag
+# Among them the lists that pixels are read by: depths, strips, colours, tiles, inner pictures, samples and their ranges.
+PIXEL_LISTS = {258, 273, 279, 320, 324, 325, 330, 338, 339, 340, 341}
 LISTS = (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16)  # the types that are read number by number
 # Of a TIFF: description, make, model, software, date, artist, computer, XMP, copyright, IPTC, Photoshop's, EXIF, GPS.
 TIFF_METADATA = {270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34853}
@@ -127,10 +129,11 @@ def _bare_tiff(data: bytes, order: str) -> bytes:
         first = at + how_many.size
         for entry in range(first, first + size * count, size):
             tag, kind, values = struct.unpack_from(f"{order}HH{number}", data, entry)
-            if tag in TIFF_METADATA:
-                struct.pack_into(f"{order}H2{number}", bare, entry + 2, 1, 1, 0)
-            elif tag in OWN_ENTRIES and kind in LISTS and values > MOST_STRIPS:
+            is_long = tag in OWN_ENTRIES and kind in LISTS and values > MOST_STRIPS
+            if is_long and tag in PIXEL_LISTS:
                 raise ValueError(f"a TIFF of more than {MOST_STRIPS:,} strips or tiles: save it anew")
+            if is_long or tag in TIFF_METADATA:
+                struct.pack_into(f"{order}H2{number}", bare, entry + 2, 1, 1, 0)
     except (struct.error, OverflowError):  # cut short, which the decoder says
         return data
     return bytes(bare)

@@ -209,7 +209,7 @@ def test_a_word_gets_the_name_that_its_models_text_encoder_has() -> None:
     [
         ({"text_encoder": vectors(1)}, {"text_encoder": 768}, {"text_encoder": "clip_l"}, "as wide as 32, .* are 768"),
         ({"text_encoder": vectors(1)}, None, XL, "vectors for one text encoder; .* are clip_l, clip_g"),
-        ({"clip_l": vectors(1), "clip_g": vectors(1)}, None, {"text_encoder": "t5"}, "for clip_l, clip_g; .* are t5"),
+        ({"clip_l": vectors(1), "clip_g": vectors(1)}, None, {"text_encoder": "t5"}, "for clip_g, clip_l; .* are t5"),
         ({"clip_l": vectors(1), "gemma": vectors(1)}, None, SD3, "for clip_l, gemma; .* are clip_l, clip_g, t5"),
         ({"t5": vectors(1)}, {"text_encoder_3": 4096}, SD3, "as wide as 32, .* are 4096"),
         ({"t5": vectors(1)}, None, {"text_encoder": "gemma"}, "for t5; .* are gemma"),
