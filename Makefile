@@ -20,7 +20,7 @@ demo: $(VENV)/.installed  ## learn the twelve demo concepts with the shipped mod
 check: lint test test-long  ## the one gate: what a change has to pass
 
 test: $(VENV)/.installed-dev chromium  ## all tests but the long ones
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 test-long: $(VENV)/.installed-dev  ## machines killed, taken away and starved, a store that fails: about 40 minutes
 	$(PY) -m pytest -q -m long
