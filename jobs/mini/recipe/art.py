@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +75,10 @@ class Art:
         )
 
 
-def fetch_art(folder: Path) -> None:
-    """Installs the four packages under `folder`/node_modules with npm. Raises CalledProcessError if npm fails."""
+def fetch_art(folder: Path, sets: Sequence[ArtSet] = ART_SETS) -> None:
+    """Installs the sets' packages under `folder`/node_modules with npm. Raises CalledProcessError if npm fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    packages = [f"{art_set.package}@{art_set.version}" for art_set in ART_SETS]
+    packages = [f"{art_set.package}@{art_set.version}" for art_set in sets]
     subprocess.run(
         [
             "npm",

@@ -7,7 +7,6 @@ not understood. The drawings are of art sets that the generator has not seen.
 """
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,18 +61,7 @@ def load_drawings(folder: Path) -> Drawings:
     """The JUDGED_SETS' drawings of every emoji that two sets draw or things.tsv lists; drawn once, cached in `folder`."""
     cached = folder / "judged.npz"
     if not cached.exists():
-        packages = [f"{each.package}@{each.version}" for each in JUDGED_SETS]
-        command = [
-            "npm",
-            "install",
-            "--prefix",
-            str(folder),
-            "--no-save",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-        ]
-        subprocess.run([*command, *packages], check=True)
+        art.fetch_art(folder, JUDGED_SETS)
         read = {each.name: _icons(folder, each) for each in JUDGED_SETS}
         spelled = {name: {icon.replace("-", ""): icon for icon in icons["icons"]} for name, icons in read.items()}
         every = sorted({icon for icons in read.values() for icon in icons["icons"] if _is_told(icon)})
