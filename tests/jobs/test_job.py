@@ -203,6 +203,10 @@ def test_generate_draws_two_learned_words_in_one_prompt_and_one_between_them(run
         "a photo of <owl> and <mixed>",
         "--prompt",
         "a photo of <between>",
+        "--prompt",
+        "a photo of <between>",  # once more, as a file of prompts may have it
+        "--best-of",
+        "2",
         "--blend",
         "<between>=<owl>:<mixed>:0.5",
         "--count",

@@ -20,15 +20,14 @@ from pipeline.records import AGAINST, Sample
 from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
 from pipeline.store.catalogue.accepted import public_rows
-from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
-from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.text_files import refuse_long
 
 if TYPE_CHECKING:
     from jobs.application.drawing.best_pictures import Choose
 
+Rows = Sequence[Mapping[str, Any]]  # of the table of embeddings
 Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
 SHEET = "contact-sheet.png"
 
@@ -45,19 +44,20 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
         refuse_changed(model, configuration, shown)
         family = family_of(configuration.get("model_family", ""))
         family.refuse_unsuited(request.sampler)
-        words = _words(run, family.encoders)
+        rows = public_rows(run, family.encoders)
+        words = _words(rows)
         words |= _words_of_files(request.word_files, options, words, configuration)
         for blend in request.blends:
             words[blend.placeholder] = _blended(blend, words)
         if request.negative:
-            family_of(configuration.get("model_family", "")).refuse_negative("--negative")
+            family.refuse_negative("--negative")
         for text in (*request.prompts, request.negative):
             refuse_long(text)
         _refuse_unknown_words(request.prompts, request.negative, list(words))
-        _refuse_negative_words(request.prompts, _negative_words(run, request.word_files, options))
+        _refuse_negative_words(request.prompts, _negative_words(rows, request.word_files, options))
         bare = _bare_words(request.prompts, list(words))
         output = _unused(Storage(request.output or f"{request.run.rstrip('/')}/generated", options))
-        choose = _chooser(run, request)
+        choose = _chooser(run, request, rows, list(words))
     except (ModelError, StorageError, OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
     for prompt, word in bare:
@@ -103,11 +103,11 @@ def _draw(
             output.options,
             configuration["model_digest"],
         )
-        for number, prompt in enumerate(request.prompts):
+        for prompt in request.prompts:
             drawn = list(itertools.islice(drawings, request.count * request.best_of))
             for index, drawing in enumerate(choose(prompt, drawn)):
                 png = encode_png(drawing.pixels)
-                output.write_bytes(f"{number:03d}-{_slug(prompt)}-{index:02d}.png", png)
+                output.write_bytes(f"{request.prompts.index(prompt):03d}-{_slug(prompt)}-{index:02d}.png", png)
                 samples.append(Sample("", "edit", prompt, "", index, drawing.seed, png))
     output.write_bytes(SHEET, draw_grid(", ".join(sorted(words))[:200], samples))
     kept = [{"prompt": sample.prompt, "index": sample.index, "seed": sample.seed} for sample in samples]
@@ -123,18 +123,18 @@ def _draw(
     return tuple(samples)
 
 
-def _chooser(run: RunFolder, request: PictureRequest) -> "Choose":
+def _chooser(run: RunFolder, request: PictureRequest, rows: Rows, placeholders: list[str]) -> "Choose":
     """From a prompt and what was drawn of it to what is kept. Raises ValueError and OSError for a judge that does not load."""
     if request.best_of == 1:
         return lambda _, drawn: drawn
     from jobs.application.drawing.best_pictures import chooser
 
-    return chooser(run, request.judge or MINI, request.count)
+    return chooser(run, rows, request.judge or MINI, request.count, placeholders)
 
 
-def _words(run: RunFolder, keys: Mapping[str, str]) -> Words:
+def _words(rows: Rows) -> Words:
     words: Words = {}
-    for row in public_rows(run, keys):
+    for row in rows:
         words.setdefault(row["placeholder"], {})[row["text_encoder"]] = np.array(row["vectors"], np.float32)
     return words
 
@@ -168,13 +168,10 @@ def _blended(blend: Blend, words: Words) -> dict[str, np.ndarray]:
         raise ValueError(f"--blend {error}") from None
 
 
-def _negative_words(run: RunFolder, urls: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+def _negative_words(rows: Rows, urls: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     from pipeline.store.word_files import MAX_BYTES, decode_word, is_negative
 
-    table = read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS)
-    found = {
-        row["placeholder"] for row in table.select(["placeholder", "kind"]).to_pylist() if row["kind"] == "negative"
-    }
+    found = {row["placeholder"] for row in rows if row["kind"] == "negative"}
     for url in urls:
         data = Storage(url, options).read_bytes(at_most=MAX_BYTES)
         if is_negative(data):
