@@ -79,6 +79,8 @@ def _pixels(data: bytes) -> Image.Image:
             raise ValueError(f"an animation of more than {MOST_ANIMATED / 1e6:.0f} megapixels: save one picture of it")
         try:
             image.load()  # of an animation, the first frame
+            if image.mode in ("P", "PA") and image.palette is None:
+                raise ValueError("its colours are numbers of a palette that is not there")
             image.info.update(kept)
             return upright(image)
         except Exception as error:  # noqa: BLE001 - broken data can raise anything

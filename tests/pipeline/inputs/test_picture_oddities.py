@@ -181,3 +181,11 @@ def grey_profile() -> bytes:
     header = struct.pack(">I", size) + b"lcms" + b"\x02\x10\0\0" + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28)
     header += struct.pack(">3i", *(round(each * 65536) for each in (0.9642, 1.0, 0.8249))) + bytes(48)
     return header + struct.pack(">I", len(bodies)) + table + packed.getvalue()
+
+
+def test_a_picture_of_a_palette_that_is_not_there_is_refused() -> None:
+    """Catches the library's assertion about it, which ended the run."""
+    paletted = io.BytesIO()
+    Image.new("P", (R, R)).save(paletted, "PNG")
+    with pytest.raises(ValueError, match="palette that is not there"):
+        decode(paletted.getvalue().replace(b"PLTE", b"pLTE"), R, "centre")
