@@ -40,11 +40,11 @@ def _checked(name: str, address: str) -> str | None:
             f"{name} {address}: this is the address of a dashboard, to which jobs are handed with `ray job submit --address "
             f"{address}`; {FORMS}"
         )
-    found = ADDRESS.fullmatch(address.removeprefix(CLIENT).partition("?")[0].rstrip("/"))
-    if found is None or not 0 < int(found["port"]) < 65536:
+    match = ADDRESS.fullmatch(address.removeprefix(CLIENT).partition("?")[0].rstrip("/"))
+    if match is None or not 0 < int(match["port"]) < 65536:
         raise ClusterError(f"{name} {address}: this is no address of a Ray cluster; {FORMS}")
     try:
-        socket.create_connection((found["host"].strip("[]"), int(found["port"])), SECONDS).close()
+        socket.create_connection((match["host"].strip("[]"), int(match["port"])), SECONDS).close()
     except OSError as error:
         raise ClusterError(f"{name} {address}: nothing answers there ({error}); {FORMS}") from error
     return address

@@ -12,14 +12,14 @@ from ray._private.runtime_env.packaging import _dir_travel
 
 def uploaded(folder: Path) -> dict[str, int]:
     """Path below the folder -> bytes of each file, by path."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
 
     def note(path: Path) -> None:
         if path.is_file():
-            found[str(path.relative_to(folder))] = path.stat().st_size
+            sizes[str(path.relative_to(folder))] = path.stat().st_size
 
     _dir_travel(folder, [], note, include_gitignore=True)
-    return {path: found[path] for path in sorted(found)}
+    return {path: sizes[path] for path in sorted(sizes)}
 
 
 def main(folder: Path) -> None:

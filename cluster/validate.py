@@ -49,8 +49,8 @@ def problems(path: Path) -> list[str]:
     if path.suffix in {".sh", ".sbatch"}:
         return scripts.problems(path)
     if path.suffix == ".json":
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return iam_policies.problems(found) if "Statement" in found else grafana.problems(found)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return iam_policies.problems(content) if "Statement" in content else grafana.problems(content)
     try:
         documents = list(yaml.load_all(path.read_text(encoding="utf-8"), _OnceLoader))
     except yaml.YAMLError as error:
@@ -76,10 +76,10 @@ def main(files: list[Path]) -> int:
     """Prints the problems of each file; returns 1 if there are any."""
     bad = 0
     for path in files:
-        found = problems(path)
-        bad += bool(found)
-        print(f"{path}: {'ok' if not found else f'{len(found)} problems'}")
-        for problem in found:
+        wrong = problems(path)
+        bad += bool(wrong)
+        print(f"{path}: {'ok' if not wrong else f'{len(wrong)} problems'}")
+        for problem in wrong:
             print(f"  {problem}")
     return 1 if bad else 0
 

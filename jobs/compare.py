@@ -232,10 +232,10 @@ def compare(
 
 
 def captions(arguments: argparse.Namespace, session: Session, run: RunFolder, log: Log) -> list[Point]:
-    found = points_of_captions(run, arguments.caption_column, arguments.model, arguments.clip, session.device)
-    if not found:
+    points = points_of_captions(run, arguments.caption_column, arguments.model, arguments.clip, session.device)
+    if not points:
         log.say("left out", f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
-    return found
+    return points
 
 
 def steps_curve(
@@ -257,10 +257,10 @@ def steps_curve(
     )
     table = f"{costs.markdown()}\n{everything.markdown()}\n{said}\n"
     page = page_of("wordmint: quality against cost", [courses_svg(courses)], [costs, everything], said)
-    found = pa.Table.from_pylist(
+    looks = pa.Table.from_pylist(
         [without_nan({name: getattr(row, name) for name in MEASURED.names}) for row in rows], MEASURED
     )
-    write(output, {"curve.html": page, "curve.md": table}, "curve.parquet", found)
+    write(output, {"curve.html": page, "curve.md": table}, "curve.parquet", looks)
     log.say("curve", f"{table}\ncurve     {without_credentials(output.url).rstrip('/')}/curve.html")
     return COMPARED
 

@@ -288,14 +288,14 @@ def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = 
 def show_plan(request: RunRequest, price: float | None, log: Log) -> int:
     """Returns the exit code."""
     try:
-        found = plan_run(request, price)
+        planned = plan_run(request, price)
     except NotStartedError as error:
         log.complain("not started", f"this could not be started.\n{error}")
         return NOT_STARTED
     log.say(
-        "plan", "\n".join(lines_of_plan(found)), new=found.new, changed=found.changed, again=found.again, gone=found.gone,
-        returned=found.returned, failed={name: failure.reason for name, failure in found.failed.items()}, done=found.done,
-        seconds=found.seconds, workers=found.workers, measured=found.rate.measured, money=found.money,
+        "plan", "\n".join(lines_of_plan(planned)), new=planned.new, changed=planned.changed, again=planned.again, gone=planned.gone,
+        returned=planned.returned, failed={name: failure.reason for name, failure in planned.failed.items()}, done=planned.done,
+        seconds=planned.seconds, workers=planned.workers, measured=planned.rate.measured, money=planned.money,
     )  # fmt: skip
     return ALL_DONE
 

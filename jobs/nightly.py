@@ -177,20 +177,20 @@ def _evaluation_of(arguments: argparse.Namespace, request: RunRequest) -> Evalua
 
 def _figures(code: int, began: float, run: RunResult | None, scored: EvaluationResult | None) -> dict[str, float]:
     now = time.time()
-    found: dict[str, float] = {
+    figures: dict[str, float] = {
         "wordmint_night_finished_timestamp_seconds": round(now, 1), "wordmint_night_exit_code": code,
         "wordmint_night_seconds": round(now - began, 1),
     }  # fmt: skip
     if run is not None:
-        found |= {
+        figures |= {
             "wordmint_night_done": len(run.done), "wordmint_night_failed": len(run.failures),
             "wordmint_night_retired": len(run.retired), "wordmint_night_held": len(run.held),
         }  # fmt: skip
     for summary in scored.summaries[:1] if scored else ():
         for metric in ("reconstruction", "editability"):
             if not math.isnan(value := summary.estimate(metric).value):
-                found[f"wordmint_night_{metric}"] = round(value, 6)
-    return found
+                figures[f"wordmint_night_{metric}"] = round(value, 6)
+    return figures
 
 
 if __name__ == "__main__":

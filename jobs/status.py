@@ -153,10 +153,10 @@ def _published_failures(run: RunFolder) -> tuple[Failure, ...]:
 def _progress(run: RunFolder) -> dict[str, Any]:
     """progress.json; {} if it does not exist yet or is damaged."""
     try:
-        found = run.read_json("progress.json")
-        datetime.fromisoformat(found["updated"]).astimezone(UTC)
-        counts: dict[str, Any] = {name: int(found[name]) for name in ("done", "failed") if name in found}
-        return {**found, **counts, "state": str(found["state"])}
+        progress = run.read_json("progress.json")
+        datetime.fromisoformat(progress["updated"]).astimezone(UTC)
+        counts: dict[str, Any] = {name: int(progress[name]) for name in ("done", "failed") if name in progress}
+        return {**progress, **counts, "state": str(progress["state"])}
     except (StorageNotFoundError, DamagedFileError, KeyError, TypeError, ValueError):
         return {}
 

@@ -60,10 +60,10 @@ def cost_coverage(seeds: int, concepts: int, repeats: int, resamples: int = 300,
         each.evaluations for each in costs_of(_courses(rng, 1, 20_000), "slow", rng, 1) if each.recipe == "fast"
     )
     for _ in range(repeats):
-        (found,) = (
+        (cost,) = (
             each for each in costs_of(_courses(rng, seeds, concepts), "slow", rng, resamples) if each.recipe == "fast"
         )
-        held += found.low <= truth <= found.high
+        held += cost.low <= truth <= cost.high
     return held / repeats
 
 

@@ -102,8 +102,8 @@ def costs_of(
     base = next(course for course in courses if course.recipe == reference)
     seeds, concepts = base.reconstruction.shape[:2]
     draws = resampled(seeds, concepts, resamples, rng)
-    found = {course.recipe: np.array([_reach(course, base, *some) for some in draws]) for course in courses}
-    return [_cost(recipe, reached, found[reference][:, 0]) for recipe, reached in found.items()]
+    steps = {course.recipe: np.array([_reach(course, base, *some) for some in draws]) for course in courses}
+    return [_cost(recipe, reached, steps[reference][:, 0]) for recipe, reached in steps.items()]
 
 
 def _reach(course: Course, base: Course, seeds: Floats, concepts: Floats) -> tuple[float, float]:
@@ -113,8 +113,8 @@ def _reach(course: Course, base: Course, seeds: Floats, concepts: Floats) -> tup
     """
 
     def mean(values: Floats) -> Floats:
-        found: Floats = values[np.ix_(seeds, concepts)].mean(axis=(0, 1))
-        return found
+        means: Floats = values[np.ix_(seeds, concepts)].mean(axis=(0, 1))
+        return means
 
     untrained, *_, converged = mean(base.reconstruction)
     if converged <= untrained:

@@ -64,10 +64,10 @@ def tokenizer_digest(folder: Path, text: Mapping[str, Any]) -> str:
 
 
 def _object(path: Path, inside: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = inside.get(name)
-    if not isinstance(found, dict):
+    value = inside.get(name)
+    if not isinstance(value, dict):
         raise ConfigurationError(f"{path} has no object {name!r}, as open_clip's configurations have")
-    return found
+    return value
 
 
 def _not_listed(path: Path, name: str, value: object, listed: Any) -> ConfigurationError:

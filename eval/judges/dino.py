@@ -53,11 +53,11 @@ class TimmScorer:
     @torch.no_grad()
     def encode_images(self, pictures: Sequence[Picture]) -> Features:
         """Pictures, PIL or uint8 (H, W, 3), of any sizes -> float32 (N, D), rows of length one."""
-        found = [np.empty((0, self._model.num_features), np.float32)]
+        features = [np.empty((0, self._model.num_features), np.float32)]
         for start in range(0, len(pictures), BATCH):
             batch = torch.stack([self._prepared(picture) for picture in pictures[start : start + BATCH]])
-            found.append(F.normalize(self._model(batch.to(self._device)).float(), dim=-1).cpu().numpy())
-        return np.concatenate(found)
+            features.append(F.normalize(self._model(batch.to(self._device)).float(), dim=-1).cpu().numpy())
+        return np.concatenate(features)
 
     def _prepared(self, picture: Picture) -> torch.Tensor:
         opened = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)

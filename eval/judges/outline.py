@@ -90,11 +90,11 @@ class OutlineScorer:
     @torch.no_grad()
     def encode_images(self, pictures: Sequence[Picture]) -> Features:
         """Pictures, PIL or uint8 (H, W, 3), of any sizes -> float32 (N, 128), rows of length one."""
-        found = [np.empty((0, WIDTH), np.float32)]
+        features = [np.empty((0, WIDTH), np.float32)]
         for start in range(0, len(pictures), BATCH):
             batch = np.stack([_small(picture) for picture in pictures[start : start + BATCH]])
-            found.append(self._model(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy())
-        return np.concatenate(found)
+            features.append(self._model(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy())
+        return np.concatenate(features)
 
 
 def _small(picture: Picture) -> np.ndarray:

@@ -48,8 +48,8 @@ class TransformersPictures:
 
     def encode_images(self, pictures: Sequence[Picture]) -> Features:
         """Pictures, PIL or uint8 (H, W, 3), of any sizes -> float32 (N, D), rows of length one."""
-        found = [self._encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
-        return np.concatenate(found) if found else np.empty((0, self._width), np.float32)
+        features = [self._encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+        return np.concatenate(features) if features else np.empty((0, self._width), np.float32)
 
     @torch.no_grad()
     def _encode(self, pictures: Sequence[Picture]) -> Features:
@@ -79,14 +79,14 @@ class TransformersClip(TransformersPictures):
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Features:
         """-> float32 (N, D), rows of length one. Raises ValueError for a text longer than the model can read."""
-        found = [np.empty((0, self._width), np.float32)]
+        features = [np.empty((0, self._width), np.float32)]
         self.refuse_long(texts)
         for start in range(0, len(texts), BATCH):
             some = list(texts[start : start + BATCH])
             tokens = self._tokenizer(some, padding=self._padding, max_length=self._room, return_tensors="pt")
             taken = {name: each.to(self._device) for name, each in tokens.items() if name != "token_type_ids"}
-            found.append(_unit(self._model.get_text_features(**taken)))
-        return np.concatenate(found)
+            features.append(_unit(self._model.get_text_features(**taken)))
+        return np.concatenate(features)
 
     def refuse_long(self, texts: Sequence[str]) -> None:
         """Raises ValueError for a text longer than the model can read."""

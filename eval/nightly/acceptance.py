@@ -118,13 +118,13 @@ def judged_word(word: ConceptSummary, since: str, under: str, why: str = "") -> 
 
 
 def _pairs(metric: str, again: Sequence[ConceptSummary], before: Mapping[str, JudgedWord]) -> Pairs:
-    found = [
+    scored = [
         (word.concept, float(old), word.figure(metric))
         for word in again
         if (old := getattr(before[word.concept], metric)) is not None and not math.isnan(word.figure(metric))
     ]
-    old, new = ([each[side] for each in found] for side in (1, 2))
-    return Pairs(metric, "", [each[0] for each in found], np.array(old), np.array(new))
+    old, new = ([each[side] for each in scored] for side in (1, 2))
+    return Pairs(metric, "", [each[0] for each in scored], np.array(old), np.array(new))
 
 
 def _half(low: float | None, high: float | None) -> float:

@@ -92,16 +92,16 @@ def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
 
 def _features(samples: list[Sample], scorer: ImageScorer) -> dict[Key, tuple[float, Floats]]:
     """Each plain picture's image similarity to its concept's training images, and its feature (D,)."""
-    found: dict[Key, tuple[float, Floats]] = {}
+    features: dict[Key, tuple[float, Floats]] = {}
     for name in sorted({each.concept for each in samples}):
         encoded = encode_concept([each for each in samples if each.concept == name], scorer)
         values: Floats = image_similarity(encoded.plain, encoded.of("training"))
         plain = [each for each in encoded.samples if each.kind == "reconstruction"]
-        found |= {
+        features |= {
             (name, each.prompt, each.index): (float(value), feature.astype(np.float64))
             for each, value, feature in zip(plain, values, encoded.plain, strict=True)
         }
-    return found
+    return features
 
 
 def _first_scores(

@@ -103,10 +103,10 @@ def signed_rank(differences: Floats) -> float:
     if not len(values):
         return 1.0
     ranks = _ranks(np.abs(values))
-    found = float((np.sign(values) * ranks).sum())
+    rank_sum = float((np.sign(values) * ranks).sum())
     if len(values) <= EXACT:
-        return float((_tosses(len(values)) @ ranks <= found + 1e-9).mean())
-    return NormalDist().cdf(found / math.sqrt(float((ranks**2).sum())))
+        return float((_tosses(len(values)) @ ranks <= rank_sum + 1e-9).mean())
+    return NormalDist().cdf(rank_sum / math.sqrt(float((ranks**2).sum())))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

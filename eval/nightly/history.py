@@ -55,18 +55,18 @@ class CanaryReading:
 
     def reasons(self) -> list[str]:
         """One sentence for each thing that has drifted."""
-        found = []
+        sentences = []
         if self.judged > JUDGED_DRIFT:
-            found.append(
+            sentences.append(
                 f"the canary's kept pictures are judged otherwise than on {self.since}, by up to {self.judged:.4f}: "
                 "the CLIP, its preprocessing or a library has changed"
             )
         if self.drawn > DRAWN_DRIFT:
-            found.append(
+            sentences.append(
                 f"the canary's words draw other pictures than on {self.since}, by a cosine distance of {self.drawn:.4f}: "
                 "the model's weights, the scheduler or a library has changed"
             )
-        return found
+        return sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +193,19 @@ def judge_night(
 
 def _missing(scored: int, words: int, last: tuple[str, pa.Table] | None, listed: Collection[str] | None) -> list[str]:
     """Reasons that make the night bad because words have no score, a sentence each."""
-    found = []
+    sentences = []
     if not words:
-        found.append("there is no word to score")
+        sentences.append("there is no word to score")
     elif scored < words:
-        found.append(f"{words - scored} of {words} words have no score")
+        sentences.append(f"{words - scored} of {words} words have no score")
     rows = [] if last is None else last[1].select(["concept", "reconstruction"]).to_pylist()
     before = sum(row["reconstruction"] is not None and (listed is None or row["concept"] in listed) for row in rows)
     if last is not None and scored < before:
-        found.append(
+        sentences.append(
             f"{before - scored} words fewer have a score than on {last[0]}: {scored}, where there were {before}; "
             "if this is intended, start another --history"
         )
-    return found
+    return sentences
 
 
 def _pairs(before: pa.Table, after: Sequence[ConceptSummary], groups: Mapping[str, str]) -> list[Pairs]:
@@ -242,15 +242,15 @@ def _without_nan_deep(value: Any) -> Any:
 
 
 def _verdict_of(data: bytes) -> Verdict:
-    found = json.loads(data)
+    stored = json.loads(data)
     comparisons, erosion = (
         tuple(
             Comparison(**{**with_nan(each), "lowest": tuple(Change(**one) for one in each["lowest"])})
-            for each in found.get(name, ())  # files of older versions have no erosion
+            for each in stored.get(name, ())  # files of older versions have no erosion
         )
         for name in ("comparisons", "erosion")
     )
-    estimates = {name: Estimate(**with_nan(each)) for name, each in found["estimates"].items()}
-    canary = CanaryReading(**with_nan(found["canary"])) if found["canary"] else None
-    return Verdict(**{**found, "estimates": estimates, "comparisons": comparisons, "erosion": erosion, "canary": canary,
-                      "reasons": tuple(found["reasons"])})  # fmt: skip
+    estimates = {name: Estimate(**with_nan(each)) for name, each in stored["estimates"].items()}
+    canary = CanaryReading(**with_nan(stored["canary"])) if stored["canary"] else None
+    return Verdict(**{**stored, "estimates": estimates, "comparisons": comparisons, "erosion": erosion, "canary": canary,
+                      "reasons": tuple(stored["reasons"])})  # fmt: skip

@@ -79,7 +79,7 @@ def _sentence(meeting: Meeting, held: Held, a: Concept, b: Concept, names: tuple
         place: name if held in ("both", place) else (concept.noun or concept.initializer or "")
         for place, concept, name in (("a", a, names[0]), ("b", b, names[1]))
     }
-    return " ".join(re.sub(r"\{([ab])\}", lambda found: said[found[1]], meeting.template).split())
+    return " ".join(re.sub(r"\{([ab])\}", lambda match: said[match[1]], meeting.template).split())
 
 
 def _row(request: PairRequest, picture: np.ndarray, words: Mapping[str, LearnedWord]) -> dict[str, object]:

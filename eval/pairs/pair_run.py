@@ -108,8 +108,8 @@ def _score_part(
     parts = read_layout(run)
     words = _with_vectors(run, parts, {name for meeting in meetings for name in (meeting.a, meeting.b)})
     path = part_path(pictures_folder(under.protocol), number, parts["samples"])
-    found = read_table(run, path)
-    table = PAIR_PICTURES.empty_table() if found is None else found.cast(PAIR_PICTURES)
+    stored = read_table(run, path)
+    table = PAIR_PICTURES.empty_table() if stored is None else stored.cast(PAIR_PICTURES)
     there = {tuple(row[name] for name in SHOWN) for row in table.select(SHOWN).to_pylist()}
     kept, failures, scores = [], [], []
     scorer = load_scorer(judgement.clip, judgement.device)
@@ -176,8 +176,8 @@ def _is_scored(
     under: ScoredUnder,
 ) -> bool:
     table = read_table(run, part_path(scores_folder(under), number, parts["samples"]))
-    found = [] if table is None else _scores_of(table.to_pylist(), words)
-    return {(each.concept, each.partner, each.template) for each in found} >= {
+    scores = [] if table is None else _scores_of(table.to_pylist(), words)
+    return {(each.concept, each.partner, each.template) for each in scores} >= {
         (each.a, each.b, each.template) for each in meetings
     }
 

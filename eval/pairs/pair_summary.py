@@ -50,11 +50,11 @@ class Pairs:
 
 def read_pairs(run: RunFolder, under: ScoredUnder) -> Pairs | None:
     """None for a run without pairs under these conditions."""
-    found = read_pair_scores(run, under)
-    if not found:
+    scores = read_pair_scores(run, under)
+    if not scores:
         return None
-    shown = [(found[meeting], pair_sheet(run, under, meeting)) for meeting in _some(found)]
-    return Pairs(summarise_pairs(list(found.values())), tuple(shown))
+    shown = [(scores[meeting], pair_sheet(run, under, meeting)) for meeting in _some(scores)]
+    return Pairs(summarise_pairs(list(scores.values())), tuple(shown))
 
 
 def summarise_pairs(scores: Sequence[PairScore]) -> tuple[PairSummary, ...]:
@@ -84,12 +84,12 @@ def pair_sheet(run: RunFolder, under: ScoredUnder, meeting: Meeting) -> bytes:
 
 def _summary(template: str, scores: Sequence[PairScore]) -> PairSummary:
     def values(*names: str) -> np.ndarray:
-        found = np.array([getattr(score, name) for score in scores for name in names], np.float64)
-        return found[~np.isnan(found)]
+        numbers = np.array([getattr(score, name) for score in scores for name in names], np.float64)
+        return numbers[~np.isnan(numbers)]
 
     def mean(*names: str) -> float:
-        found = values(*names)
-        return float(found.mean()) if len(found) else float("nan")
+        numbers = values(*names)
+        return float(numbers.mean()) if len(numbers) else float("nan")
 
     both = values("both")
     low, high = np.clip(interval(both, np.random.default_rng(0)), 0, 1).tolist()

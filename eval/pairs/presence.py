@@ -77,8 +77,8 @@ def pair_score(meeting: Meeting, similarities: Mapping[Held, Floats]) -> PairSco
     def present(values: Floats) -> npt.NDArray[np.bool_]:
         return values > np.array(halfway)
 
-    def share(found: Any) -> float:
-        return float(found.mean()) if seen and len(found) else math.nan
+    def share(hits: Any) -> float:
+        return float(hits.mean()) if seen and len(hits) else math.nan
 
     here, alone = present(both), present(np.concatenate([a, b]))
     nearer = np.concatenate([a[:, 0] > a[:, 1], b[:, 1] > b[:, 0]])

@@ -119,7 +119,7 @@ def _figures(summary: ConceptSummary) -> dict[str, float]:
 
 def differences(pairs: Sequence[ConceptPair]) -> list[Difference]:
     """One a figure that some concept of both runs has."""
-    found = []
+    compared = []
     for figure in FIGURES:
         values = np.array([(pair.a[figure], pair.b[figure]) for pair in pairs])
         values = values[~np.isnan(values).any(axis=1)]
@@ -128,13 +128,13 @@ def differences(pairs: Sequence[ConceptPair]) -> list[Difference]:
             low, high = interval(change, np.random.default_rng(0))
             p = min(1.0, 2 * min(signed_rank(change), signed_rank(-change))) if len(change) > 1 else math.nan
             a, b = values.mean(axis=0)
-            found.append(Difference(figure, len(values), a, b, float(change.mean()), low, high, p))
-    tested = [each.p for each in found if not math.isnan(each.p)]
+            compared.append(Difference(figure, len(values), a, b, float(change.mean()), low, high, p))
+    tested = [each.p for each in compared if not math.isnan(each.p)]
     corrected = iter(holm(tested))
     return [
         Difference(each.figure, each.n, each.a, each.b, each.change, each.low, each.high,
                    math.nan if math.isnan(each.p) else next(corrected))
-        for each in found
+        for each in compared
     ]  # fmt: skip
 
 
@@ -150,12 +150,12 @@ def csv_of(pairs: Sequence[ConceptPair]) -> str:
     return sink.getvalue()
 
 
-def latex_of(found: Sequence[Difference], a: str, b: str) -> str:
+def latex_of(compared: Sequence[Difference], a: str, b: str) -> str:
     """A tabular of the differences, for a paper. a, b: names of the runs."""
     rows = [
         rf"{_escaped(each.figure.replace('_', ' '))} & {each.n} & {each.a:.3f} & {each.b:.3f} & "
         rf"${each.change:+.3f}$ {_range(each)} & {_p(each.p)} \\"
-        for each in found
+        for each in compared
     ]
     head = rf"metric & $n$ & {_escaped(a)} & {_escaped(b)} & change (95\,\%) & $p$ \\"
     return "\n".join([r"\begin{tabular}{lrrrrr}", head, r"\hline", *rows, r"\end{tabular}", ""])
@@ -177,7 +177,7 @@ def _escaped(text: str) -> str:
 def page_of(
     names: tuple[str, str],
     under: tuple[ScoredUnder, ScoredUnder],
-    found: Sequence[Difference],
+    compared: Sequence[Difference],
     pairs: Sequence[ConceptPair],
     only: tuple[Sequence[str], Sequence[str]],
     grids: tuple[Mapping[str, bytes], Mapping[str, bytes]],
@@ -189,7 +189,8 @@ def page_of(
     """
     differing = [each.name for each in fields(ScoredUnder) if len({getattr(one, each.name) for one in under}) > 1]
     return templates().get_template("run_diff.html.j2").render(
-        names=names, under=under[0], differing=differing, found=found, pairs=pairs, figures=[each.figure for each in found],
+        names=names, under=under[0], differing=differing, compared=compared, pairs=pairs,
+        figures=[each.figure for each in compared],
         only=only, pictures=_pictures(pairs, grids),
         worst=WORST, isnan=math.isnan,
     )  # fmt: skip

@@ -46,10 +46,10 @@ def troubles_of(events: Sequence[Event]) -> list[Trouble]:
     for event in events:
         if event.kind != "phase":
             by_kind.setdefault(event.kind, []).append(event)
-    found = []
+    troubles = []
     for kind, some in sorted(by_kind.items(), key=lambda item: (-len(item[1]), item[0])):
         actions = Counter(event.action for event in some if event.action)
-        found.append(
+        troubles.append(
             Trouble(
                 title=TITLES.get(kind, kind.replace("_", " ").capitalize()),
                 count=len(some),
@@ -59,4 +59,4 @@ def troubles_of(events: Sequence[Event]) -> list[Trouble]:
                 more=max(0, len(some) - MOST_EXAMPLES),
             )
         )
-    return found
+    return troubles

@@ -70,7 +70,7 @@ class Confusion:
 
 def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
     """None for fewer than two concepts. Of more than 512, 512 evenly spaced ones are compared."""
-    candidates = sorted(name for name, found in features.items() if len(found.samples))
+    candidates = sorted(name for name, kept in features.items() if len(kept.samples))
     count = min(len(candidates), MOST_COMPARED)
     names = [candidates[position * len(candidates) // count] for position in range(count)]
     if len(names) < 2:
@@ -104,12 +104,12 @@ def retrieval(similarities: Sequence[Floats], training: Floats) -> float:
     similarities: cosines of each concept's pictures to all training means, (N, C). training: these means (C, D).
     """
     unit = training / np.linalg.norm(training, axis=1, keepdims=True)
-    alike, found = unit @ unit.T, []
+    alike, precisions = unit @ unit.T, []
     for own, each in enumerate(similarities):
         others = [place for place in np.argsort(-alike[own], kind="stable") if place != own][:LOOK_ALIKES]
         ranks = 1 + (each[:, others] >= each[:, [own]]).sum(axis=1)
-        found.append(float((1 / ranks).mean()))
-    return float(np.mean(found))
+        precisions.append(float((1 / ranks).mean()))
+    return float(np.mean(precisions))
 
 
 def features_of(table: pa.Table) -> dict[str, Features]:
@@ -122,7 +122,7 @@ def features_of(table: pa.Table) -> dict[str, Features]:
 
 def _most_mistaken(names: Sequence[str], nearest: npt.NDArray[np.float64]) -> tuple[Mistaken, ...]:
     wrong = nearest - np.diag(np.diag(nearest))
-    found = [
+    mistaken = [
         Mistaken(names[row], names[column], float(wrong[row, column])) for row, column in np.argwhere(wrong).tolist()
     ]
-    return tuple(sorted(found, key=lambda each: (-each.share, each.concept, each.taken_for))[:LISTED])
+    return tuple(sorted(mistaken, key=lambda each: (-each.share, each.concept, each.taken_for))[:LISTED])

@@ -239,7 +239,7 @@ def _served(rows: pa.Table, word: LearnedWord, protocol: Protocol, seed: int) ->
 
 def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord]) -> dict[str, pa.Table]:
     """Concept -> the rows of its present word."""
-    found: dict[str, list[pa.Table]] = {}
+    tables_of: dict[str, list[pa.Table]] = {}
     for table in tables:
         if table is None:
             continue
@@ -247,8 +247,8 @@ def _by_concept(tables: list[pa.Table | None], words: Mapping[str, LearnedWord])
             if name in words:
                 fingerprint = words[name].fingerprint
                 mine = pc.and_(pc.equal(table["concept"], name), pc.equal(table["fingerprint"], fingerprint))
-                found.setdefault(name, []).append(table.filter(mine))
-    together = {name: pa.concat_tables(some, promote_options="default") for name, some in found.items()}
+                tables_of.setdefault(name, []).append(table.filter(mine))
+    together = {name: pa.concat_tables(some, promote_options="default") for name, some in tables_of.items()}
     return {name: rows for name, rows in together.items() if len(rows)}
 
 

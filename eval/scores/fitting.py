@@ -33,10 +33,10 @@ def refuse_long_prompts(run: RunFolder, judgement: Judgement, names: Collection[
         by_part[shard_of(name, parts_of_samples(parts, judgement.protocol))].append(name)
     task: Any = functools.partial(ray.remote, num_cpus=1, max_retries=3)
     find = task()(undrawn)
-    found = ray.get([
+    lacking = ray.get([
         find.remote(run, number, some, parts, judgement.protocol, judgement.drawing.seed) for number, some in by_part.items()
     ])  # fmt: skip
-    every, missing = (shortest((each for pair in found for each in pair[at]), judgement.protocol) for at in (0, 1))
+    every, missing = (shortest((each for pair in lacking for each in pair[at]), judgement.protocol) for at in (0, 1))
     try:
         ray.get(task(num_gpus=int(judgement.device == "cuda"))(_refuse_long).remote(judgement, every, missing))
     except RayTaskError as error:
@@ -47,14 +47,14 @@ def refuse_long_prompts(run: RunFolder, judgement: Judgement, names: Collection[
 
 def shortest(concepts: Iterable[Concept], protocol: Protocol) -> list[Concept]:
     """For each set of prompts the concept with the shortest class. Concepts that the protocol has no prompts for are left out."""
-    found: dict[object, Concept] = {}
+    by_prompts: dict[object, Concept] = {}
     for concept in concepts:
         try:
             prompts = protocol.templates_of(concept)
         except ProtocolError:
             continue
-        found[prompts] = min(found.get(prompts, concept), concept, key=lambda each: len(each.noun or ""))
-    return list(found.values())
+        by_prompts[prompts] = min(by_prompts.get(prompts, concept), concept, key=lambda each: len(each.noun or ""))
+    return list(by_prompts.values())
 
 
 def refuse_long_texts(scorer: ImageScorer, protocol: Protocol, concepts: Sequence[Concept]) -> None:

@@ -28,12 +28,12 @@ def leave_fragment(run: RunFolder, part: int, name: str, scores: pa.Table, featu
 
 def fragments(run: RunFolder) -> dict[int, list[str]]:
     """Part of the scores -> names of its fragments."""
-    found: dict[int, list[str]] = defaultdict(list)
+    by_part: dict[int, list[str]] = defaultdict(list)
     for file in sorted(run.storage.names(SCORING)):
         if file.startswith("scores@"):
             _, part, name = file.removesuffix(".parquet").split("@", 2)
-            found[int(part)].append(name)
-    return dict(found)
+            by_part[int(part)].append(name)
+    return dict(by_part)
 
 
 def take_in(

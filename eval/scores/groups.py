@@ -41,8 +41,8 @@ def refuse_unknown_column(column: str, carried: Collection[str]) -> None:
 def telling_column(concepts: Sequence[ConceptSummary]) -> str | None:
     """The default column to group by: the manifest's first carried column with a few different values."""
     for column in (*sorted({name for concept in concepts for name in concept.carried}), *OWN):
-        found = {_said(concept, column) for concept in concepts}
-        if FEWEST <= len(found) <= min(MOST, len(concepts) // 2):
+        values = {_said(concept, column) for concept in concepts}
+        if FEWEST <= len(values) <= min(MOST, len(concepts) // 2):
             return column
     return None
 

@@ -296,9 +296,9 @@ def _scored(scores: pa.Table | None, under: ScoredUnder, metrics: Collection[str
     if scores is None:
         return set()
     mine = made_under(scores, under)
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    metrics_of: dict[tuple[str, str], set[str]] = defaultdict(set)
     for name, fingerprint, metric in zip(
         *(mine[key].to_pylist() for key in ("concept", "fingerprint", "metric")), strict=True
     ):
-        found[name, fingerprint].add(metric)
-    return {word for word, present in found.items() if present.issuperset(metrics)}
+        metrics_of[name, fingerprint].add(metric)
+    return {word for word, present in metrics_of.items() if present.issuperset(metrics)}

@@ -24,17 +24,17 @@ def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Gen
 
     Raises ValueError if a prompt has no text besides the word.
     """
-    return [_score(encoded, metric, found, rng) for metric in METRICS for found in metric.measure(encoded, texts)]
+    return [_score(encoded, metric, measured, rng) for metric in METRICS for measured in metric.measure(encoded, texts)]
 
 
-def _score(encoded: Encoded, metric: Metric, found: Measurement, rng: np.random.Generator) -> Score:
+def _score(encoded: Encoded, metric: Metric, measured: Measurement, rng: np.random.Generator) -> Score:
     if encoded.avoids and not metric.of_negative:
-        nothing = np.full(len(found.values), np.nan)
-        found = Measurement(found.prompt, nothing, np.nan, np.nan)
-    value, (low, high) = mean(found.values), metric.interval(found.values, rng)
-    share = covered(value, found.floor, found.ceiling)
-    noun, wordless = (mean(found.without_word(encoded.of(kind))) for kind in FLOORS)
+        nothing = np.full(len(measured.values), np.nan)
+        measured = Measurement(measured.prompt, nothing, np.nan, np.nan)
+    value, (low, high) = mean(measured.values), metric.interval(measured.values, rng)
+    share = covered(value, measured.floor, measured.ceiling)
+    noun, wordless = (mean(measured.without_word(encoded.of(kind))) for kind in FLOORS)
     return Score(
-        encoded.concept, found.prompt, metric.name, value, len(found.values), low, high, found.floor, found.ceiling, share,
-        noun, wordless,
+        encoded.concept, measured.prompt, metric.name, value, len(measured.values), low, high, measured.floor, measured.ceiling,
+        share, noun, wordless,
     )  # fmt: skip

@@ -72,15 +72,15 @@ def decide(encoded: Encoded, texts: ClipScorer | None, protocol: Protocol) -> di
     """
     training = encoded.of("training")
     prompts = {(each.kind, each.prompt): each.stated for each in encoded.samples if each.kind in DRAWN_IN_ROUNDS}
-    found: dict[Prompt, int | None] = {}
+    enough_at: dict[Prompt, int | None] = {}
     for (kind, prompt), stated in prompts.items():
         features = encoded.of(kind, prompt)
         if kind == "edit" and texts is not None:
             values = text_similarity(features, texts.encode_texts([stated])[0])
         else:
             values = image_similarity(features, training)
-        found[kind, prompt] = enough(values, protocol.until_ci, most_of(kind, protocol))
-    return found
+        enough_at[kind, prompt] = enough(values, protocol.until_ci, most_of(kind, protocol))
+    return enough_at
 
 
 def most_of(kind: SampleKind, protocol: Protocol) -> int:

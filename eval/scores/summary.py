@@ -91,8 +91,8 @@ class ConceptSummary:
 
     def figure(self, name: str) -> float:
         """The figure with this name: one of metric_table.COLUMNS, or a field."""
-        found: float = self.more[name] if name in self.more else getattr(self, name, math.nan)
-        return found
+        value: float = self.more[name] if name in self.more else getattr(self, name, math.nan)
+        return value
 
     @property
     def no_effect(self) -> bool:
@@ -165,13 +165,13 @@ class Summary:
 
     def estimate(self, name: str) -> Estimate:
         """A headline column of metric_table.METRICS over the concepts."""
-        found = self.more.get(name, getattr(self, name, NOTHING))
-        return found if isinstance(found, Estimate) else NOTHING
+        value = self.more.get(name, getattr(self, name, NOTHING))
+        return value if isinstance(value, Estimate) else NOTHING
 
     def mean(self, name: str) -> float:
         """The mean of another column over the concepts; nan if it is not summarised."""
-        found = self.more.get(name, getattr(self, name, math.nan))
-        return found if isinstance(found, float) else math.nan
+        value = self.more.get(name, getattr(self, name, math.nan))
+        return value if isinstance(value, float) else math.nan
 
 
 def summarise(
@@ -226,7 +226,7 @@ def summarise(
     difficulties = _difficulties(current, rng)
     estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
     means = {each.name: _mean(column(each.name)) for each in COLUMNS if each.of in BOUNDS}
-    found: dict[str, Any] = {**means, **estimates}
+    figures: dict[str, Any] = {**means, **estimates}
     return Summary(
         done=len(words.keys() - failed),
         failed=len(failed),
@@ -235,8 +235,8 @@ def summarise(
         concepts=concepts,
         confusion=confusion,
         difficulties=difficulties,
-        more={name: value for name, value in found.items() if name not in own},
-        **{name: value for name, value in found.items() if name in own},
+        more={name: value for name, value in figures.items() if name not in own},
+        **{name: value for name, value in figures.items() if name in own},
     )
 
 
@@ -296,8 +296,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     written["no_effect"] = sum(concept.no_effect for concept in summary.concepts)
     written["difficulties"] = {name: without_nan(asdict(value)) for name, value in summary.difficulties.items()}
     if summary.confusion:
-        found = asdict(summary.confusion)
-        written["confusion"] = {name: found[name] for name in found if name != "by_concept"}
+        confusion = asdict(summary.confusion)
+        written["confusion"] = {name: confusion[name] for name in confusion if name != "by_concept"}
     return without_nan(written)
 
 
@@ -318,11 +318,11 @@ def _conditions(row: Mapping[str, Any]) -> ScoredUnder:
 
 
 def _only_conditions(scores: pa.Table) -> ScoredUnder | None:
-    found = {_conditions(row) for row in scores.select(CONDITIONS).to_pylist()}
-    if len(found) > 1:
-        differing = [name for name in CONDITIONS if len({getattr(each, name) for each in found}) > 1]
+    conditions = {_conditions(row) for row in scores.select(CONDITIONS).to_pylist()}
+    if len(conditions) > 1:
+        differing = [name for name in CONDITIONS if len({getattr(each, name) for each in conditions}) > 1]
         raise ValueError(f"these scores cannot be put together: they differ in {', '.join(differing)}")
-    return found.pop() if found else None
+    return conditions.pop() if conditions else None
 
 
 def mean_of(concepts: Sequence[ConceptSummary], figure: str, rng: np.random.Generator) -> Estimate:
@@ -344,14 +344,14 @@ def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estim
 
 
 def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: float) -> ConceptSummary:
-    found: dict[str, Any] = {name: value for metric in METRICS for name, value in _figures(metric, scores).items()}
+    figures: dict[str, Any] = {name: value for metric in METRICS for name, value in _figures(metric, scores).items()}
     own = {each.name for each in fields(ConceptSummary)}
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],
         kind=word["kind"], steps=word["steps"], seconds=word["seconds"], stopped_by=word["stopped_by"],
         carried=dict(word["carried"] or ()), nearest_own=nearest_own,
-        more={name: value for name, value in found.items() if name not in own},
-        **{name: value for name, value in found.items() if name in own},
+        more={name: value for name, value in figures.items() if name not in own},
+        **{name: value for name, value in figures.items() if name in own},
     )  # fmt: skip
 
 

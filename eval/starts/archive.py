@@ -67,7 +67,7 @@ class Archive:
 
 def read_archive(runs: Sequence[RunFolder], clip: str) -> Archive:
     """clip: name of the CLIP whose features are taken. Raises ArchiveError and StorageError."""
-    found: list[ArchivedWord] = []
+    archived: list[ArchivedWord] = []
     digests: set[str] = set()
     unlearned = unscored = 0
     for number, run in enumerate(runs):
@@ -91,12 +91,12 @@ def read_archive(runs: Sequence[RunFolder], clip: str) -> Archive:
                 digests.add(feature["clip_digest"])
                 vectors = {row["text_encoder"]: np.array(row["vectors"], np.float32) for row in rows}
                 seen = np.array(feature["training"], np.float32)
-                found.append(
+                archived.append(
                     ArchivedWord(
                         number, *key, first["placeholder"], first["initializer"] or "", first["kind"], vectors, seen
                     )
                 )
-    if not found:
+    if not archived:
         raise ArchiveError(
             f"no learned word of these runs has features of the CLIP {clip!r} ({unscored} are not scored by it, for "
             f"{unlearned} no step was taken): score the runs with jobs/evaluate.py, or name another --clip"
@@ -105,6 +105,6 @@ def read_archive(runs: Sequence[RunFolder], clip: str) -> Archive:
         raise ArchiveError(
             f"these runs were scored by {len(digests)} CLIPs named {clip!r} with different weights; take runs of one of them"
         )
-    if len({frozenset(word.vectors) for word in found}) > 1:
+    if len({frozenset(word.vectors) for word in archived}) > 1:
         raise ArchiveError("these runs learned words in different text encoders; take runs with the same --encoders")
-    return Archive(tuple(found), digests.pop(), unlearned, unscored)
+    return Archive(tuple(archived), digests.pop(), unlearned, unscored)

@@ -85,9 +85,9 @@ def _rows(words: list[ArchivedWord]) -> np.ndarray:
 
 def _split(rows: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The inverse of laying the text encoders' vectors behind one another; only V and D of a shape are counted."""
-    found, begin = {}, 0
+    parts, begin = {}, 0
     for name, shape in shapes.items():
         end = begin + shape[0] * shape[1]
-        found[name] = rows[begin:end].reshape(shape)
+        parts[name] = rows[begin:end].reshape(shape)
         begin = end
-    return found
+    return parts

@@ -60,7 +60,7 @@ def follow(
     torch.set_num_threads(1)
     settings = replace(settings, start="fitted", start_encoder="", start_clip="", early_stop="off")
     training = {each.concept.name: judge.encode_images(list(each.pixels)) for each in subjects}
-    found = []
+    looked = []
     for start, steps in looks.items():
         for first in range(0, len(subjects), TOGETHER):
             some = subjects[first : first + TOGETHER]
@@ -74,10 +74,10 @@ def follow(
                         words = {name: word.detach().cpu().numpy().copy() for name, word in slot.words.items()}
                         seen = _look(backbone, slot.concept, words, protocol, judge, texts)
                         likeness = image_similarity(seen[0], training[slot.concept.name]).mean()
-                        found.append(Looked(start, slot.concept.name, step, float(likeness), seen[1], seen[0]))
+                        looked.append(Looked(start, slot.concept.name, step, float(likeness), seen[1], seen[0]))
                 if step < max(steps):
                     train_step(backbone, slots)
-    return found
+    return looked
 
 
 def _look(

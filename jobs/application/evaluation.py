@@ -225,8 +225,8 @@ def _report(
     judges = []
     if request.dino:
         second = score_run(run.folder, run.judgement(session, request.dino))
-        found = summarise_run(run.folder, second.under)
-        judges.append(Judge(request.dino, found.reconstruction, found.subject_fidelity))
+        second_summary = summarise_run(run.folder, second.under)
+        judges.append(Judge(request.dino, second_summary.reconstruction, second_summary.subject_fidelity))
     configuration = {
         **run.configuration,
         "evaluated": asdict(scored.under),

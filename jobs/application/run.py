@@ -16,7 +16,7 @@ from cluster.addresses import ClusterError
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
-from jobs.application.night.catalogue import Catalogue, columns_digest, names_of, settle
+from jobs.application.night.catalogue import Catalogue, columns_digest, follow_manifest, names_of
 from jobs.application.night.gate_words import begin_gate, held_since
 from jobs.application.night.rates import measured, rate_of
 from jobs.application.phases import phase
@@ -88,9 +88,9 @@ class Run:
     def __init__(self, request: RunRequest, events: Listener, worker: "type[WorkerProcess] | None" = None) -> None:
         """Raises ManifestError, ModelError, StorageError and ValueError."""
         self.request, self.events, self.worker = request, events, worker
-        found = read_inputs(request)
-        self.manifest, self.protocol, self.model = found.manifest, found.protocol, found.model
-        self.settings, self.starts = found.settings, found.starts
+        inputs = read_inputs(request)
+        self.manifest, self.protocol, self.model = inputs.manifest, inputs.protocol, inputs.model
+        self.settings, self.starts = inputs.settings, inputs.starts
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         refuse_changed_since(self.folder, self.model)
         if said := doubt_of_exactly_once(self.folder.storage):
@@ -119,14 +119,14 @@ class Run:
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
         self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
-        self.catalogue = settle(
+        self.catalogue = follow_manifest(
             self.folder, self.manifest, planned, parts, self.today, self.events,
             only_this_manifest=self.request.only_this_manifest, retired_days=self.request.retired_days,
         )  # fmt: skip
         if self.gate is not None:
             begin_gate(self.folder)
         family = family_of(self.model.family)
-        there = {name: found for name, found in self.done.items() if name not in self.catalogue.returned}
+        there = {name: fingerprint for name, fingerprint in self.done.items() if name not in self.catalogue.returned}
         if self.gate is not None:
             there = accepted_among(self.folder, there)
         if restored := restore_public_files(self.folder, there, parts, family):
@@ -162,7 +162,7 @@ class Run:
         with phase(self.events, f"publishing {len(self.done)} words"):
             publish(self.folder, self.done, parts, concepts, gated=self.gate is not None)
         committed = self.folder.committed()
-        for name in [name for name, found in self.done.items() if (name, short(found)) not in committed]:
+        for name in [name for name, fingerprint in self.done.items() if (name, short(fingerprint)) not in committed]:
             reason = "its files are not in the run folder; the same command learns it again"
             self.failures[name] = Failure(name, "worker", reason, fingerprint=self.done.pop(name))
         publish_failures(self.folder, self.failures.values())
@@ -264,12 +264,14 @@ class Run:
 
     def _longest(self, left: Sequence[Concept]) -> tuple[Concept, ...]:
         """Of each set of prompts. With --skip-invalid a word that is too long is a failure of its own."""
-        found: dict[tuple[str, tuple[str, ...]], Concept] = {}
+        by_prompts: dict[tuple[str, tuple[str, ...]], Concept] = {}
         for concept in left:
             some = replace(concept, vectors=1) if self.request.skip_invalid else concept
             prompts = self.protocol.templates_of(some)
-            found[prompts] = max(found.get(prompts, some), some, key=lambda each: (each.vectors, len(each.noun or "")))
-        return tuple(found.values())
+            by_prompts[prompts] = max(
+                by_prompts.get(prompts, some), some, key=lambda each: (each.vectors, len(each.noun or ""))
+            )
+        return tuple(by_prompts.values())
 
     def _look(self, device: str) -> "NearestWords | None":
         if self.settings.start != "nearest":

@@ -71,21 +71,21 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
         raise NotComparedError(str(error)) from error
     except (StorageError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    found = differences(pairs)
+    compared = differences(pairs)
     first, second = _names([without_credentials(run.storage.url, options) for run in runs])
     held = [{concept.concept for concept in summary.concepts} for summary in summaries]
     only = (sorted(held[0] - held[1]), sorted(held[1] - held[0]))
-    page = page_of((first, second), under, found, pairs, only, (Grids(runs[0]), Grids(runs[1])))
+    page = page_of((first, second), under, compared, pairs, only, (Grids(runs[0]), Grids(runs[1])))
     output.write_bytes("index.html", page.encode("utf-8", "replace"))
     output.write_bytes("concepts.csv", csv_of(pairs).encode())
-    output.write_bytes("table.tex", latex_of(found, first, second).encode())
+    output.write_bytes("table.tex", latex_of(compared, first, second).encode())
     RunFolder(output).write_json(
-        "differences.json", {"a": first, "b": second, "differences": [_without_nan(asdict(each)) for each in found]}
+        "differences.json", {"a": first, "b": second, "differences": [_without_nan(asdict(each)) for each in compared]}
     )
     url = without_credentials(output.url, options)
-    events.say("diff", _said(found, pairs, only), n=len(pairs))
+    events.say("diff", _said(compared, pairs, only), n=len(pairs))
     events.say("page", f"page      {url.rstrip('/')}/index.html", url=url)
-    return DiffResult(url, tuple(found), tuple(pairs))
+    return DiffResult(url, tuple(compared), tuple(pairs))
 
 
 def _names(urls: list[str]) -> tuple[str, str]:
@@ -99,9 +99,9 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
-def _said(found: "list[Difference]", pairs: "list[ConceptPair]", only: tuple[list[str], list[str]]) -> str:
+def _said(compared: "list[Difference]", pairs: "list[ConceptPair]", only: tuple[list[str], list[str]]) -> str:
     lines = [f"compared  {len(pairs)} concepts of both runs; {len(only[0])} only in A, {len(only[1])} only in B"]
-    for each in found:
+    for each in compared:
         spread = "" if math.isnan(each.low) else f" ({each.low:+.3f} to {each.high:+.3f})"
         p = "" if math.isnan(each.p) else f", p = {each.p:.2g}"
         lines.append(f"  {each.figure}: {each.a:.3f} -> {each.b:.3f}, {each.change:+.3f}{spread} over {each.n}{p}")

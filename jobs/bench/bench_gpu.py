@@ -88,11 +88,11 @@ class Bench:
     def part(self, name: str, call: Callable[[], dict[Any, Any]]) -> dict[Any, Any]:
         """The result of `call`; {} if the time is up. A failure is reported, and the other parts go on."""
         began = time.monotonic()
-        found: dict[Any, Any] = {}
+        result: dict[Any, Any] = {}
         try:
             if began > self.ends:
                 raise TimeIsUpError
-            found = call()
+            result = call()
         except TimeIsUpError:
             self.skipped.append(f"{name}: no time was left")
         except Exception as error:  # noqa: BLE001 - a lent machine should not be given back without the other figures
@@ -100,7 +100,7 @@ class Bench:
             self.skipped.append(f"{name}: {type(error).__name__}: {said[:200]}")
         give_memory_back()
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-        return found
+        return result
 
     def seconds_each(self, call: Callable[[], object]) -> float:
         """Median seconds of a call, after a warm-up. Raises TimeIsUpError."""
@@ -196,15 +196,15 @@ def slots_of(count: int, backbone: Backbone, settings: InversionSettings = ENDLE
 
 def training(subject: Subject, folder: Path, bench: Bench, compiles: bool) -> dict[str, Any]:
     """The rates of one model, and whether its words depend on their neighbours."""
-    found: dict[str, Any] = {"slots": {}}
+    result: dict[str, Any] = {"slots": {}}
     backbone: Any = load_backbone(str(folder), bench.device, ModelSettings(bench.dtype))
     for count in bench.slots:
         measured = bench.part(f"{subject.name}: {count} slots", functools.partial(rates, backbone, count, bench))
-        found["slots"] |= {count: measured} if measured else {}
-    if len(found["slots"]) > 1:
-        found |= bench.part(f"{subject.name}: neighbours", functools.partial(neighbours, backbone))
+        result["slots"] |= {count: measured} if measured else {}
+    if len(result["slots"]) > 1:
+        result |= bench.part(f"{subject.name}: neighbours", functools.partial(neighbours, backbone))
     if compiles:
-        for mode, (count, measured) in itertools.product(get_args(FastMode), found["slots"].items()):
+        for mode, (count, measured) in itertools.product(get_args(FastMode), result["slots"].items()):
             name = f"{subject.name}: {count} slots, {mode}"
             fast = bench.part(name, functools.partial(fast_rate, backbone, count, mode, bench))
             measured |= {f"{each}_{mode}": value for each, value in fast.items()}
@@ -213,8 +213,8 @@ def training(subject: Subject, folder: Path, bench: Bench, compiles: bool) -> di
     give_memory_back()
     if subject.name != "sdxl":
         plain = functools.partial(plain_loop, subject, folder, bench, dtype)
-        found["plain"] = bench.part(f"{subject.name}: plain loop", plain)
-    return found
+        result["plain"] = bench.part(f"{subject.name}: plain loop", plain)
+    return result
 
 
 def plain_loop(subject: Subject, folder: Path, bench: Bench, dtype: torch.dtype) -> dict[str, float | None]:
@@ -304,20 +304,20 @@ def whole_job(subject: Subject, folder: Path, bench: Bench, concepts: int, steps
 @contextmanager
 def busy_gpu(file: Path, device: str) -> Iterator[dict[str, float]]:
     """Fills in "share": the mean of the GPU's utilisation, asked for five times a second."""
-    found: dict[str, float] = {}
+    busy: dict[str, float] = {}
     if device != "cuda":
-        yield found
+        yield busy
         return
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
     with file.open("w") as output:
         watcher = subprocess.Popen(command, stdout=output)
         try:
-            yield found
+            yield busy
         finally:
             watcher.terminate()
             watcher.wait(10)
     shares = [float(line) for line in file.read_text().split() if line.isdigit()]
-    found |= {"share": round(float(np.mean(shares)) / 100, 3)} if shares else {}
+    busy |= {"share": round(float(np.mean(shares)) / 100, 3)} if shares else {}
 
 
 def markdown(report: dict[str, Any]) -> str:

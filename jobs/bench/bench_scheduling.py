@@ -69,10 +69,10 @@ def resume_scan() -> dict[str, float]:
 
         def seconds(run: RunFolder) -> float:
             began = time.monotonic()
-            found = plan(concepts, run, model, "auto", SETTINGS, {})
+            planned = plan(concepts, run, model, "auto", SETTINGS, {})
             took = time.monotonic() - began
-            if found.left or found.failed or len(found.done) != COMMITTED:
-                raise RuntimeError(f"{len(found.done)} of {COMMITTED} concepts were found to be done")
+            if planned.left or planned.failed or len(planned.done) != COMMITTED:
+                raise RuntimeError(f"{len(planned.done)} of {COMMITTED} concepts were found to be done")
             return round(took, 1)
 
         here = RunFolder(Storage(f"{folder}/run"))

@@ -33,11 +33,13 @@ def main() -> None:
         )
         print("|---|---|---|---|---|")
         for concepts in CONCEPTS:
-            found = rates(concepts, NIGHTS, baseline=baseline)
+            measured = rates(concepts, NIGHTS, baseline=baseline)
             loss, noticed = (
-                ("none", "") if math.isnan(found.detectable) else (f"{found.detectable:.4f}", f"{found.noticed:.1%}")
+                ("none", "")
+                if math.isnan(measured.detectable)
+                else (f"{measured.detectable:.4f}", f"{measured.noticed:.1%}")
             )
-            print(f"| {concepts:,} | {found.quiet:.1%} | {loss} | {noticed} | {found.fifth:.1%} |", flush=True)
+            print(f"| {concepts:,} | {measured.quiet:.1%} | {loss} | {noticed} | {measured.fifth:.1%} |", flush=True)
         print()
 
 

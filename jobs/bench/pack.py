@@ -18,13 +18,13 @@ REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?")
 def needed(name: str, extras: frozenset[str], seen: dict[str, Distribution]) -> None:
     """Adds the package and all that it requires on this machine to `seen`."""
     try:
-        found = distribution(name)
+        package = distribution(name)
     except PackageNotFoundError:
         return  # for another system, or an extra that is not installed
-    if extras <= frozenset() and found.name in seen:
+    if extras <= frozenset() and package.name in seen:
         return
-    seen[found.name] = found
-    for requirement in found.requires or ():
+    seen[package.name] = package
+    for requirement in package.requires or ():
         wanted, _, condition = requirement.partition(";")
         if "extra ==" in condition and not any(f'"{extra}"' in condition for extra in extras):
             continue
@@ -33,9 +33,9 @@ def needed(name: str, extras: frozenset[str], seen: dict[str, Distribution]) -> 
             needed(match[1], frozenset(filter(None, (match[2] or "").split(","))), seen)
 
 
-def files_of(found: Distribution) -> Iterator[tuple[Path, str]]:
+def files_of(package: Distribution) -> Iterator[tuple[Path, str]]:
     """(path of a file, its path relative to the folder of packages)."""
-    for each in found.files or ():
+    for each in package.files or ():
         path = Path(str(each.locate()))
         if not str(each).startswith("..") and "__pycache__" not in each.parts and path.is_file():
             yield path, str(each)
@@ -47,8 +47,8 @@ def main(output: str) -> None:
     packages.pop("wordmint")
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(output, "w:gz", compresslevel=6) as archive:
-        for found in packages.values():
-            for path, name in files_of(found):
+        for package in packages.values():
+            for path, name in files_of(package):
                 archive.add(path, name)
     size = Path(output).stat().st_size / 2**20
     print(f"{output}: {len(packages)} packages, {size:.0f} MiB")

@@ -60,7 +60,7 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
         drawn = sample(backbone, [PROMPT] * pictures, range(pictures), {"<word>": word}, DRAWN)
         return float(image_similarity(clip.encode_images(list(drawn)), seen[to]).mean())
 
-    found = {}
+    kinds = {}
     for kind, settings in KINDS.items():
         settings = replace(settings, steps=steps, learning_rate=rate or settings.learning_rate)
         words, seconds = [], []
@@ -89,20 +89,20 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
             )
         }
         lengths = [float(np.linalg.norm(rows_of, axis=1).mean()) for word in words for rows_of in word.vectors.values()]
-        found[kind] = {
+        kinds[kind] = {
             "learning_rate": settings.learning_rate, "seconds_a_step": round(float(np.median(seconds)), 4),
             "similarity": round(float(np.mean(own)), 3), "before_training": round(float(np.mean(before)), 3),
             "mean_length": round(float(np.mean(lengths)), 3),
             "blend_similarity": {name: round(float(np.mean(values)), 3) for name, values in blends.items() if values},
         }  # fmt: skip
-    return found
+    return kinds
 
 
 def avoided(concepts: int, steps: int, pictures: int) -> dict[str, dict[str, float]]:
     """Concept -> distances from its pictures, without and with it as a negative word."""
     backbone, clip = load_backbone("mini"), load_clip("mini", "cpu")
     rows = [each for each in read_manifest(str(MANIFEST)).concepts if each.kind == "object" and each.noun][:concepts]
-    found = {}
+    nearness = {}
     for concept in rows:
         pixels = load_images(find_sources(concept), backbone.resolution, "centre").pixels
         seen = clip.encode_images(list(pixels))
@@ -112,12 +112,12 @@ def avoided(concepts: int, steps: int, pictures: int) -> dict[str, dict[str, flo
         while not ended:
             ended = train_step(backbone, [slot])
         words, prompt = {"<word>": ended[0][1].vectors}, f"a photo of a {concept.noun}"
-        found[concept.name] = {
+        nearness[concept.name] = {
             name: round(1 - float(image_similarity(clip.encode_images(list(drawn)), seen).mean()), 3)
             for name, asked in (("without", prompt), ("with", f"{prompt}{AGAINST}<word>"))
             for drawn in [sample(backbone, [asked] * pictures, range(pictures), words, DRAWN)]
         }
-    return found
+    return nearness
 
 
 def parser() -> argparse.ArgumentParser:

@@ -44,8 +44,8 @@ def agreement(judge: ImageScorer) -> list[bool]:
 
 def main() -> None:
     for judge in (load_clip(), OutlineScorer()):
-        found = agreement(judge)
-        print(f"{judge.name}: agrees with the eye on {sum(found)} of {len(found)} pairs, {np.mean(found):.0%}")
+        agreed = agreement(judge)
+        print(f"{judge.name}: agrees with the eye on {sum(agreed)} of {len(agreed)} pairs, {np.mean(agreed):.0%}")
 
 
 if __name__ == "__main__":

@@ -61,13 +61,13 @@ def find_sources(
     Raises ImageSetError when there are none or more than 1,000.
     """
     listings = [list_files(entry, storage_options or {}) for entry in concept.images]
-    found = {url: identity for listing in listings for url, identity in listing.files.items()}
+    pictures = {url: identity for listing in listings for url, identity in listing.files.items()}
     unusable = {each.url: each for listing in listings for each in listing.unusable}
-    if not found:
+    if not pictures:
         notes = [listing.note for listing in listings if listing.note]
         notes += [f"{each.url}: {each.reason}" for each in unusable.values()]
         raise ImageSetError(f"{concept.name}: no images found\n" + "\n".join(f"  {note}" for note in notes))
-    sources, count = with_sidecars(found, extras, storage_options or {})
+    sources, count = with_sidecars(pictures, extras, storage_options or {})
     if count > MAX_IMAGES:
         raise ImageSetError(
             f"{concept.name}: {count:,} images found, at most {MAX_IMAGES:,} are taken: a word "

@@ -13,18 +13,18 @@ ENDINGS = (".safetensors", ".pt", ".bin")
 
 def with_words(manifest: Manifest, folder: str | None, options: Mapping[str, Any]) -> Manifest:
     """Every concept with its word's file. Raises ValueError that names those without one, and StorageError."""
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     if folder is not None:
         place = Storage(folder, options)
         for name in place.identities():
             path = PurePosixPath(name)
             if path.suffix.lower() in ENDINGS:
-                if path.stem in found:
+                if path.stem in files:
                     raise ValueError(
                         f"{without_credentials(folder)} has two words for {path.stem}: {name} is one of them"
                     )
-                found[path.stem] = place.join(name)
-    concepts = [replace(each, word_file=each.word_file or found.get(each.name)) for each in manifest.concepts]
+                files[path.stem] = place.join(name)
+    concepts = [replace(each, word_file=each.word_file or files.get(each.name)) for each in manifest.concepts]
     if wordless := [each.name for each in concepts if not each.word_file]:
         where = (
             f"there is no {wordless[0]}.safetensors, .pt or .bin in {without_credentials(folder)}"

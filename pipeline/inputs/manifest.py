@@ -284,20 +284,20 @@ def _entry(column: str, reference: str, folder: str) -> str:
 
 def _captions(column: str, value: object) -> dict[str, str]:
     """From an object or a list of pairs, as text in CSV. Parquet has null where a row has none."""
-    found = value
+    captions = value
     if not isinstance(value, dict | list):
         text = _text(column, value)
         try:
-            found = json.loads(text, parse_constant=lambda _: None) if text else {}
+            captions = json.loads(text, parse_constant=lambda _: None) if text else {}
         except (ValueError, RecursionError):
-            found = None
-    if isinstance(found, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in found):
-        found = {str(name): said for name, said in found}  # a map, as pandas writes it into JSON
-    if not isinstance(found, dict):
+            captions = None
+    if isinstance(captions, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in captions):
+        captions = {str(name): said for name, said in captions}  # a map, as pandas writes it into JSON
+    if not isinstance(captions, dict):
         raise _WrongError(column, value, 'is no JSON object such as {"1.jpg": "my {} asleep"}, file names to sentences')
-    if len(found) > MAX_LIST:
-        raise _WrongError(column, value, f"has {len(found):,} sentences, at most {MAX_LIST:,} are taken")
-    return {name: _printable(column, said, MOST_SENTENCE) for name, said in found.items() if said is not None}
+    if len(captions) > MAX_LIST:
+        raise _WrongError(column, value, f"has {len(captions):,} sentences, at most {MAX_LIST:,} are taken")
+    return {name: _printable(column, said, MOST_SENTENCE) for name, said in captions.items() if said is not None}
 
 
 def _file(column: str, value: object, folder: str) -> str | None:

@@ -50,9 +50,9 @@ def with_sidecars(
     stems = {posixpath.splitext(url)[0] for url in kept}
     listed: dict[str, dict[str, str | None]] = {}
     spellings: dict[tuple[str, str], list[str]] = {}  # folder, a name in lower case -> the names that are so spelled
-    found: list[Source] = []
+    sources: list[Source] = []
     for url in kept:
-        found.append(Source(url, pictures[url]))
+        sources.append(Source(url, pictures[url]))
         if not extras.endings or Storage(url, options).is_web:
             continue
         folder, name = posixpath.split(url)
@@ -70,8 +70,8 @@ def with_sidecars(
             )
             if near:
                 each = near[0][-1]
-                found.append(Source(f"{folder}/{each}", listed[folder][each], role=role, picture=url))
-    return found, len(kept)
+                sources.append(Source(f"{folder}/{each}", listed[folder][each], role=role, picture=url))
+    return sources, len(kept)
 
 
 def sidecar_of(picture: str, sources: Sequence[Source], role: Role) -> Source | None:
@@ -89,8 +89,8 @@ def captions_of(concept: Concept, images: ImageSet) -> tuple[str | None, ...]:
     if unknown := sorted(concept.captions.keys() - set(names) - rejected):
         raise ValueError(f"the column captions names {unknown[0]!r}, which is not one of {', '.join(names[:5])}")
     from_files = images.captions or (None,) * len(names)
-    found = tuple(concept.captions.get(name) or caption for name, caption in zip(names, from_files, strict=True))
-    return found if any(found) else ()
+    captions = tuple(concept.captions.get(name) or caption for name, caption in zip(names, from_files, strict=True))
+    return captions if any(captions) else ()
 
 
 def caption_of(data: bytes) -> str:

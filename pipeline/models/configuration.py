@@ -35,12 +35,12 @@ def read_configuration(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigurationError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB: no configuration is")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not a JSON object ({error})") from None
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"{path} is not a JSON object but a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} is not a JSON object but a {type(content).__name__}")
+    return content
 
 
 def refuse_code(folder: Path) -> None:

@@ -56,14 +56,14 @@ class FastPasses:
                 self._fast = _captured(predict, noisy, times, conditioning)
             else:
                 _compile(denoiser, self.batch)
-            found = _gradient(self._fast, noisy, times, conditioning)
+            gradient = _gradient(self._fast, noisy, times, conditioning)
         except torch.OutOfMemoryError:
             self.undo()
             raise
         except Exception as error:
             self.undo()
             raise NotFasterError(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}") from error
-        alike = float(cosine_similarity(expected.flatten().double(), found.flatten().double(), dim=0))
+        alike = float(cosine_similarity(expected.flatten().double(), gradient.flatten().double(), dim=0))
         if not alike >= ALIKE:
             self.undo()
             raise NotFasterError(f"its gradient has a cosine of {alike:.4f} to the one computed as usual")

@@ -100,13 +100,13 @@ class FirstStage:
         if self._is_video:
             posterior = self.module.encode(images[:, :, None]).latent_dist
             return posterior.mean[:, :, 0], posterior.std[:, :, 0]
-        found: Any = self.module.encode(images)
+        encoded: Any = self.module.encode(images)
         if isinstance(self.module, AutoencoderDC):
-            return found.latent, torch.zeros_like(found.latent)
+            return encoded.latent, torch.zeros_like(encoded.latent)
         if isinstance(self.module, VQModel):
             # The U-Net of a vector-quantised model works before the codebook, which only the decoder looks into.
-            return found.latents, torch.zeros_like(found.latents)
-        return found.latent_dist.mean, found.latent_dist.std
+            return encoded.latents, torch.zeros_like(encoded.latents)
+        return encoded.latent_dist.mean, encoded.latent_dist.std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:

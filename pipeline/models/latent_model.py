@@ -225,11 +225,11 @@ class LatentModel(Backbone):
         return self.noising.scheduler(sampler, steps, self.tokens_of(size), self.device)
 
     def initial_vectors(self, text: str | None, count: int, names: Collection[str] = ()) -> dict[str, np.ndarray]:
-        found = {}
+        vectors = {}
         for name in names or self.text:
             encoder = self.text[name.removesuffix(OUT)]
-            found[name] = (encoder.initial_states if name.endswith(OUT) else encoder.initial_vectors)(text, count)
-        return found
+            vectors[name] = (encoder.initial_states if name.endswith(OUT) else encoder.initial_vectors)(text, count)
+        return vectors
 
     def usual_length(self, name: str) -> float:
         if name.endswith(OUT):

@@ -59,10 +59,10 @@ def cache_folder() -> Path:
 def _identities(store: Storage) -> dict[str, str | None]:
     """Path -> identity of the model's files: those of its folder and of the folders right inside."""
     paths = store.find()
-    found: dict[str, str | None] = {}
+    identities: dict[str, str | None] = {}
     for folder in sorted({posixpath.dirname(path) for path in paths}):
-        found |= {posixpath.join(folder, name): known for name, known in store.identities(folder).items()}
-    return found
+        identities |= {posixpath.join(folder, name): known for name, known in store.identities(folder).items()}
+    return identities
 
 
 def _fits(path: str, patterns: Sequence[str]) -> bool:

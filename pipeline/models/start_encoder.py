@@ -30,12 +30,12 @@ class StartEncoder:
     def vectors(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Pictures uint8 (N, R, R, 3) -> text encoder -> float32 (D,). R is at least 16."""
         seen = np.mean([_small(picture) for picture in pixels], axis=0)
-        found = {}
+        vectors = {}
         for name, kept in self.maps.items():
             mapped = kept["weight"] @ seen + kept["bias"]
             normal = (mapped - mapped.mean()) / np.sqrt(mapped.var() + 1e-5)
-            found[name] = (kept["mean"] + kept["std"] * normal).astype(np.float32)
-        return found
+            vectors[name] = (kept["mean"] + kept["std"] * normal).astype(np.float32)
+        return vectors
 
 
 def load_start_encoder(model: Model) -> StartEncoder:

@@ -17,20 +17,20 @@ def weight_files(folder: Path) -> tuple[str | None, list[Path]]:
 
     Raises ValueError for a folder with several variants and no plain weights.
     """
-    found: dict[str | None, list[Path]] = {}
+    by_variant: dict[str | None, list[Path]] = {}
     shards = set()
     for path in sorted(folder.glob(WEIGHTS)):
         if (named := NAMED.fullmatch(path.name)) and named[1] in _stems(folder):
-            found.setdefault(named[2] or named[4], []).append(path)
+            by_variant.setdefault(named[2] or named[4], []).append(path)
             shards |= {path} if named[3] else set()
-    if not found:
+    if not by_variant:
         return None, []
-    if None not in found and len(found) > 1:
+    if None not in by_variant and len(by_variant) > 1:
         raise ValueError(
-            f"{folder} has the variants {', '.join(map(str, sorted(map(str, found))))} alone: keep one of them"
+            f"{folder} has the variants {', '.join(map(str, sorted(map(str, by_variant))))} alone: keep one of them"
         )
-    variant = None if None in found else next(iter(found))
-    whole, parts = ([path for path in found[variant] if (path in shards) == sharded] for sharded in (False, True))
+    variant = None if None in by_variant else next(iter(by_variant))
+    whole, parts = ([path for path in by_variant[variant] if (path in shards) == sharded] for sharded in (False, True))
     if whole and parts:  # of both, diffusers reads what an index names, and transformers the whole file
         indexed = any(path.name.startswith("diffusion_") and INDEX.fullmatch(path.name) for path in folder.iterdir())
         return variant, parts if indexed else whole

@@ -106,8 +106,8 @@ class Protocol:
 
     def templates_for(self, concepts: Iterable[Concept]) -> tuple[str, ...]:
         """All prompts of these concepts, each once. Raises ProtocolError."""
-        found = (self.templates_of(concept) for concept in concepts)
-        return tuple(sorted({template for plain, edits in set(found) for template in (plain, *edits)}))
+        kinds = (self.templates_of(concept) for concept in concepts)
+        return tuple(sorted({template for plain, edits in set(kinds) for template in (plain, *edits)}))
 
     def difficulty_of(self, prompt: str) -> str | None:
         """The class of difficulty of a prompt with a word in it; None in a protocol that tells none apart."""
@@ -132,4 +132,4 @@ class Protocol:
 
 def fill(template: str, word: str, noun: str | None) -> str:
     """The prompt. In one pass: whatever word and noun hold, it is not read as a template again."""
-    return re.sub(r"\{(class)?\}", lambda found: (noun or "") if found[1] else word, template)
+    return re.sub(r"\{(class)?\}", lambda match: (noun or "") if match[1] else word, template)

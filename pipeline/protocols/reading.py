@@ -51,11 +51,11 @@ def read_protocol(data: bytes, place: str, *, shipped: bool = False) -> Protocol
     except ValueError as error:
         raise ProtocolError(f"{place}: not a TOML file: {error}") from error
     wrong: list[str] = []
-    found = _protocol(content, PurePath(place).stem.lower().replace(".", "-"), wrong)
+    fields = _protocol(content, PurePath(place).stem.lower().replace(".", "-"), wrong)
     if wrong:
         raise ProtocolError("\n".join(f"{place}: {each}" for each in wrong))
     digest = "" if shipped else hashlib.sha256(data).hexdigest()
-    return Protocol(**found, digest=digest)
+    return Protocol(**fields, digest=digest)
 
 
 def _protocol(content: Mapping[str, Any], stem: str, wrong: list[str]) -> dict[str, Any]:

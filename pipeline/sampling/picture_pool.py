@@ -65,11 +65,11 @@ class _Kept:
     futures: OrderedDict[str, Future[np.ndarray]] = field(default_factory=OrderedDict)
 
     def get(self, content: str) -> Future[np.ndarray] | None:
-        found = self.futures.get(content)
-        if found is None or (found.done() and found.exception() is not None):
+        future = self.futures.get(content)
+        if future is None or (future.done() and future.exception() is not None):
             return None
         self.futures.move_to_end(content)
-        return found
+        return future
 
     def add(self, content: str, future: Future[np.ndarray], most: int) -> None:
         self.futures[content] = future

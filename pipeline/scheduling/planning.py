@@ -80,11 +80,11 @@ def plan(
                 if isinstance(looked, Failure):
                     failed.append(looked)
                     continue
-                found, read = looked
-                if (key := (concept.name, short(found))) in committed:
-                    done[concept.name] = found
-                elif key in failed_before and not retry_failed and (before := _failure(run, concept.name, found)):
-                    failed.append(replace(before, fingerprint=found))
+                digest, read = looked
+                if (key := (concept.name, short(digest))) in committed:
+                    done[concept.name] = digest
+                elif key in failed_before and not retry_failed and (before := _failure(run, concept.name, digest)):
+                    failed.append(replace(before, fingerprint=digest))
                 else:
                     left.add(concept.name)
                     files[concept.name] = read
@@ -123,12 +123,12 @@ def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list
 
 def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, str]:
     """Concept -> path of its row, for words that were committed but not published before the driver died."""
-    found = {}
+    attempts = {}
     for file in run.storage.names(ATTEMPTS):
         name, *rest = file.split("@")
         if len(rest) == 3 and rest[2] == "embedding.parquet" and (name, rest[0]) in committed:
-            found[name] = f"{ATTEMPTS}/{file}"
-    return found
+            attempts[name] = f"{ATTEMPTS}/{file}"
+    return attempts
 
 
 def _known_from(run: RunFolder, path: str | None) -> Known:
@@ -147,8 +147,8 @@ def _known(table: Any) -> dict[str, Known]:
 
 def _by_url(sources: Sequence[Mapping[str, Any]]) -> Known:
     """Keyed by the stored URL, without credentials. Files whose URLs differ in a credential alone are read again."""
-    found: dict[str, Source] = {}
+    by_url: dict[str, Source] = {}
     for source in sources:
         url = without_credentials(source["url"])
-        found[url] = Source(url) if url in found else Source(**{**source, "url": url})
-    return found
+        by_url[url] = Source(url) if url in by_url else Source(**{**source, "url": url})
+    return by_url

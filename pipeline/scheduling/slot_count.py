@@ -121,9 +121,9 @@ def measure_pictures(backbone: Backbone, protocol: Protocol, resolution: int | N
         sample(backbone, [""] * count, range(count), {}, settings, resolution)
         return torch.cuda.max_memory_allocated(backbone.device) - before
 
-    found = most_that_fit(taken, room)
+    pictures = most_that_fit(taken, room)
     give_memory_back()
-    return found
+    return pictures
 
 
 def most_that_fit(taken: Callable[[int], float], room: float) -> int:

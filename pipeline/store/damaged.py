@@ -55,14 +55,14 @@ class DamagedFileError(StorageError):
 def object_of(data: bytes, path: str) -> dict[str, Any]:
     """The JSON object that a file holds. path: for the message. Raises DamagedFileError."""
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             f"{path} is damaged: {len(data):,} bytes that are not JSON ({str(error)[:100]})"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DamagedFileError(f"{path} is damaged: it holds no JSON object")
-    return found
+    return content
 
 
 def say_damaged(path: str, said: str) -> None:

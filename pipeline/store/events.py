@@ -114,7 +114,7 @@ class EventLog:
 
 def read_events(run: RunFolder) -> list[Event]:
     """The events of all drivers, by time. A damaged file is named in the log and left out."""
-    found: list[Event] = []
+    events: list[Event] = []
     for name in run.storage.names(FOLDER):
         path = f"{FOLDER}/{name}"
         try:
@@ -123,5 +123,5 @@ def read_events(run: RunFolder) -> list[Event]:
         except (DamagedFileError, StorageNotFoundError, pa.ArrowException, KeyError) as error:
             say_damaged(path, str(error))
             continue
-        found += [Event(**row) for row in rows if row["kind"] in get_args(EventKind)]
-    return sorted(found, key=lambda event: event.time)
+        events += [Event(**row) for row in rows if row["kind"] in get_args(EventKind)]
+    return sorted(events, key=lambda event: event.time)

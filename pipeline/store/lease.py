@@ -89,8 +89,8 @@ def _until(storage: Storage, path: str) -> float | None:
 
 
 def _numbers(storage: Storage, name: str) -> list[int]:
-    found = (re.fullmatch(re.escape(name) + r"-([0-9]{8,30})\.json", file) for file in storage.names(FOLDER))
-    return [int(match[1]) for match in found if match]
+    matches = (re.fullmatch(re.escape(name) + r"-([0-9]{8,30})\.json", file) for file in storage.names(FOLDER))
+    return [int(match[1]) for match in matches if match]
 
 
 def _path(name: str, number: int) -> str:

@@ -81,12 +81,12 @@ def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | 
         walked = (path for path in _names_below(root, _plain_part(pattern)) if matches(path))
     else:
         walked = glob.iglob(pattern, root_dir=root, include_hidden=True)  # noqa: PTH207 - relative to a folder
-    found = list(itertools.islice(walked, at_most + 1))
-    if len(found) > at_most:
+    paths = list(itertools.islice(walked, at_most + 1))
+    if len(paths) > at_most:
         raise ValueError(f"more than {at_most:,} names match")
     versions: dict[str, str | None] = {}
     seen: set[tuple[str, str]] = set()
-    for path in sorted(found, key=lambda path: (path.count("/"), path)):
+    for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         file = Path(root, path)
         place = (os.path.realpath(file.parent), file.name)
         if place not in seen and not file.is_dir():

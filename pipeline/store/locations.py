@@ -101,18 +101,18 @@ def all_without_credentials(value: Any, options: Mapping[str, Any] | None = None
 
 def _secrets(options: Mapping[str, Any], *, inside: bool = False) -> list[str]:
     """The longest first, as one may hold another. inside: of what is secret as a whole, such as a token that is an object."""
-    found = []
+    secrets = []
     for name, value in options.items():
         secret = inside or bool(SECRET_NAME.search(str(name)))
         if isinstance(value, Mapping):
-            found += _secrets(value, inside=secret)
+            secrets += _secrets(value, inside=secret)
         elif isinstance(value, list | tuple):
-            found += _secrets(dict(enumerate(value)), inside=secret)  # type: ignore[arg-type]
+            secrets += _secrets(dict(enumerate(value)), inside=secret)  # type: ignore[arg-type]
         elif secret and len(str(value)) >= SHORTEST_SECRET and not isinstance(value, bool):
             text = str(value)
             token = text.rpartition(" ")[2]  # of a header, without its "Bearer"
-            found += [text, token] if len(token) >= LONG_TOKEN else [text]
-    return sorted(found, key=len, reverse=True)
+            secrets += [text, token] if len(token) >= LONG_TOKEN else [text]
+    return sorted(secrets, key=len, reverse=True)
 
 
 def scheme_of(url: str) -> str:

@@ -47,12 +47,12 @@ def read_layout(run: RunFolder) -> dict[str, int]:
     parts.
     """
     try:
-        found = run.read_json(LAYOUT)
-        parts = {table: int(found[table]) for table in TABLES}
+        layout = run.read_json(LAYOUT)
+        parts = {table: int(layout[table]) for table in TABLES}
         if not all(1 <= count <= MOST_PARTS for count in parts.values()) or parts["samples"] % parts["scores"]:
-            raise DamagedFileError(f"{LAYOUT} is damaged: {str(found)[:200]} cannot be the numbers of parts")
+            raise DamagedFileError(f"{LAYOUT} is damaged: {str(layout)[:200]} cannot be the numbers of parts")
         if any(parts[table] not in counts for table, counts in _counts_of_names(run).items()):
-            raise DamagedFileError(f"{LAYOUT} is damaged: {str(found)[:200]} is not what the names of the parts say")
+            raise DamagedFileError(f"{LAYOUT} is damaged: {str(layout)[:200]} is not what the names of the parts say")
     except (KeyError, TypeError, ValueError, OverflowError, DamagedFileError) as error:
         parts = _layout_of_names(run)
         if len(parts) < len(TABLES):
@@ -63,18 +63,18 @@ def read_layout(run: RunFolder) -> dict[str, int]:
 
 def _layout_of_names(run: RunFolder) -> dict[str, int]:
     """The layout that the parts' names tell. Scores have as many parts as embeddings."""
-    found = {table: max(counts) for table, counts in _counts_of_names(run).items()}
-    return found | ({"scores": found["embeddings"]} if "embeddings" in found else {})
+    layout = {table: max(counts) for table, counts in _counts_of_names(run).items()}
+    return layout | ({"scores": layout["embeddings"]} if "embeddings" in layout else {})
 
 
 def _counts_of_names(run: RunFolder) -> dict[str, set[int]]:
     """Table -> what its parts' names say of their number, strangers' too; without tables that have no part."""
-    found = {}
+    counts_of = {}
     for table in ("embeddings", "samples"):
         named = (PART.fullmatch(name) for name in run.storage.names(table))
         if counts := {int(match[1]) for match in named if match}:
-            found[table] = counts
-    return found
+            counts_of[table] = counts
+    return counts_of
 
 
 def part_path(table: str, number: int, parts: int) -> str:

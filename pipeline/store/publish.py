@@ -113,7 +113,7 @@ def _publish_part(
             for name, fingerprint in missing.items()
             if name not in lost
         }
-        if gone_now := {name for name, found in fresh.items() if found is None}:
+        if gone_now := {name for name, row in fresh.items() if row is None}:
             # Another driver may have published them and removed their attempts since we read the part: look again.
             gone |= gone_now
             continue

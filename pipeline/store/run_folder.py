@@ -91,12 +91,12 @@ class RunFolder:
     def checkpoint(self, concept: str) -> Checkpoint | None:
         """The latest checkpoint, of whichever fingerprint; None if there is none."""
         try:
-            found = decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
+            checkpoint = decode_checkpoint(self.storage.read_bytes(_checkpoint(concept)))
         except StorageNotFoundError:
             return None
-        if found is None:
+        if checkpoint is None:
             say_damaged(_checkpoint(concept), "no checkpoint of this version")
-        return found
+        return checkpoint
 
     def forget_checkpoint(self, concept: str) -> None:
         self.storage.delete(_checkpoint(concept))
@@ -147,9 +147,9 @@ def doubt_of_exactly_once(storage: Storage) -> str:
     return ""
 
 
-def _record(kind: type[Record], found: Mapping[str, Any], path: str) -> Record:
+def _record(kind: type[Record], content: Mapping[str, Any], path: str) -> Record:
     try:
-        made = kind(**found)
+        made = kind(**content)
     except TypeError as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from None
     if not all(isinstance(getattr(made, name), str) for name in ("concept", "fingerprint")):

@@ -201,12 +201,12 @@ class Storage:
             }
 
         try:
-            found = self._try("list", folder, listed)
+            by_name = self._try("list", folder, listed)
         except StorageNotFoundError:
             return {}
-        if len(found) > at_most:
+        if len(by_name) > at_most:
             raise self._too_many(folder, at_most)
-        return {name: found[name] for name in sorted(found) if not name.endswith(PARTIAL)}
+        return {name: by_name[name] for name in sorted(by_name) if not name.endswith(PARTIAL)}
 
     def identity(self, path: str = "") -> str | None:
         """Of one file; None for one that is not there as well."""
@@ -219,10 +219,10 @@ class Storage:
 
     def _entries(self, folder: str, at_most: int) -> list[Entry]:
         """What lies right inside a store's folder. Raises StorageTooLargeError for more than `at_most` files and folders."""
-        found = entries(self._fs(), scheme_of(self.url), self._key(folder), at_most)
-        if len(found) > at_most:
+        listed = entries(self._fs(), scheme_of(self.url), self._key(folder), at_most)
+        if len(listed) > at_most:
             raise self._too_many(folder, at_most)
-        return found
+        return listed
 
     def _listed(self, folder: str) -> list[Entry]:
         """The same, for a path that may end in a slash; [] for no such folder."""
@@ -244,10 +244,10 @@ class Storage:
         def listed() -> list[str]:
             if not self.is_local:
                 return list(matching(self.folder(folder)._listed, "**", at_most))
-            found = list(itertools.islice(files_below(self.join(folder)), at_most + 1))
-            if len(found) > at_most:
+            files = list(itertools.islice(files_below(self.join(folder)), at_most + 1))
+            if len(files) > at_most:
                 raise self._too_many(folder, at_most)
-            return found
+            return files
 
         return self._list(folder, listed)
 
@@ -347,10 +347,10 @@ class Storage:
 
     def _list(self, folder: str, listed: Callable[[], list[str]]) -> list[str]:
         try:
-            found = self._try("list", folder, listed)
+            names = self._try("list", folder, listed)
         except StorageNotFoundError:
             return []
-        return sorted(name for name in found if not name.endswith(PARTIAL))
+        return sorted(name for name in names if not name.endswith(PARTIAL))
 
 
 def _version_in_store(info: Mapping[str, Any]) -> str | None:

@@ -128,18 +128,18 @@ def suited(
     """
     inputs = [name for name in keys if not name.endswith(OUT)]
     if len(inputs) == 1 and set(vectors) <= {FIRST, FIRST + OUT}:
-        found = {inputs[0] + name.removeprefix(FIRST): value for name, value in vectors.items()}
+        fitting = {inputs[0] + name.removeprefix(FIRST): value for name, value in vectors.items()}
     else:
-        found = {encoder: vectors[key] for encoder, key in keys.items() if key in vectors}
-    if len(found) != len(vectors):
+        fitting = {encoder: vectors[key] for encoder, key in keys.items() if key in vectors}
+    if len(fitting) != len(vectors):
         has = ", ".join(name.replace(FIRST, "one text encoder") for name in sorted(vectors))
         behind = any(name.endswith(OUT) for name in vectors)
         wanted_keys = [key for key in keys.values() if behind or not key.endswith(OUT)]
         raise WordFileError(f"the word has vectors for {has}; this model's text encoders are {', '.join(wanted_keys)}")
-    wide = {name: value.shape[1] for name, value in found.items()}
+    wide = {name: value.shape[1] for name, value in fitting.items()}
     if widths is not None and wide != (wanted := {name: widths.get(name, wide[name]) for name in wide}):
         raise WordFileError(f"the word has vectors as wide as {_widths(wide)}, but the model's are {_widths(wanted)}")
-    return found
+    return fitting
 
 
 def is_negative(data: bytes) -> bool:

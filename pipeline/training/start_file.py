@@ -126,13 +126,15 @@ def decode_start_file(data: bytes) -> StartFile:
     if lacking := [name for name in STATED if not stated.get(name)]:
         raise StartFileError(f"it does not state its {lacking[0].replace('_', ' ')}, so it is no start file; {ANEW}")
     mean = tensors.pop("mean", np.empty(0))
-    found: dict[tuple[str, int], dict[str, dict[str, np.ndarray]]] = {}
+    by_kind: dict[tuple[str, int], dict[str, dict[str, np.ndarray]]] = {}
     for name, value in tensors.items():
         if not (match := TENSOR.fullmatch(name)) or value.dtype != np.float32 or not np.isfinite(value).all():
             raise StartFileError(f"its tensor {name[:100]!r} is not one of a start file, or not finite; {ANEW}")
         kind, count, encoder, part = match.groups()
-        found.setdefault((kind, int(count)), {}).setdefault(encoder, {})[part] = value
-    maps = {key: {name: _map(name, parts, key[1], mean) for name, parts in some.items()} for key, some in found.items()}
+        by_kind.setdefault((kind, int(count)), {}).setdefault(encoder, {})[part] = value
+    maps = {
+        key: {name: _map(name, parts, key[1], mean) for name, parts in some.items()} for key, some in by_kind.items()
+    }
     if len({frozenset(some) for some in maps.values()}) != 1:
         raise StartFileError(f"its maps are not all of the same text encoders; {ANEW}")
     model, model_digest, clip, clip_digest, fitted_to = (stated[name] for name in STATED)

@@ -19,8 +19,8 @@ def measure(encoded: Encoded, texts: ClipScorer | None) -> Iterator[Measurement]
     def copied(pictures: Floats) -> Floats:
         if np.isnan(limit):
             return np.full(len(pictures), np.nan)
-        found: Floats = ((pictures.astype(np.float64) @ training.T).max(axis=1) > limit).astype(np.float64)
-        return found
+        copies: Floats = ((pictures.astype(np.float64) @ training.T).max(axis=1) > limit).astype(np.float64)
+        return copies
 
     untrained = mean(copied(encoded.of("untrained", encoded.plain_prompt)))
     yield Measurement(encoded.plain_prompt, copied(encoded.plain), untrained, 1.0)

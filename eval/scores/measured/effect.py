@@ -27,8 +27,8 @@ def _changes(encoded: Encoded, prompt: str) -> Floats:
     """`effect` of the pairs of pictures of the prompt that began with the same noise."""
 
     def by_seed(kind: SampleKind) -> dict[int, int]:
-        found = ((place, each) for place, each in enumerate(encoded.samples) if each.kind == kind)
-        return {each.seed: place for place, each in found if each.prompt == prompt}
+        drawn = ((place, each) for place, each in enumerate(encoded.samples) if each.kind == kind)
+        return {each.seed: place for place, each in drawn if each.prompt == prompt}
 
     learned, untrained = by_seed("reconstruction"), by_seed("untrained")
     shared = [seed for seed in learned if seed in untrained]

@@ -34,9 +34,9 @@ def chooser(
     def pictures_of(word: str) -> list[Any]:
         if word not in own:
             row = rows[word]
-            found = read_table(run, part_path("samples", shard_of(row["concept"], parts), parts))
+            table = read_table(run, part_path("samples", shard_of(row["concept"], parts), parts))
             samples = (
-                [] if found is None else samples_of(found.filter(IS_TRAINING & (pc.field("concept") == row["concept"])))
+                [] if table is None else samples_of(table.filter(IS_TRAINING & (pc.field("concept") == row["concept"])))
             )
             own[word] = [decode_drawn(each.png) for each in samples]
         return own[word]

@@ -171,12 +171,12 @@ def _blended(blend: Blend, words: Words) -> dict[str, np.ndarray]:
 def _negative_words(rows: Rows, urls: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     from pipeline.store.word_files import MAX_BYTES, decode_word, is_negative
 
-    found = {row["placeholder"] for row in rows if row["kind"] == "negative"}
+    negative = {row["placeholder"] for row in rows if row["kind"] == "negative"}
     for url in urls:
         data = Storage(url, options).read_bytes(at_most=MAX_BYTES)
         if is_negative(data):
-            found.add(decode_word(data)[0] or PurePosixPath(url).stem)
-    return sorted(found)
+            negative.add(decode_word(data)[0] or PurePosixPath(url).stem)
+    return sorted(negative)
 
 
 def _refuse_negative_words(prompts: Sequence[str], negative: list[str]) -> None:
@@ -211,7 +211,7 @@ def _bare_words(prompts: Sequence[str], known: Sequence[str]) -> list[tuple[str,
     from pipeline.sampling.generation import words_in
 
     names = {word[1:-1].lower(): word for word in known if word.startswith("<") and word.endswith(">")}
-    found = []
+    uses = []
     for prompt in prompts:
         used = words_in(prompt, list(known))
         plain = prompt
@@ -223,8 +223,8 @@ def _bare_words(prompts: Sequence[str], known: Sequence[str]) -> list[tuple[str,
                 f"prompt {prompt!r}: {bare[0][1:-1]} without brackets is plain text, not the word {bare[0]}; write "
                 f"{bare[0]}, or describe the thing in other words"
             )
-        found += [(prompt, word) for word in dict.fromkeys(bare) if word not in used]
-    return found
+        uses += [(prompt, word) for word in dict.fromkeys(bare) if word not in used]
+    return uses
 
 
 def _unused(output: Storage) -> Storage:

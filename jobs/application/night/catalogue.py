@@ -39,11 +39,11 @@ def look_at(run: RunFolder, manifest: Manifest, planned: Plan, *, only_this_mani
     theirs = frozenset() if only_this_manifest else listed(_others(run, manifest)) - mine
     retired = frozenset(word.concept for word in retired_words(run))
     back = {(word.concept, word.short) for word in retired_words(run)}
-    returned = frozenset(name for name, found in planned.done.items() if (name, found[:16]) in back)
+    returned = frozenset(name for name, fingerprint in planned.done.items() if (name, fingerprint[:16]) in back)
     return Catalogue(words & theirs, words - mine - theirs, retired - mine - theirs, returned)
 
 
-def settle(
+def follow_manifest(
     run: RunFolder,
     manifest: Manifest,
     planned: Plan,
@@ -55,7 +55,7 @@ def settle(
     retired_days: int,
 ) -> Catalogue:
     """Writes the manifest's list, retires what is gone, brings back what returned, and says so."""
-    found = look_at(run, manifest, planned, only_this_manifest=only_this_manifest)
+    catalogue = look_at(run, manifest, planned, only_this_manifest=only_this_manifest)
     others = _others(run, manifest)
     for one in others:
         if only_this_manifest:
@@ -63,12 +63,12 @@ def settle(
         else:
             write_list(run, one)  # of a folder of an older version there was none yet
     write_list(run, ManifestList(manifest.url, names_of(manifest), manifest.types))
-    bring_back(run, {name: planned.done[name] for name in found.returned})
+    bring_back(run, {name: planned.done[name] for name in catalogue.returned})
     names = listed(read_lists(run))
     retire(run, names, parts, today)
     removed = forget_old(run, today, retired_days)
-    _say(found, removed, retired_days, events)
-    return Catalogue(found.others, found.gone, retired_names(run, names), found.returned)
+    _say(catalogue, removed, retired_days, events)
+    return Catalogue(catalogue.others, catalogue.gone, retired_names(run, names), catalogue.returned)
 
 
 def names_of(manifest: Manifest) -> tuple[str, ...]:
@@ -95,25 +95,26 @@ def _others(run: RunFolder, manifest: Manifest) -> list[ManifestList]:
     return [ManifestList(before, words)] if words and before != manifest.url else []
 
 
-def _say(found: Catalogue, removed: Collection[str], days: int, events: Listener) -> None:
-    if found.gone:
-        said = f"retired   {words(len(found.gone))} no longer in the manifest{_named(found.gone)}; "
+def _say(catalogue: Catalogue, removed: Collection[str], days: int, events: Listener) -> None:
+    if catalogue.gone:
+        said = f"retired   {words(len(catalogue.gone))} no longer in the manifest{_named(catalogue.gone)}; "
         kept = (
             f"kept for {days} days, and back at once if the row returns" if days > 0 else "removed (--retired-days 0)"
         )
-        events.say("retired", said + kept, concepts=sorted(found.gone))
-    if found.returned:
-        said = f"returned  {words(len(found.returned))} in the manifest again{_named(found.returned)}, and done without training"
-        events.say("returned", said, concepts=sorted(found.returned))
+        events.say("retired", said + kept, concepts=sorted(catalogue.gone))
+    if catalogue.returned:
+        said = f"returned  {words(len(catalogue.returned))} in the manifest again{_named(catalogue.returned)}"
+        said += ", and done without training"
+        events.say("returned", said, concepts=sorted(catalogue.returned))
     if removed:
         said = f"removed   {len(removed)} retired {'word' if len(removed) == 1 else 'words'} after {days} days{_named(removed)}"
         events.say("removed", said, concepts=sorted(removed))
-    if found.others:
+    if catalogue.others:
         said = (
-            f"others    {words(len(found.others))} only in other manifests of this run folder{_named(found.others)}; they stay "
-            "(--only-this-manifest retires them)"
+            f"others    {words(len(catalogue.others))} only in other manifests of this run folder{_named(catalogue.others)}; "
+            "they stay (--only-this-manifest retires them)"
         )
-        events.say("others", said, concepts=sorted(found.others))
+        events.say("others", said, concepts=sorted(catalogue.others))
 
 
 def words(count: int) -> str:

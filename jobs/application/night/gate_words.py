@@ -54,11 +54,11 @@ def gate_words(run: RunFolder, summary: "Summary", rule: "Rule", keep: int, even
             if each.concept not in listed | candidates and f"{each.concept}.safetensors" in public
         ]  # fmt: skip
         judged += [replace(judged_word(each, now, under), state="accepted") for each in before]
-        found = judge_words(fresh, accepted_of(judged), under, rule)
-        rows = {each.concept: judged_word(each, now, under, found.held.get(each.concept, "")) for each in fresh}
-        held = [row for name, row in rows.items() if name in found.held]
+        verdicts = judge_words(fresh, accepted_of(judged), under, rule)
+        rows = {each.concept: judged_word(each, now, under, verdicts.held.get(each.concept, "")) for each in fresh}
+        held = [row for name, row in rows.items() if name in verdicts.held]
         others = [word for word in judged if not (word.state == "candidate" and word.concept in rows)]
-        accepting = [row for name, row in rows.items() if name not in found.held]
+        accepting = [row for name, row in rows.items() if name not in verdicts.held]
         if fresh or before:
             accept(run, [*others, *held], accepting, keep)
         for name, word in accepted_of(judged).items():
@@ -69,10 +69,10 @@ def gate_words(run: RunFolder, summary: "Summary", rule: "Rule", keep: int, even
     waits = len(waiting(run)) - len(held)
     if fresh or waits:
         events.say(
-            "gate", "\n".join(_said(found, len(accepting), waits)), accepted=[word.concept for word in accepting],
-            held=dict(found.held), waiting=waits,
+            "gate", "\n".join(_said(verdicts, len(accepting), waits)), accepted=[word.concept for word in accepting],
+            held=dict(verdicts.held), waiting=waits,
         )  # fmt: skip
-    return dict(found.held)
+    return dict(verdicts.held)
 
 
 def held_since(run: RunFolder, day: date) -> dict[str, str]:
@@ -88,12 +88,12 @@ def promote(run: RunFolder, names: Sequence[str], keep: int, *, everything: bool
     """Makes candidates public, whatever the gate said. Returns their concepts. Raises ValueError for a name without one."""
     with lease(run.storage, "gate"):
         judged = read_judged(run)
-        found = {word.concept: word for word in judged if word.state == "candidate"}
-        if unknown := sorted(set(names) - found.keys()):
-            has = f"candidates are {', '.join(sorted(found)[:SHOWN])}" if found else "there is no candidate"
+        candidates = {word.concept: word for word in judged if word.state == "candidate"}
+        if unknown := sorted(set(names) - candidates.keys()):
+            has = f"candidates are {', '.join(sorted(candidates)[:SHOWN])}" if candidates else "there is no candidate"
             raise ValueError(f"--promote {unknown[0]}: no candidate of this name was judged in this run folder; {has}")
-        chosen = sorted(found if everything else set(names))
-        accept(run, judged, [replace(found[name], since=_now()) for name in chosen], keep)
+        chosen = sorted(candidates if everything else set(names))
+        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep)
     return tuple(chosen)
 
 
@@ -110,14 +110,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _said(found: "Judged", accepted: int, waits: int) -> list[str]:
+def _said(verdicts: "Judged", accepted: int, waits: int) -> list[str]:
     def words(count: int) -> str:
         return f"{count} new word{'s' * (count != 1)}"
 
-    lines = [f"gate      {words(accepted)} accepted, {len(found.held)} held back as candidates"]
-    if found.again and found.again < found.fewest:
+    lines = [f"gate      {words(accepted)} accepted, {len(verdicts.held)} held back as candidates"]
+    if verdicts.again and verdicts.again < verdicts.fewest:
         lines.append(
-            f"  too few to test over words: {found.again} learned again, it takes {found.fewest}; each was judged by itself"
+            f"  too few to test over words: {verdicts.again} learned again, it takes {verdicts.fewest}; each was judged by itself"
         )
     lines += [
         f"  {each.metric} over {each.n} words learned again: {each.before:.4f} -> {each.after:.4f}, p = {each.p:.2g}"
@@ -126,12 +126,12 @@ def _said(found: "Judged", accepted: int, waits: int) -> list[str]:
             if math.isnan(each.detectable)
             else f"; a loss of {each.detectable:.4f} would have been noticed four times in five"
         )
-        for each in found.comparisons
-        if found.again >= found.fewest
+        for each in verdicts.comparisons
+        if verdicts.again >= verdicts.fewest
     ]
-    lines += [f"  {name}: {why}" for name, why in sorted(found.held.items())[:SHOWN]]
-    lines += [f"  and {len(found.held) - SHOWN} more"] if len(found.held) > SHOWN else []
-    if found.held:
+    lines += [f"  {name}: {why}" for name, why in sorted(verdicts.held.items())[:SHOWN]]
+    lines += [f"  and {len(verdicts.held) - SHOWN} more"] if len(verdicts.held) > SHOWN else []
+    if verdicts.held:
         lines.append("  jobs/promote.py RUN --promote NAME, or --promote-all, makes them public all the same")
     if waits:
         lines.append(f"  {waits} candidates wait from earlier runs")

@@ -77,35 +77,35 @@ def plan_run(request: RunRequest, price: float | None = None) -> PlannedRun:
 
 def _planned(request: RunRequest, inputs: RunInputs, run: RunFolder, price: float | None) -> PlannedRun:
     made = recorded_run(run)
-    found = plan(
+    planned = plan(
         inputs.manifest.concepts, run, inputs.model, request.model_settings.label, inputs.settings,
         dict(run.storage.options), retry_failed=request.retry_failed,
         retired={(word.concept, word.short) for word in retired_words(run)},
     )  # fmt: skip
-    catalogue = look_at(run, inputs.manifest, found, only_this_manifest=request.only_this_manifest)
-    words = _words(run, found.files)
+    catalogue = look_at(run, inputs.manifest, planned, only_this_manifest=request.only_this_manifest)
+    words = _words(run, planned.files)
     settings = _changed_settings(made, request, inputs)
     changed, again = {}, []
-    for concept in found.left:
+    for concept in planned.left:
         if concept.name in words:
-            files = found.files[concept.name]
+            files = planned.files[concept.name]
             changed[concept.name] = _changes(concept, words[concept.name], files, settings)
-        elif concept.name in found.files:
+        elif concept.name in planned.files:
             again.append(concept.name)
     rate = rate_of(made, inputs.settings)
     workers = request.placement.workers or rate.workers
     return PlannedRun(
         without_credentials(run.storage.url),
-        tuple(each.name for each in found.left if each.name not in found.files),
+        tuple(each.name for each in planned.left if each.name not in planned.files),
         changed,
         tuple(again),
         tuple(sorted(catalogue.gone)),
         tuple(sorted(catalogue.returned)),
-        {each.concept: each for each in (*inputs.manifest.failures, *found.failed)},
-        tuple(sorted(found.done)),
+        {each.concept: each for each in (*inputs.manifest.failures, *planned.failed)},
+        tuple(sorted(planned.done)),
         rate,
         workers,
-        rate.seconds(len(found.left), workers),
+        rate.seconds(len(planned.left), workers),
         price,
         frozenset(inputs.manifest.types),
     )
@@ -116,12 +116,12 @@ def _words(run: RunFolder, names: Collection[str]) -> dict[str, dict[str, Any]]:
     if not names:
         return {}
     parts = read_layout(run)["embeddings"]
-    found: dict[str, dict[str, Any]] = {}
+    rows_of: dict[str, dict[str, Any]] = {}
     for number in sorted({shard_of(name, parts) for name in names}):
         table = read_table(run, part_path("embeddings", number, parts), OF_A_WORD)
         rows = [] if table is None else table.to_pylist()
-        found |= {row["concept"]: row for row in rows if row["concept"] in names}
-    return found
+        rows_of |= {row["concept"]: row for row in rows if row["concept"] in names}
+    return rows_of
 
 
 def _changes(
@@ -165,27 +165,27 @@ def _name(url: str) -> str:
     return PurePosixPath(url.rpartition("://")[2]).name
 
 
-def lines_of_plan(found: PlannedRun) -> list[str]:
+def lines_of_plan(planned: PlannedRun) -> list[str]:
     """The plan as lines of text."""
-    said = [f"plan      {found.url}; nothing is started"]
-    for title, names in (("new", found.new), ("again", found.again)):
+    said = [f"plan      {planned.url}; nothing is started"]
+    for title, names in (("new", planned.new), ("again", planned.again)):
         said += [f"{title:<9} {len(names)}{_listed(names)}"] if names else []
     for title, reasons in (
-        ("changed", {name: ", ".join(why) for name, why in found.changed.items()}),
-        ("failed", {name: failure.reason for name, failure in found.failed.items()}),
+        ("changed", {name: ", ".join(why) for name, why in planned.changed.items()}),
+        ("failed", {name: failure.reason for name, failure in planned.failed.items()}),
     ):
         if reasons:
             said.append(f"{title:<9} {len(reasons)}" + (", not tried again" if title == "failed" else ""))
             said += [f"  {name}: {why}" for name, why in sorted(reasons.items())[:SHOWN]]
             said += [f"  and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
-    for title, names in (("gone", found.gone), ("returned", found.returned), ("done", found.done)):
+    for title, names in (("gone", planned.gone), ("returned", planned.returned), ("done", planned.done)):
         said += [f"{title:<9} {len(names)}{_listed(names)}"] if names else []
-    if not found.to_learn:
+    if not planned.to_learn:
         return [*said, "time      no word to learn"]
-    workers = f"{found.workers} worker{'s' * (found.workers != 1)}"
-    said.append(f"time      about {duration(found.seconds)} with {workers}: {found.rate.source}")
-    if found.money is not None:
-        said.append(f"money     about {found.money:,.2f}, at {found.price:g} an hour and worker")
+    workers = f"{planned.workers} worker{'s' * (planned.workers != 1)}"
+    said.append(f"time      about {duration(planned.seconds)} with {workers}: {planned.rate.source}")
+    if planned.money is not None:
+        said.append(f"money     about {planned.money:,.2f}, at {planned.price:g} an hour and worker")
     return said
 
 

@@ -25,8 +25,8 @@ class Starts:
     @property
     def digest(self) -> str:
         """What identifies it in fingerprints; "" for neither."""
-        found = self.encoder or self.file
-        return found.digest if found else ""
+        start = self.encoder or self.file
+        return start.digest if start else ""
 
     def features(self, clip: str, device: str) -> ImageFeatures | None:
         if self.file is None:

@@ -69,13 +69,13 @@ def load_drawings(folder: Path) -> Drawings:
         sets = {icon: sum(icon.replace("-", "") in known for known in spelled.values()) for icon in every}
         names = [icon for icon in every if sets[icon] > 1 or icon in wanted]
         names = list({name.replace("-", ""): name for name in names}.values())
-        found: list[tuple[int, np.ndarray]] = []
+        drawings: list[tuple[int, np.ndarray]] = []
         for each in JUDGED_SETS:
             for thing, name in enumerate(names):
                 if (icon := spelled[each.name].get(name.replace("-", ""))) is not None:
                     drawn = np.asarray(art.rasterise(read[each.name], icon, SIDE))
-                    found.append((thing, drawn.transpose(2, 0, 1)))
-        of, sprites = zip(*found, strict=True)
+                    drawings.append((thing, drawn.transpose(2, 0, 1)))
+        of, sprites = zip(*drawings, strict=True)
         np.savez(cached, sprites=np.stack(sprites), things=np.array(of), names=np.array(names))
     loaded = np.load(cached)
     shown = tuple(str(name) for name in loaded["names"])

@@ -39,16 +39,16 @@ def _unnamed(folder: Path) -> Art:
     icons: dict[str, str] = json.loads((package / "chars.json").read_text(encoding="utf-8"))
     taken = {code.lower().removesuffix("-fe0f") for code in things().values()}
     given_away = {word for name in held_out_things() for word in name.replace("-", " ").split()}
-    found = {}
+    drawings = {}
     for spelling, name in sorted(icons.items()):
         code = spelling.removesuffix("-fe0f")
         if "-" in code or code in taken or given_away & set(name.split("-")):
             continue
         try:
-            found[name] = draw_thing(folder, code, PIXELS)
+            drawings[name] = draw_thing(folder, code, PIXELS)
         except KeyError:
             continue
-    return Art(tuple(found), np.stack(list(found.values())))
+    return Art(tuple(drawings), np.stack(list(drawings.values())))
 
 
 def _likeness(art: Art, others: Art) -> np.ndarray:

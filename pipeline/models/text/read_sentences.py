@@ -48,16 +48,16 @@ class ReadSentences:
         """ids: int64 (B, L) on the CPU. read: the states of sentences (L,) that were not read before."""
         keys = [row.numpy().tobytes() for row in ids]
         with self._in_use:  # one thread trains and another may draw
-            found = {key: self._kept[key] for key in keys if key in self._kept}
-            new = {key: row for key, row in zip(keys, ids, strict=True) if key not in found}
-            found |= dict(zip(new, read(list(new.values())), strict=True)) if new else {}
+            states = {key: self._kept[key] for key in keys if key in self._kept}
+            new = {key: row for key, row in zip(keys, ids, strict=True) if key not in states}
+            states |= dict(zip(new, read(list(new.values())), strict=True)) if new else {}
             for key in new:
-                self._kept[key] = found[key]
-                self._bytes += found[key].nbytes
-            for key in found:
+                self._kept[key] = states[key]
+                self._bytes += states[key].nbytes
+            for key in states:
                 self._kept.move_to_end(key)
             while self._bytes > KEPT_BYTES:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        said = [found[key] for key in keys]
+        said = [states[key] for key in keys]
         summaries = [each.summary for each in said if each.summary is not None]
         return States(torch.cat([each.states for each in said]), torch.cat(summaries) if summaries else None)

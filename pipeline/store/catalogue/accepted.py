@@ -86,7 +86,11 @@ def accepted_among(run: RunFolder, done: Mapping[str, str]) -> dict[str, str]:
     newest words.
     """
     accepted = accepted_of(read_judged(run))
-    return {name: found for name, found in done.items() if name in accepted and accepted[name].fingerprint == found}
+    return {
+        name: fingerprint
+        for name, fingerprint in done.items()
+        if name in accepted and accepted[name].fingerprint == fingerprint
+    }
 
 
 def waiting(run: RunFolder) -> set[str]:
@@ -167,7 +171,7 @@ def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]
     from pipeline.store.word_files import decode_word, suited  # it imports torch
 
     accepted, held = accepted_of(read_judged(run)), waiting(run)
-    found = []
+    public = []
     for row in rows:
         word = accepted.get(row["concept"])
         if word is None and row["concept"] in held:
@@ -178,8 +182,8 @@ def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]
             if mine is None:
                 continue
             row = {**row, "fingerprint": word.fingerprint, "placeholder": placeholder, "vectors": mine.tolist()}
-        found.append(row)
-    return found
+        public.append(row)
+    return public
 
 
 def _previous(word: JudgedWord) -> str:

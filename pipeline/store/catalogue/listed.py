@@ -49,12 +49,12 @@ def listed(lists: Iterable[ManifestList]) -> frozenset[str]:
     return frozenset(name for one in lists for name in one.concepts)
 
 
-def _list(found: Mapping[str, Any], path: str) -> ManifestList:
+def _list(content: Mapping[str, Any], path: str) -> ManifestList:
     try:
         return ManifestList(
-            str(found["manifest"]),
-            tuple(map(str, found["concepts"])),
-            dict(found["types"]),
+            str(content["manifest"]),
+            tuple(map(str, content["concepts"])),
+            dict(content["types"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}; delete it, and run its manifest again") from None

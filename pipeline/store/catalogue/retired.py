@@ -110,12 +110,12 @@ def forget_old(run: RunFolder, today: date, days: int) -> tuple[str, ...]:
 
 def _files(run: RunFolder) -> dict[RetiredWord, list[str]]:
     """What is kept of each word; also of one whose retiring was broken off."""
-    found: dict[RetiredWord, list[str]] = {}
+    files: dict[RetiredWord, list[str]] = {}
     for name in run.storage.names(RETIRED):
         parts = name.split("@")
         if len(parts) == 4:
-            found.setdefault(RetiredWord(*parts[:3]), []).append(parts[3])
-    return found
+            files.setdefault(RetiredWord(*parts[:3]), []).append(parts[3])
+    return files
 
 
 def _remove(run: RunFolder, word: RetiredWord, files: Iterable[str]) -> None:
@@ -125,10 +125,10 @@ def _remove(run: RunFolder, word: RetiredWord, files: Iterable[str]) -> None:
 
 
 def _by_part(table: str, names: Iterable[str], parts: int) -> list[tuple[str, set[str]]]:
-    found: dict[int, set[str]] = {}
+    names_in: dict[int, set[str]] = {}
     for name in names:
-        found.setdefault(shard_of(name, parts), set()).add(name)
-    return [(part_path(table, number, parts), some) for number, some in sorted(found.items())]
+        names_in.setdefault(shard_of(name, parts), set()).add(name)
+    return [(part_path(table, number, parts), some) for number, some in sorted(names_in.items())]
 
 
 def _keep_rows(run: RunFolder, table: str, path: str, words: Iterable[RetiredWord]) -> None:

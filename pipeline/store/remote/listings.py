@@ -22,16 +22,16 @@ def entries(system: Any, protocol: str, key: str, at_most: int) -> list[Entry]:
     the store raises, FileNotFoundError for no such folder included.
     """
     if KINDS.get(protocol) == "s3":
-        found = sync(system.loop, _of_s3, system, key, at_most)
+        listed = sync(system.loop, _of_s3, system, key, at_most)
     elif KINDS.get(protocol) == "gs":
         files, folders = sync(system.loop, system._do_list_objects, key, max_results=at_most + 1)
         bucket = key.strip("/").split("/")[0]
-        found = [*files, *({"name": f"{bucket}/{each.strip('/')}", "type": "directory"} for each in folders)]
+        listed = [*files, *({"name": f"{bucket}/{each.strip('/')}", "type": "directory"} for each in folders)]
     else:
-        found = system.ls(key, detail=True, refresh=True)
+        listed = system.ls(key, detail=True, refresh=True)
     root = key.strip("/")
     # Asked for a file, a store lists the file itself; an empty object may stand for the folder.
-    inside = [each for each in found if each["name"].strip("/") != root]
+    inside = [each for each in listed if each["name"].strip("/") != root]
     return inside[: at_most + 1]
 
 
@@ -40,15 +40,15 @@ async def _of_s3(system: Any, key: str, at_most: int) -> list[Entry]:
     from s3fs.errors import translate_boto_error
 
     bucket, folder, _ = system.split_path(key)
-    found: list[Entry] = []
+    files: list[Entry] = []
     try:
         async for each in system._iterdir(bucket, delimiter="/", prefix=f"{folder.strip('/')}/" if folder else ""):
-            found.append(each)
-            if len(found) > at_most + 1:  # the folder itself may be among them
+            files.append(each)
+            if len(files) > at_most + 1:  # the folder itself may be among them
                 break
     except ClientError as error:
         raise translate_boto_error(error) from error
-    return found
+    return files
 
 
 def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -> dict[str, Entry]:
@@ -58,7 +58,7 @@ def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -
     """
     # Beside other signs "**" is no more than "*".
     parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
-    found: dict[str, Entry] = {}
+    files: dict[str, Entry] = {}
     todo, seen, folders = deque([("", 0)]), {("", 0)}, 0
     while todo:
         at, place = todo.popleft()
@@ -71,16 +71,16 @@ def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -
                 raise ValueError(f"more than {MOST_FOLDERS:,} folders below it")
             for path, entry, after in _steps(listed(at), at, parts, place):
                 if after is None:
-                    found[path] = entry
+                    files[path] = entry
                 else:
                     nexts.append((path, after))
-            if len(found) > at_most:
+            if len(files) > at_most:
                 raise ValueError(f"more than {at_most:,} names match")
         for each in nexts:
             if each not in seen:
                 seen.add(each)
                 todo.append(each)
-    return {path: found[path] for path in sorted(found)}
+    return {path: files[path] for path in sorted(files)}
 
 
 def _steps(inside: list[Entry], at: str, parts: list[str], place: int) -> Iterator[tuple[str, Entry, int | None]]:

@@ -88,9 +88,9 @@ async def _read(system: Any, url: str, at_most: int | None, host: str, private_h
     raise RefusedAddressError(f"more than {MOST_REDIRECTS} redirects")
 
 
-def _connectable(private: bool, found: tuple[Any, ...]) -> socket.socket:
+def _connectable(private: bool, address: tuple[Any, ...]) -> socket.socket:
     """A socket for an address that a name server, or the URL itself, gave. Raises RefusedAddressError."""
-    family, kind, protocol, _, (said, *_) = found
+    family, kind, protocol, _, (said, *_) = address
     if reason := refused(str(said), private=private):
         raise RefusedAddressError(reason)
     return socket.socket(family, kind, protocol)
