@@ -24,6 +24,7 @@ from pipeline.inputs.manifest_problems import (
 )
 from pipeline.inputs.manifest_rows import MAX_CELL, Row, read_rows
 from pipeline.records import Concept, Failure, Kind
+from pipeline.store.model_spec import LONGEST_NAME
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
 from pipeline.text_files import MOST_SENTENCE, is_one_line
@@ -33,7 +34,7 @@ __all__ = ["Manifest", "ManifestError", "Problem", "RowDefaults", "read_manifest
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_RULE = "letters a-z and A-Z, digits, '.', '_' and '-', beginning with a letter or digit, at most 128 characters"
 RESERVED = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
-MAX_NAME, MAX_PLACEHOLDER, MAX_WORDS, MAX_URL, MAX_VECTORS, MAX_LIST = 128, 140, 200, 2048, 64, 1_000
+MAX_NAME, MAX_WORDS, MAX_URL, MAX_VECTORS, MAX_LIST = 128, 200, 2048, 64, 1_000
 COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "vectors", "word_file", "captions")
 REQUIRED = COLUMNS[:2]
 READ_ELSEWHERE = ("subject",)  # carried along here, and read by protocols
@@ -335,8 +336,8 @@ def _vectors(column: str, value: object, default: int) -> int:
 
 def _placeholder(column: str, value: object, name: str | None) -> str:
     text = _text(column, value) or f"<{name}>"
-    if len(text) > MAX_PLACEHOLDER or not text.isprintable() or any(sign.isspace() for sign in text):
-        raise _WrongError(column, text, f"must be printable, without spaces, at most {MAX_PLACEHOLDER} characters")
+    if len(text) > LONGEST_NAME or not text.isprintable() or any(sign.isspace() for sign in text):
+        raise _WrongError(column, text, f"must be printable, without spaces, at most {LONGEST_NAME} characters")
     if unicodedata.normalize("NFC", text) != text:
         raise _WrongError(column, text, "must be written in composed characters (Unicode NFC): tokenizers compose them")
     return text

@@ -13,7 +13,8 @@ from typing import Any
 PREFIX = "modelspec."
 TRIGGER, ARCHITECTURE = f"{PREFIX}trigger_phrase", f"{PREFIX}architecture"
 NEGATIVE = f"{PREFIX}is_negative_embedding"
-LONGEST_NAME = 128  # of a word, in characters; the specification has no limit
+LONGEST_NAME = 140  # of a word, in characters; the specification has no limit
+MOST_HEADER = 2_000_000  # bytes; as Python's objects they can take forty times as much
 METADATA = "__metadata__"
 
 
@@ -83,6 +84,8 @@ def trigger_of(metadata: Mapping[str, str]) -> str:
 def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
     """The header and the tensors' bytes. Raises ValueError and RecursionError."""
     end = 8 + int.from_bytes(data[:8], "little")
+    if end > MOST_HEADER:
+        raise ValueError(f"the header has more than {MOST_HEADER:,} bytes")
     header = json.loads(data[8:end])
     if not isinstance(header, dict):
         raise ValueError("the header is no object")  # noqa: TRY004 - as json's own errors

@@ -10,13 +10,9 @@
 | OneTrainer, one text encoder | "emp_params", "emp_params_out" in the place of "emb_params" |
 
 A word of several vectors becomes `<name>`, `<name>_1`, ... in diffusers, and the placeholder in its prompts stands for all
-of them. Files are read by what is in them, whatever they are called; never is a pickle run. We write safetensors only.
+of them. Files are read by what is in them, whatever they are called, and nothing is unpickled. We write safetensors only.
 """
 
-import io
-import struct
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -31,6 +27,8 @@ from pipeline.records import OUT
 from pipeline.store.damaged import kind_of
 from pipeline.store.model_spec import (
     ARCHITECTURE,
+    LONGEST_NAME,
+    MOST_HEADER,
     NEGATIVE,
     WordSpec,
     metadata_of,
@@ -38,6 +36,8 @@ from pipeline.store.model_spec import (
     with_metadata,
     without_metadata,
 )
+from pipeline.store.torch_files.pickled_text import StoredTensor
+from pipeline.store.torch_files.torch_archive import BEGINNINGS, TorchFile, TorchFileError
 
 FIRST = "text_encoder"  # of a file that does not say for which text encoder its only word is
 # What the rows of several text encoders are called in a file, and other programs' names for the same.
@@ -52,8 +52,6 @@ ONETRAINER = {
 NAMELESS = (A1111, "emp_params", "*")
 NAME = "placeholder"  # among the metadata, where the tensors' own names say nothing of the word
 Layout = Literal["diffusers", "a1111", "comfyui", "onetrainer"]
-# How files of torch.save begin: as a zip archive, and before torch 1.6 with a number of its own.
-TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 # Far beyond the widest text encoders and the longest words that anybody has published.
 MOST_VECTORS, MOST_WIDE = 1_024, 16_384
 MAX_BYTES = 50_000_000  # of a file; the widest words of the most vectors take half a megabyte
@@ -109,7 +107,11 @@ def decode_word(data: bytes) -> tuple[str, dict[str, np.ndarray]]:
     """
     if len(data) > MAX_BYTES:
         raise WordFileError(f"it is larger than {MAX_BYTES // 1_000_000} MB, which no word is: a model, or a LoRA?")
-    name, tensors = _read_torch(data) if data.startswith(TORCH) else _read_safetensors(data)
+    name, tensors = _read_torch(data) if data.startswith(BEGINNINGS) else _read_safetensors(data)
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise WordFileError(
+            f"it calls its word {name[:40]!a}, of {len(name):,} characters; a name has at most {LONGEST_NAME}, all printable"
+        )
     vectors = {encoder: _matrix(encoder, value) for encoder, value in tensors.items()}
     if len(set(map(len, vectors.values()))) > 1:
         counts = ", ".join(f"{key} has {len(value)}" for key, value in sorted(vectors.items()))
@@ -176,6 +178,8 @@ def _tensors_of(data: bytes) -> dict[str, Any]:
     header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     if (count := header.count(b'"data_offsets"')) > MOST_TENSORS:
         raise WordFileError(f"it holds {count:,} tensors: a model, not a word")
+    if len(header) > MOST_HEADER and header.startswith(b"{"):
+        raise WordFileError(f"its header has {len(header):,} bytes; at most {MOST_HEADER:,} are read")
     try:
         return load(data)
     except SafetensorError:
@@ -185,51 +189,29 @@ def _tensors_of(data: bytes) -> dict[str, Any]:
 
 
 def _read_torch(data: bytes) -> tuple[str, dict[str, Any]]:
-    _refuse_archive(data)
     try:
-        with (
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals([torch.nn.ParameterDict]),
-        ):  # authors' own files
-            warnings.simplefilter("ignore")
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251 - others' old files
-        name, tensors = _unpacked(found)
-    except WordFileError:
-        raise
-    except Exception as error:  # a broken file can raise anything, also once it is loaded
-        raise WordFileError(f"torch does not load it as plain tensors: {_first_line(error)}") from error
+        file = TorchFile(data)
+        name, found = _unpacked(file.content)
+        tensors = {
+            key: file.tensor(value) if isinstance(value, StoredTensor) else value for key, value in found.items()
+        }
+    except TorchFileError as error:
+        raise WordFileError(str(error)) from error
     return _sort_out(tensors, name)
 
 
 def _unpacked(found: Any) -> tuple[str, dict[str, Any]]:
-    """The word's name, "" where there is none, and its tensors."""
+    """The word's name, "" where there is none, and what is stored of its tensors."""
     name: object = ""
-    if isinstance(found, Mapping) and "string_to_param" in found:
+    if isinstance(found, dict) and "string_to_param" in found:
         name, found = found.get("name"), found["string_to_param"]
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         raise WordFileError(MODEL)
-    if isinstance(found, torch.Tensor):
+    if isinstance(found, StoredTensor):
         found = {A1111: found}
-    if not isinstance(found, Mapping | torch.nn.ParameterDict):
+    if not isinstance(found, dict):
         raise WordFileError(f"expected a word's tensors by name, found a {type(found).__name__}")
     return name if isinstance(name, str) else "", {str(key): value for key, value in found.items()}
-
-
-def _refuse_archive(data: bytes) -> None:
-    """Raises WordFileError for a ZIP file that is not of torch, and for one that unpacks to more than it holds: torch.save
-    packs nothing.
-    """
-    if not data.startswith(b"PK"):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-        raise WordFileError(f"torch does not load it as plain tensors: {error}") from error
-    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
-        raise WordFileError("it is a ZIP archive, not a word file: unpack it")
-    if sum(entry.file_size for entry in entries) > len(data):
-        raise WordFileError("it would unpack to more than its own size, which no file of torch.save does")
 
 
 def _first_line(error: Exception) -> str:
@@ -290,6 +272,8 @@ def _matrix(name: str, value: object) -> np.ndarray:
         raise WordFileError(
             f"the word's {name} has {count:,} vectors of {width:,} numbers; taken are at most {MOST_VECTORS:,} of {MOST_WIDE:,}"
         )
+    if any(side > 1 and step == 0 for side, step in zip(value.shape, value.stride(), strict=True)):
+        raise WordFileError(f"the word's {name} has a stride of 0: the file holds some of its numbers once for many")
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
         raise WordFileError(f"the word's {name} claims {value.numel():,} numbers, and the file holds fewer")
     try:

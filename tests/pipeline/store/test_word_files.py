@@ -269,10 +269,10 @@ GOOD = encode_word("<w>", {"text_encoder": vectors(1)})
             "1,000,000,000 vectors of 768 numbers; taken are at most",
         ),
         (saved_by_torch({"<w>": torch.ones(2, 3, dtype=torch.int64)}), "not a plain tensor of floating-point"),
-        (saved_by_torch({"<w>": torch.ones(2, 3).to_sparse()}), "floating-point|does not load"),
+        (saved_by_torch({"<w>": torch.ones(2, 3).to_sparse()}), "asks for torch._utils._rebuild_sparse_tensor"),
         (saved_by_torch({"string_to_param": {"*": PLAIN, "b": PLAIN}, "name": "w"}), "expected one word"),
         (pickle.dumps({"<w>": [0.0]}), "neither a safetensors file nor one of torch"),
-        (saved_by_torch(PLAIN)[:-40], "torch does not load it as plain tensors"),
+        (saved_by_torch(PLAIN)[:-40], "an archive that cannot be opened"),
         (saved_by_torch({"<w>": "text"}), "has shape str"),
         (saved_by_torch([PLAIN]), "found a list"),
         (save({"<w>": NAN}), "is not finite"),
@@ -384,6 +384,6 @@ def test_a_pickle_is_refused_without_running_it(write: Callable[[object], bytes]
         def __reduce__(self) -> tuple[object, tuple[Path]]:
             return Path.touch, (tmp_path / "ran",)
 
-    with pytest.raises(WordFileError, match=r"torch does not load it as plain tensors|neither a safetensors file"):
+    with pytest.raises(WordFileError, match=r"nothing of it was run|neither a safetensors file"):
         decode_word(write({"string_to_param": {"*": Bomb()}}))
     assert not list(tmp_path.iterdir())
