@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         type=absolute_name,
         default=MINI,
         metavar="ID|PATH|URL",
-        help="model to learn the words on: a diffusers folder (path or fsspec URL) or a hub id (default: the shipped mini)",
+        help="model: a diffusers folder or a single file (path or fsspec URL), or a hub id (default: the shipped mini)",
     )
     what.add_argument(
         "--clip",

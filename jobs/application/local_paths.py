@@ -23,7 +23,7 @@ def absolute_name(typed: str) -> str:
     if typed.startswith("timm:") and typed.count(":") >= 2:
         _, architecture, file = typed.split(":", 2)
         return f"timm:{architecture}:{local_path(file)}"
-    return local_path(typed) if typed != MINI and Path(typed).expanduser().is_dir() else typed
+    return local_path(typed) if typed != MINI and Path(typed).expanduser().exists() else typed
 
 
 def local_paths(*names: str) -> tuple[str, ...]:

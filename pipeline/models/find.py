@@ -9,7 +9,9 @@ from typing import Any
 
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
-from pipeline.models.mirrors import mirrored
+from pipeline.models.mirrors import mirrored, mirrored_file
+from pipeline.models.single_file.configured import configured
+from pipeline.models.single_file.contents import ENDINGS, SingleFileError, read_contents, refuse_pickle
 from pipeline.models.weight_files import VARIANTS, weight_files
 from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
@@ -32,8 +34,8 @@ class ModelError(Exception):
 class Model:
     """A model on local disk. name: as the user gave it, a path made absolute.
 
-    digest: sha256 of the names and bytes of the weights that are loaded. config_digest: sha256 of its scheduler's and its
-    tokenizers' files, "" if nobody asked.
+    folder: in diffusers' layout. digest: sha256 of the names and bytes of the weights that are loaded. config_digest: sha256 of its
+    scheduler's and its tokenizers' files, "" if nobody asked. file: that holds all of its weights; then the folder has none.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Model:
     family: str
     digest: str
     config_digest: str = ""
+    file: Path | None = None
 
     @property
     def revision(self) -> str | None:
@@ -50,7 +53,7 @@ class Model:
 
 def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     """A model named "mini", by path, by URL (copied once a node, mirrors.py), or by hub id, owner/name or
-    owner/name@commit (once into the hub's own cache).
+    owner/name@commit (once into the hub's own cache). A path or URL may be of a single file (single_file/).
 
     options: for the store that the URL is in.
     Raises ModelError when there is no such model, it is of a family we do not know, or it has only pickled weights.
@@ -67,10 +70,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     elif name != MINI:
         name = local_path(name)
     if folder.is_file():
-        raise ModelError(
-            f"model {name!r} is a single file; a model is a folder in diffusers' layout. Convert it once: "
-            f"StableDiffusionPipeline or StableDiffusionXLPipeline.from_single_file({str(folder)!r}).save_pretrained(FOLDER)"
-        )
+        return _single_file(name, folder)
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout")
@@ -98,6 +98,15 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
                 "loaded: convert them with diffusers' save_pretrained(..., safe_serialization=True)"
             )
     return Model(name, folder, family, _digest(folder, parts), _config_digest(folder))
+
+
+def _single_file(name: str, path: Path) -> Model:
+    try:
+        contents = read_contents(path)
+        folder = configured(contents.kind)
+        return Model(name, folder, contents.kind.pipeline, contents.digest(), _config_digest(folder), path)
+    except (SingleFileError, OSError) as error:
+        raise ModelError(f"model {name!r}: {error}") from error
 
 
 def _digest(folder: Path, parts: Sequence[str]) -> str:
@@ -135,6 +144,9 @@ def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
             raise ModelError(
                 f"model {url!r}: a web server does not list its files; copy the model to a store or a disk"
             )
+        if url.endswith(ENDINGS):
+            refuse_pickle(url)
+            return mirrored_file(url, options)
         return mirrored(url, options, WANTED, UNWANTED)
     except (StorageError, ValueError) as error:
         raise ModelError(f"model {without_credentials(url, options)!r}: {error}") from error

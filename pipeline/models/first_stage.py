@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLQwenImage, VQMo
 from torch import Tensor
 
 from pipeline.models.base import Posterior
-from pipeline.models.weights import load_whole
+from pipeline.models.find import Model
+from pipeline.models.weights import load_part
 from pipeline.settings import ModelSettings
 
 KINDS = {
@@ -28,16 +28,17 @@ REST = torch.device("cpu")
 class FirstStage:
     """The autoencoder. It can be used once `move_to` has been called."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, settings: ModelSettings) -> None:
-        """dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16. So it is float32, unless
-        its configuration or the settings say otherwise.
+    def __init__(self, model: Model, name: str, dtype: torch.dtype, settings: ModelSettings) -> None:
+        """name: of its folder. dtype: of the U-Net. The first stage runs once a picture, and most overflow in float16. So it is
+        float32, unless its configuration or the settings say otherwise.
 
         Raises ValueError, and whatever a broken file makes the library raise.
         """
+        folder = model.folder / name
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
         if kind not in KINDS:
             raise ValueError(f"{folder} is a {kind}, not {' or '.join(KINDS)}")
-        self.module = load_whole(KINDS[kind], folder, torch_dtype=torch.float32)
+        self.module = load_part(model, name, KINDS[kind], torch.float32)
         if settings.first_stage_dtype != "auto":
             self.module.to(getattr(torch, settings.first_stage_dtype))
         elif dtype == torch.float16 and kind == "AutoencoderKL" and not self.module.config.force_upcast:

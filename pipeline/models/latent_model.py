@@ -28,7 +28,7 @@ from pipeline.models.noising import read_noising
 from pipeline.models.precision import compute_float32_in_full, dtypes_on, loss_scale
 from pipeline.models.text.read_sentences import States
 from pipeline.models.text.text_encoder import TextEncoder, TextPart
-from pipeline.models.weights import digest, freeze, load_whole
+from pipeline.models.weights import digest, freeze, load_part
 from pipeline.records import OUT
 from pipeline.settings import FastMode, FlowTimes, ModelSettings
 
@@ -65,17 +65,16 @@ class LatentModel(Backbone):
         self.name, self.device, self.dtype = model.name, device, dtype
         self._family = FAMILIES[model.family]
         self._dtypes = {dtype, text_dtype}
-        folder = model.folder
         try:
             offload = settings.offload_text_encoders
             self.text = {
-                name: TextEncoder(part, folder, name, text_dtype, offload=offload) for name, part in self.TEXT.items()
+                name: TextEncoder(part, model, name, text_dtype, offload=offload) for name, part in self.TEXT.items()
             }
-            self.denoiser = load_whole(self.DENOISER.model, folder / self.DENOISER.folder, torch_dtype=dtype)
-            self.first_stage = FirstStage(folder / self.FIRST_STAGE, dtype, settings)
-            self.noising = read_noising(folder, self.DENOISER.even_sigmas)
+            self.denoiser = load_part(model, self.DENOISER.folder, self.DENOISER.model, dtype)
+            self.first_stage = FirstStage(model, self.FIRST_STAGE, dtype, settings)
+            self.noising = read_noising(model.folder, self.DENOISER.even_sigmas)
         except Exception as error:  # a broken file can raise anything
-            raise ModelError(f"model {model.name!r} in {folder} does not load: {error}") from error
+            raise ModelError(f"model {model.name!r} in {model.file or model.folder} does not load: {error}") from error
         for part in self._parts().values():
             try:
                 freeze(part)

@@ -14,7 +14,7 @@ import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,11 +44,32 @@ def mirrored(url: str, options: Mapping[str, Any], wanted: Sequence[str], unwant
     if not files:
         raise StorageNotFoundError(f"{without_credentials(url)} holds nothing of a model in diffusers' layout")
     key = hashlib.sha256(json.dumps([url, sorted(files.items())]).encode()).hexdigest()
-    folder = cache_folder() / key[:32]
+    return once(cache_folder() / key[:32], lambda folder: _copy(store, sorted(files), folder))
+
+
+def mirrored_file(url: str, options: Mapping[str, Any]) -> Path:
+    """The local copy of one file. Raises StorageError; StorageNotFoundError where there is no such file."""
+    parent, _, name = url.rpartition("/")
+    store = Storage(parent, options)
+    known = store.identities()
+    if name not in known:
+        raise StorageNotFoundError(f"{without_credentials(url)}: there is no such file")
+    key = hashlib.sha256(json.dumps([url, known[name]]).encode()).hexdigest()
+    return once(cache_folder() / key[:32], lambda folder: store.download(name, folder / name)) / name
+
+
+def once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """The folder, filled by the first process of this machine that asks; the others wait. It is there whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            _copy(store, sorted(files), folder)
+            partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+            try:
+                partial.mkdir()
+                fill(partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -70,16 +91,10 @@ def _fits(path: str, patterns: Sequence[str]) -> bool:
 
 
 def _copy(store: Storage, paths: Sequence[str], folder: Path) -> None:
-    """Copies to a temporary name first, so that an existing folder is always complete."""
-    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        for path in paths:
-            (partial / path).parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            list(threads.map(lambda path: store.download(path, partial / path), paths))
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(lambda path: store.download(path, folder / path), paths))
 
 
 @contextmanager

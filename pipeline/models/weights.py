@@ -7,8 +7,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from pipeline.models.find import Model
+from pipeline.models.single_file.conversion import load_converted
 from pipeline.models.weight_files import weight_files
+
+
+def load_part(model: Model, name: str, kind: type[Any], dtype: torch.dtype) -> Any:
+    """A part of the model, by its folder's name. Raises ValueError if weights are missing, and whatever broken files make the
+    libraries raise.
+    """
+    folder = model.folder / name
+    if model.file is not None:
+        return load_converted(model.file, name, kind, folder, dtype)
+    return load_whole(kind, folder, **{"dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype": dtype})
 
 
 def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:

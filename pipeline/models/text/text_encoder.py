@@ -4,7 +4,6 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.base import PromptError, split_at_placeholders
+from pipeline.models.find import Model
 from pipeline.models.text.read_sentences import ReadSentences, States
-from pipeline.models.weights import load_whole
+from pipeline.models.weights import load_part
 
 SHOWN = 100  # characters of a prompt that is too long
 SYMBOL = "\ue000"  # stands for a message while a template is read; no template has it
@@ -71,13 +71,13 @@ class TextEncoder:
     `move_to` has been called.
     """
 
-    def __init__(self, part: TextPart, folder: Path, name: str, dtype: torch.dtype, *, offload: bool = False) -> None:
-        """offload: it rests in main memory, and takes words behind it alone.
+    def __init__(self, part: TextPart, model: Model, name: str, dtype: torch.dtype, *, offload: bool = False) -> None:
+        """name: of its folder. offload: it rests in main memory, and takes words behind it alone.
 
         Raises ValueError, and whatever a broken file makes the libraries raise.
         """
-        self.tokenizer = part.tokenizer.from_pretrained(folder / part.tokenizer_folder)
-        self.module = load_whole(part.encoder, folder / name, dtype=dtype)
+        self.tokenizer = part.tokenizer.from_pretrained(model.folder / part.tokenizer_folder)
+        self.module = load_part(model, name, part.encoder, dtype)
         self._in_use = threading.Lock()
         self.embedding: nn.Embedding = self.module.get_input_embeddings()
         self.before, self.after = _chat(self.tokenizer) if part.chat else (part.before, part.after)
@@ -90,7 +90,9 @@ class TextEncoder:
         pad = self.tokenizer.pad_token_id
         self.pad = self.end[-1] if pad is None else pad
         if self.masked and self.pad in self.end:
-            raise ValueError(f"{folder / part.tokenizer_folder} pads with the token that ends a prompt, and must not")
+            raise ValueError(
+                f"{model.folder / part.tokenizer_folder} pads with the token that ends a prompt, and must not"
+            )
 
     def _around(self) -> tuple[list[int], list[int]]:
         """The tokens that the tokenizer puts before and after any text, such as start and end."""

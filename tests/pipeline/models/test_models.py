@@ -200,15 +200,6 @@ def test_a_revision_of_the_hub_is_pinned_and_recorded(
     assert find_model(str(epsilon_model)).revision is None
 
 
-def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"x")
-    with pytest.raises(
-        ModelError, match=r"is a single file; .*from_single_file\('.*model.safetensors'\).save_pretrained"
-    ):
-        find_model(str(file))
-
-
 def test_a_folder_without_an_index_is_refused(copy: Path) -> None:
     (copy / "model_index.json").unlink()
     refused(copy, "has no model_index.json; a model is a folder in diffusers' layout")
