@@ -69,7 +69,7 @@ def figures_of_words(run: Path, drawings: art.Art, judges: Sequence[ImageScorer]
             figures.append(Figure(said, median, BARS[group][1], f"{median:.0%} of {len(names)}"))
     for group in (INDIVIDUAL, NEW_KIND):
         figures += [_raised(group, edit, scores, groups[group]) for edit in EDITS if groups[group]]
-    return figures + _pairs(run)
+    return figures + _pairs(run, len(groups[INDIVIDUAL]))
 
 
 # Kind -> the bars of: samples nearest to their own concept, median coverage.
@@ -140,13 +140,15 @@ def _raised(group: str, edit: str, scores: Sequence[Mapping[str, Any]], names: S
     return Figure(f"{group}s: '{edit}' raises the text similarity, share of words", share, 0.85, f"{share:.0%}")
 
 
-def _pairs(run: Path) -> list[Figure]:
+def _pairs(run: Path, couples: int) -> list[Figure]:
+    """couples: of an individual and a new kind, each drawn in both orders."""
     lines = json.loads((run / "report" / "summary.json").read_text(encoding="utf-8")).get("pairs", [])
-    return [
-        Figure(f"two words, {line['pairs']} pairs: pictures with both, by the run's CLIP", line["both"]["value"] or 0.0, 0.5,
-               f"{line['both']['value'] or 0.0:.0%} (of two class nouns {line['both_nouns'] or 0.0:.0%})")
-        for line in lines
-    ]  # fmt: skip
+    name = f"two words, {couples} pairs in both orders: pictures with both, by the run's CLIP"
+    figures = []
+    for line in lines:
+        both, nouns = line["both"]["value"] or 0.0, line["both_nouns"] or 0.0
+        figures.append(Figure(name, both, 0.5, f"{both:.0%} (of two class nouns {nouns:.0%})"))
+    return figures
 
 
 def _features(samples: Sequence[Sample], kind: str, judge: ImageScorer) -> np.ndarray:
