@@ -22,17 +22,18 @@ from pipeline.sampling.pictures_of_a_word import draw_concept
 from pipeline.store.run_tables import samples_of
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("owl", "taxi", "crown", "ladybug")
+NAMES = ("bus", "my-butterfly", "owl", "taxi")
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four words of the demo, learned well enough to be told apart."""
+    """Four words of the demo, learned as the demo learns them."""
     folder = tmp_path_factory.mktemp("scale")
     images = ROOT / "jobs" / "demo" / "images"
     manifest = folder / "manifest.csv"
-    manifest.write_text("concept,images\n" + "".join(f"{name},{images / name}\n" for name in NAMES))
-    command = [sys.executable, "jobs/invert_all.py", str(manifest), "--output", str(folder / "run"), "--steps", "120"]
+    rows = [f"{name},{images / name},{name.removeprefix('my-') * name.startswith('my-')}" for name in NAMES]
+    manifest.write_text("\n".join(["concept,images,class", *rows]) + "\n")
+    command = [sys.executable, "jobs/invert_all.py", str(manifest), "--output", str(folder / "run")]
     assert subprocess.run(command, cwd=ROOT, check=False, timeout=280, stdout=subprocess.DEVNULL).returncode == 0
     return folder / "run"
 
