@@ -3,7 +3,7 @@
 launcher files   Ray's own validation; each node_config against EC2's or Compute Engine's request schema
 Kubernetes       KubeRay's schemas for its kinds, the core schemas for the others; unknown fields are refused
 rights           the rules of iam_policies.py, and the region, types and subnets of aws.yaml
-Dockerfile       hadolint
+Dockerfile       hadolint, and that its base is named by digest
 scripts          bash, and the names of sbatch's options
 grafana.json, alerts.yaml   a PromQL parser
 and for all of them rules that no schema has: the head runs no tasks, spot comes before on-demand, nothing runs as root, no file
@@ -13,6 +13,7 @@ Prints a line for each problem, and exits 1 if there is one.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Hashable
@@ -69,7 +70,11 @@ def _dockerfile(path: Path) -> list[str]:
     ran = subprocess.run([str(hadolint), "--no-color", "-"], input=path.read_bytes(), capture_output=True, check=False)
     if ran.returncode and not ran.stdout:
         raise RuntimeError(f"hadolint could not read {path}: {ran.stderr.decode()}")
-    return ran.stdout.decode().splitlines()
+    bases = re.findall(r"^FROM +(?:--\S+ +)*(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE)
+    movable = [
+        f"FROM {base}: name it by its digest too" for base in bases if not re.search(r"@sha256:[0-9a-f]{64}$", base)
+    ]
+    return ran.stdout.decode().splitlines() + movable
 
 
 def main(files: list[Path]) -> int:

@@ -1,5 +1,6 @@
 """What the image installs is pinned, each file by its hash; what is shipped of others has its licence with it."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ LOCKED = {
     canonicalize_name(name): (version, re.findall(r"--hash=sha256:([0-9a-f]{64})\b", hashes))
     for name, version, hashes in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)((?: \\\n +--hash=\S+)+)$", LOCK, re.MULTILINE)
 }
+BASE = "python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b"
 PINNED = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -49,6 +51,20 @@ def test_the_image_installs_the_lock_and_nothing_else() -> None:
     assert len(installs) == 1
     assert "--require-hashes --no-deps -r /tmp/image.lock" in installs[0]
     assert "!cluster" in (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
+
+
+def test_the_bill_of_materials_names_the_lock_and_nothing_else() -> None:
+    """Catches a lock that was made anew without `make sbom`."""
+    bill = json.loads((ROOT / "cluster" / "image.cdx.json").read_text(encoding="utf-8"))
+    named = [(canonicalize_name(each["name"]), each["version"]) for each in bill["components"]]
+    assert sorted(named) == sorted((name, version) for name, (version, _) in LOCKED.items()), "run `make sbom`"
+    assert [each["purl"] for each in bill["components"]] == [f"pkg:pypi/{name}@{version}" for name, version in named]
+    assert bill["bomFormat"] == "CycloneDX"
+
+
+def test_the_base_of_the_image_is_named_by_the_digest_that_was_looked_at() -> None:
+    dockerfile = (ROOT / "cluster" / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^FROM (.+)$", dockerfile, re.MULTILINE) == [BASE]
 
 
 @pytest.mark.parametrize(
