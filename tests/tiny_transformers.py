@@ -48,6 +48,7 @@ from pipeline.models.flow.qwen_image import AFTER, BEFORE
 from tests.tiny_model import CAPTIONS, PIXELS, PROJECTED, SECOND_WIDTH, WIDTH, make_words_matter, tiny_clip, tiny_kl
 
 LETTERS = [chr(code) for code in range(33, 127)]
+# As Qwen3's does where thinking is on, which is what Z-Image was trained with.
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

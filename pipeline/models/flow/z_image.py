@@ -1,4 +1,4 @@
-"""Z-Image (Alibaba 2025): a Qwen3 text encoder asked through its chat template, and a transformer that draws by a flow."""
+"""Z-Image (Alibaba 2025): a Qwen3 text encoder asked as in a chat, and a transformer that draws by a flow."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,13 +14,18 @@ from pipeline.models.text.text_encoder import TextPart
 
 ENCODER = "text_encoder"
 LENGTH = 512  # tokens of a prompt in its template, as diffusers' pipeline has it
+# What the published tokenizers' chat template puts around a user's message. The template in a model's folder is a program of a
+# stranger, which can run for ever; it is never run.
+BEFORE, AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 SIDE = 128  # latents of the model's own pictures; no configuration says
 
 
 class ZImage(LatentModel):
     """Z-Image; its prompts are read as a user's message in a chat."""
 
-    TEXT: ClassVar = {ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, chat=True, masked=True, layer=-2)}
+    TEXT: ClassVar = {
+        ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, before=BEFORE, after=AFTER, masked=True, layer=-2)
+    }
     DENOISER: ClassVar = DenoiserPart(ZImageTransformer2DModel, "transformer", patch=2, side=SIDE)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:

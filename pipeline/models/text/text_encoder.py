@@ -17,7 +17,6 @@ from pipeline.models.text.read_sentences import ReadSentences, States
 from pipeline.models.weights import load_part
 
 SHOWN = 100  # characters of a prompt that is too long
-SYMBOL = "\ue000"  # stands for a message while a template is read; no template has it
 REST = torch.device("cpu")
 # Their states have the usual length.
 USUAL = ("a photo of a cat", "a painting of a house at night", "a red car on the beach")
@@ -27,8 +26,8 @@ USUAL = ("a photo of a cat", "a painting of a house at night", "a red car on the
 class TextPart:
     """A text encoder of a family: its class, its tokenizer's class, and the tokenizer's folder.
 
-    length: tokens of a prompt with its template; None has the model say. before, after: the template around every prompt.
-    chat: the template is the tokenizer's own, of a user's message. masked: padding is not attended to.
+    length: tokens of a prompt with its template; None has the model say. before, after: the template around every prompt; a
+    tokenizer's own chat template is never run. masked: padding is not attended to.
     layer: of the hidden states that condition the denoiser; None for the last, normalised. summarised: the state at the end of
     the prompt is wanted too.
     """
@@ -39,7 +38,6 @@ class TextPart:
     length: int | None = None
     before: str = ""
     after: str = ""
-    chat: bool = False
     masked: bool = False
     layer: int | None = None
     summarised: bool = False
@@ -80,7 +78,7 @@ class TextEncoder:
         self.module = load_part(model, name, part.encoder, dtype)
         self._in_use = threading.Lock()
         self.embedding: nn.Embedding = self.module.get_input_embeddings()
-        self.before, self.after = _chat(self.tokenizer) if part.chat else (part.before, part.after)
+        self.before, self.after = part.before, part.after
         self.masked, self.layer, self.summarised = part.masked, part.layer, part.summarised
         self._offload, self._read_before = offload, ReadSentences()
         # A tokenizer that names no limit says 10^30.
@@ -288,12 +286,3 @@ def _shared_out(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) < count:
         return rows[np.arange(count) % len(rows)]
     return np.stack([part.mean(0) for part in np.array_split(rows, count)])
-
-
-def _chat(tokenizer: Any) -> tuple[str, str]:
-    """(text before, text after) that the tokenizer's chat template puts around a user's message."""
-    message = [{"role": "user", "content": SYMBOL}]
-    # Qwen3's template adds an empty thought where thinking is off, and Z-Image was trained without.
-    whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
-    before, after = whole.split(SYMBOL)
-    return before, after

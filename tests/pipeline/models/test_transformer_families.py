@@ -219,3 +219,17 @@ def test_diffusers_own_loader_reads_a_word_file(family: str, tiny: Mapping[str, 
         theirs.load_textual_inversion(tensors["t5"], "<truck>", theirs.tokenizer_2, theirs.text_encoder_2)
     (picture,) = sample(ours, ["a photo of <truck>"], [3], {"<truck>": word}, SamplerSettings("euler", 4, 4.0), 16)
     assert difference(picture, diffusers_own.draw(family, theirs, "a photo of <truck>", 3, 4, 4.0, 16)) <= 2
+
+
+def test_a_chat_template_of_a_models_folder_is_never_run(tiny: Mapping[str, Path], tmp_path: Path) -> None:
+    """Catches a tokenizer's file that loops for ever, or writes gigabytes, as the model is loaded."""
+    wanted = load_backbone(str(tiny["z_image"])).tokenise(["a photo of a cat"], {})
+    hostile = shutil.copytree(tiny["z_image"], tmp_path / "model")
+    for path in hostile.rglob("chat_template*"):
+        path.unlink()
+    settings = json.loads((hostile / "tokenizer/tokenizer_config.json").read_text())
+    loops = "{% for a in range(9999) %}" * 9 + "{{ 'a' * 10**9 }}" + "{% endfor %}" * 9
+    settings["chat_template"] = "{{ raise_exception('it was run') }}" + loops
+    (hostile / "tokenizer/tokenizer_config.json").write_text(json.dumps(settings))
+    found = load_backbone(str(hostile)).tokenise(["a photo of a cat"], {})
+    assert torch.equal(found.ids, wanted.ids)
