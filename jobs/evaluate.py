@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
         help="DINO model that scores the same pictures a second time: timm:ARCH:FILE or transformers:FOLDER",
     )
     parser.add_argument(
+        "--vqa",
+        metavar="FOLDER",
+        help="vision-language model, as transformers saves it, that is asked whether the pictures show their prompts (VQAScore)",
+    )
+    parser.add_argument(
         "--until-ci", type=float, default=0.0, metavar="X",
         help="draw a prompt's pictures in rounds, and stop when its score's 95%% interval is within X on either side",
     )  # fmt: skip
@@ -96,6 +101,7 @@ def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
             model=arguments.model,
             clip=arguments.clip,
             dino=arguments.dino,
+            vqa=arguments.vqa,
             until_ci=arguments.until_ci,
             history=arguments.history,
             night=arguments.night,

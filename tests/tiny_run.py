@@ -12,6 +12,7 @@ from PIL import Image
 
 from eval.judges.clip import Features, Picture
 from eval.scores.drawn_pictures import draw_part
+from eval.scores.encoded import Judge
 from eval.scores.fragments import fragments
 from eval.scores.metric_table import expected_metrics
 from eval.scores.score_run import Judgement, conditions, score_part, take_in_part, unscored
@@ -76,13 +77,16 @@ def learn(run: RunFolder, model: Path, words: Mapping[str, int], protocol: Proto
     write_table(run, part_path("samples", 0, 1), pa.concat_tables(samples))
 
 
-def evaluate(run: RunFolder, judgement: Judgement) -> int:
-    """What score_run does, in this process; returns how many were scored."""
+def evaluate(run: RunFolder, judgement: Judgement, scorer: Judge | None = None) -> int:
+    """What score_run does, in this process; returns how many were scored. scorer: None is Colours."""
     parts, under = read_layout(run), conditions(judgement)
-    todo = unscored(run, 0, parts, under, expected_metrics(judgement.protocol, judgement.reads_texts))
-    assert judgement.drawing is not None
-    failures = draw_part(run, 0, todo, parts, judgement.protocol, judgement.drawing, Colours) if todo else []
-    fresh, failed = score_part(run, 0, todo, parts, judgement, Colours()) if todo else (0, [])
+    todo = unscored(
+        run, 0, parts, under, expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers)
+    )
+    failures = []
+    if todo and judgement.drawing:
+        failures = draw_part(run, 0, todo, parts, judgement.protocol, judgement.drawing, Colours)
+    fresh, failed = score_part(run, 0, todo, parts, judgement, scorer or Colours()) if todo else (0, [])
     for part, names in fragments(run).items():
         take_in_part(run, part, names, parts)
     assert not failures + failed

@@ -44,7 +44,7 @@ class TransformersPictures:
         self._model: Any = load_whole(model_class, folder, dtype=torch.float32)
         self._model.eval().requires_grad_(False).to(device)
         self._device = device
-        self.fingerprint = _digest(folder)
+        self.fingerprint = digest_of(folder)
 
     def encode_images(self, pictures: Sequence[Picture]) -> Features:
         """Pictures, PIL or uint8 (H, W, 3), of any sizes -> float32 (N, D), rows of length one."""
@@ -143,10 +143,10 @@ def _unit(output: Any) -> Features:
     return features
 
 
-def _digest(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
     """Hex sha256 of the files that features depend on, by file name."""
     digest = hashlib.sha256()
-    patterns = ("*.json", "*.txt", "*.model", WEIGHTS)
+    patterns = ("*.json", "*.jinja", "*.txt", "*.model", WEIGHTS)
     for path in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         with path.open("rb") as opened:
             digest.update(f"{path.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())

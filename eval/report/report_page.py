@@ -63,11 +63,18 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Another judge of the same pictures, such as DINO. name: as it was asked for."""
+    """Another judge of the same pictures, such as DINO. name: as it was asked for. figures: in words -> mean over the concepts."""
 
     name: str
-    reconstruction: Estimate
-    subject_fidelity: Estimate
+    figures: Mapping[str, float]
+
+    @classmethod
+    def of(cls, name: str, summary: Summary) -> "Judge":
+        """With the figures that this judge has a value for."""
+        named = ("reconstruction", "subject_fidelity", "vqa_score")
+        figures = {each.replace("_", " "): summary.estimate(each).value for each in named}
+        floors = {f"vqa score, {part}": summary.mean(f"vqa_score_{part}") for part in ("floor", "ceiling")}
+        return cls(name, {each: value for each, value in (figures | floors).items() if not math.isnan(value)})
 
 
 @dataclass(frozen=True, slots=True)

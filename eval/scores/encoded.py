@@ -2,14 +2,17 @@
 
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from PIL import Image
 
 from eval.judges.clip import Picture
+from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.metrics import Floats
 from pipeline.inputs.picture_file import decode_drawn
-from pipeline.records import AGAINST, Sample, SampleKind
+from pipeline.models.base import placeholder_pattern
+from pipeline.records import AGAINST, Concept, Sample, SampleKind
 
 
 class ImageScorer(typing.Protocol):
@@ -22,6 +25,10 @@ class ImageScorer(typing.Protocol):
     def fingerprint(self) -> str: ...
 
     def encode_images(self, pictures: Sequence[Picture]) -> Floats: ...
+
+
+# Of whatever kind: its name and its fingerprint are recorded beside its scores.
+Judge = ImageScorer | VisionLanguageJudge
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,13 @@ class Encoded:
         """The pictures of the plain prompt, drawn with the learned word."""
         return self.of("reconstruction")
 
+    def pictures(self, kind: SampleKind, prompt: str) -> list[Image.Image]:
+        """Raises ValueError for a picture that cannot be read."""
+        return [_decoded(each) for each in self.samples if each.kind == kind and each.prompt == prompt]
 
-def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
-    """samples: of all kinds, in any order; the order does not change the result.
+
+def encode_concept(samples: Sequence[Sample], scorer: ImageScorer | None) -> Encoded:
+    """samples: of all kinds, in any order; the order does not change the result. scorer: None leaves the features (N, 0).
 
     Raises ValueError if they belong to several concepts, hold no training images, or do not have exactly one plain prompt.
     """
@@ -68,7 +79,25 @@ def encode_concept(samples: Sequence[Sample], scorer: ImageScorer) -> Encoded:
     _only_plain_prompt(ordered, concept)
     if not any(sample.kind == "training" for sample in ordered):
         raise ValueError(f"{concept} has no training images among its samples to compare with")
-    return Encoded(concept, ordered, encode_samples(ordered, scorer))
+    features = encode_samples(ordered, scorer) if scorer else np.empty((len(ordered), 0), np.float32)
+    return Encoded(concept, ordered, features)
+
+
+def without_features(samples: Sequence[Sample], concept: Concept) -> Encoded:
+    """For a judge that is asked about pictures: features (N, 0), and in `stated` the class or initializer in the word's place.
+
+    Raises ValueError as encode_concept does.
+    """
+    asked = [replace(each, stated=_with_noun(each, concept)) for each in samples]
+    return encode_concept(asked, None)
+
+
+def _with_noun(sample: Sample, concept: Concept) -> str:
+    noun = concept.noun or concept.initializer or ""
+    # A prompt of a negative word, or one that names the class anyway, is asked as it is.
+    if not noun or AGAINST in sample.prompt or noun in sample.stated:
+        return sample.stated
+    return " ".join(placeholder_pattern([concept.placeholder]).sub(lambda _: noun, sample.prompt).split())
 
 
 def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from eval.judges.clip import ClipScorer
 from eval.scores.encoded import Encoded
 from eval.scores.metrics import Floats, interval
 from pipeline.protocols import Protocol
@@ -58,7 +57,8 @@ class Metric:
     name: in scores/. figure: its name in summaries and on the page, and the column with its value.
     order: the intervals of metrics are resampled in this order; a new metric comes last, so that the intervals of the others stay
     the same. measure: computes it from one concept's pictures, and the CLIP if the judge reads texts; yields nothing where the
-    metric does not apply. expected: whether every concept must have it, given the protocol and whether the judge reads texts; a
+    metric does not apply. answered: by a vision-language judge alone, which has none of the others; measure then takes this judge,
+    and there are no features. expected: whether every concept must have it, given the protocol and whether the judge reads texts; a
     word without an expected metric counts as unscored.
     columns: its figures of a concept. medians: those summarised by the median over concepts instead of the mean.
     headline: the columns that the summary has with an interval, in the order of resampling.
@@ -72,7 +72,7 @@ class Metric:
     name: str
     figure: str
     order: int
-    measure: Callable[[Encoded, ClipScorer | None], Iterable[Measurement]]
+    measure: Callable[[Encoded, Any], Iterable[Measurement]]
     columns: tuple[Column, ...]
     meaning: str
     floor: str
@@ -87,5 +87,6 @@ class Metric:
     ceiling_label: str = "ceiling"
     floor_value: float | None = None
     of_negative: bool = False
+    answered: bool = False
     about: str = ""
     sorts: tuple[tuple[str, int, str], ...] = ()

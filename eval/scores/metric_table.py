@@ -16,9 +16,13 @@ METRICS: tuple[Metric, ...] = tuple(
 COLUMNS: tuple[Column, ...] = tuple(column for metric in METRICS for column in metric.columns)
 
 
-def expected_metrics(protocol: Protocol, reads_texts: bool) -> frozenset[str]:
-    """Names of the metrics that every concept must have under this protocol and kind of judge."""
-    return frozenset(metric.name for metric in METRICS if metric.expected(protocol, reads_texts))
+def expected_metrics(protocol: Protocol, reads_texts: bool, answers: bool = False) -> frozenset[str]:
+    """Names of the metrics that every concept must have under this protocol and kind of judge.
+
+    answers: it is a vision-language model.
+    """
+    mine = (metric for metric in METRICS if metric.answered == answers)
+    return frozenset(metric.name for metric in mine if metric.expected(protocol, reads_texts))
 
 
 def metrics_table() -> str:

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from eval.judges import dino, outline, transformers_folder
+from eval.judges import dino, outline, transformers_folder, vision_language
 from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
+from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
-from eval.scores.encoded import Encoded, ImageScorer, encode_concept
+from eval.scores.encoded import Encoded, ImageScorer, Judge, encode_concept, without_features
 from eval.scores.fragments import fragments, leave_fragment, take_in
 from eval.scores.metric_table import expected_metrics
 from eval.scores.score_tables import SCORES, ScoredUnder, made_under, score_rows
@@ -48,7 +49,8 @@ TRIES = 3  # attempts at a part whose actor dies; Ray Data's default is unlimite
 class Judgement:
     """How words are to be scored.
 
-    model, clip: names as the user gave them. The clip may be DINO ("timm:..."), which scores pictures only.
+    model, clip: names as the user gave them. The clip may be DINO ("timm:..."), which scores pictures only, or a vision-language
+    model ("vqa:..."), which draws none and scores those that a judge before it had drawn.
     device: where the CLIP runs.
     drawing: how to draw pictures that the protocol needs and that are missing; None: the protocol's are in `samples/`.
     """
@@ -64,7 +66,11 @@ class Judgement:
     def reads_texts(self) -> bool:
         if self.clip.startswith(transformers_folder.PREFIX):
             return transformers_folder.reads_texts(self.clip)
-        return self.clip != outline.NAME and not self.clip.startswith(dino.PREFIX)
+        return self.clip != outline.NAME and not self.clip.startswith((dino.PREFIX, vision_language.PREFIX))
+
+    @property
+    def answers(self) -> bool:
+        return self.clip.startswith(vision_language.PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ def left_to_score(run: RunFolder, judgement: Judgement) -> Left:
     task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
     take_in_fragments(run, parts)
     under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement, run))
-    metrics = expected_metrics(judgement.protocol, judgement.reads_texts)
+    metrics = expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers)
     todo = ray.get([task()(unscored).remote(run, number, parts, under, metrics) for number in range(parts["scores"])])
     names = tuple(name for some in todo for name in some)
     return Left(under, names)
@@ -105,7 +111,7 @@ def score_run(run: RunFolder, judgement: Judgement, left: Left | None = None) ->
     under, names = left.under, left.names
     parts = read_layout(run)
     failures: tuple[Failure, ...] = ()
-    if judgement.drawing:
+    if judgement.drawing and not judgement.answers:
         judge = functools.partial(load_scorer, judgement.clip, judgement.device)
         failures = draw_missing(run, names, parts, judgement.protocol, judgement.drawing, judge)
     fresh, unsuited = stream(run, names, parts, judgement)
@@ -177,7 +183,7 @@ class Scorer:
 
     def __init__(self, run: RunFolder, parts: Mapping[str, int], judgement: Judgement) -> None:
         self._run, self._parts, self._judgement = run, parts, judgement
-        self._scorer = load_scorer(judgement.clip, judgement.device)
+        self._scorer = load_judge(judgement.clip, judgement.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         fresh, failures = [], []
@@ -190,7 +196,7 @@ class Scorer:
 
 def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnder:
     """run: the folder that pins the CLIP's tokenizer. Raises ValueError, as `check_tokenizer` does."""
-    scorer = load_scorer(judgement.clip, judgement.device)
+    scorer = load_judge(judgement.clip, judgement.device)
     if run is not None and isinstance(scorer, OpenClipScorer):
         pinned = {"clip": scorer.name, "tokenizer": scorer.tokenizer_digest}
         if not run.storage.create_exclusive(_tokenizer_path(scorer), json.dumps(pinned).encode()):
@@ -198,7 +204,7 @@ def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnde
     return ScoredUnder.of(judgement.protocol, judgement.model, judgement.model_digest, scorer)
 
 
-def check_tokenizer(run: RunFolder, scorer: ImageScorer) -> None:
+def check_tokenizer(run: RunFolder, scorer: Judge) -> None:
     """Raises ValueError if the run has scores of this CLIP that were made with another tokenizer.
 
     Scores are compared by the CLIP's fingerprint, which covers weights and preprocessing. The tokenizer is pinned beside the
@@ -242,7 +248,7 @@ def score_part(
     names: Collection[str],
     parts: Mapping[str, int],
     judgement: Judgement,
-    scorer: ImageScorer,
+    scorer: Judge,
 ) -> tuple[int, list[Failure]]:
     """Writes the scores of these concepts, all from one part of `samples/`, as a fragment.
 
@@ -258,19 +264,31 @@ def score_part(
     for word, samples in pictures_of(run, wanted, parts, judgement.protocol, seed):
         rng = numpy_generator(0, word.concept.name, f"bootstrap {under.protocol}")
         try:
-            encoded = encode_concept(samples, scorer)
-            if judgement.protocol.until_ci:
-                encoded = cut(encoded, decide(encoded, texts, judgement.protocol))
-            scored = score_concept(encoded, texts, rng)
+            if isinstance(scorer, VisionLanguageJudge):
+                scored = score_concept(without_features(samples, word.concept), scorer, rng)
+                encoded = None
+            else:
+                encoded = encode_concept(samples, scorer)
+                if judgement.protocol.until_ci:
+                    encoded = cut(encoded, decide(encoded, texts, judgement.protocol))
+                scored = score_concept(encoded, texts, rng)
         except ValueError as error:
             failures.append(Failure(word.concept.name, "scoring", str(error)))
             continue
         scores.append(score_rows(word.fingerprint, scored, under, judgement.protocol))
-        features.append(_feature_row(word, encoded, under))
+        if encoded is not None:
+            features.append(_feature_row(word, encoded, under))
     if len(scores) > 1:
         digest = hashlib.sha256(repr((under, sorted(names))).encode()).hexdigest()[:12]
         leave_fragment(run, part, f"{number:05d}@{digest}", pa.concat_tables(scores), pa.concat_tables(features))
     return len(scores) - 1, failures
+
+
+def load_judge(name: str, device: str = "cpu") -> Judge:
+    """Loads a judge of any kind by its name."""
+    if name.startswith(vision_language.PREFIX):
+        return vision_language.load_vision_language(name, device)
+    return load_scorer(name, device)
 
 
 def load_scorer(name: str, device: str = "cpu") -> ImageScorer:

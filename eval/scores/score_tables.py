@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.scores.encoded import ImageScorer
+from eval.scores.encoded import Judge
 from pipeline.protocols import Protocol
 from pipeline.records import Score
 from pipeline.store.run_tables import KEY
@@ -42,7 +42,7 @@ class ScoredUnder:
     guidance: float
 
     @classmethod
-    def of(cls, protocol: Protocol, model: str, model_digest: str, clip: ImageScorer) -> "ScoredUnder":
+    def of(cls, protocol: Protocol, model: str, model_digest: str, clip: Judge) -> "ScoredUnder":
         return cls(
             protocol.label,
             model,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from eval.judges.clip import ClipScorer
+from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.encoded import Encoded
 from eval.scores.metric import Measurement, Metric
 from eval.scores.metric_table import METRICS
@@ -13,18 +14,22 @@ from pipeline.records import SampleKind, Score
 FLOORS: tuple[SampleKind, ...] = ("noun", "wordless")
 
 
-def score_concept(encoded: Encoded, texts: ClipScorer | None, rng: np.random.Generator) -> list[Score]:
+def score_concept(
+    encoded: Encoded, judge: ClipScorer | VisionLanguageJudge | None, rng: np.random.Generator
+) -> list[Score]:
     """All scores of one concept, in the order of the metrics; text_similarity has one for each edit prompt.
 
     floor_noun and floor_wordless of each score: the same metric for the plain prompt with the class (or the initializer) in place
     of the word, and with nothing in its place.
 
-    texts: reads the prompts; None for a model that knows only pictures, which has no text_similarity.
+    judge: reads the prompts; None for a model that knows only pictures, which has no text_similarity. A vision-language judge has
+    the metrics that are answered, and no others.
     rng: resamples the images for the intervals. It is derived from the concept, so that its scores do not depend on the others.
 
     Raises ValueError if a prompt has no text besides the word.
     """
-    return [_score(encoded, metric, measured, rng) for metric in METRICS for measured in metric.measure(encoded, texts)]
+    mine = [metric for metric in METRICS if metric.answered == isinstance(judge, VisionLanguageJudge)]
+    return [_score(encoded, metric, measured, rng) for metric in mine for measured in metric.measure(encoded, judge)]
 
 
 def _score(encoded: Encoded, metric: Metric, measured: Measurement, rng: np.random.Generator) -> Score:

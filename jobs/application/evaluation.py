@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
-from jobs.application.local_paths import local_paths
+from jobs.application.local_paths import absolute_name, local_paths
 from jobs.application.phases import phase
 from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
@@ -69,16 +69,18 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
         options = request.storage_options
         history = Storage(request.history, options) if request.history else runs[0].folder.storage.folder("history")
         # open_clip and torch take seconds to import; a mistyped run should be reported at once.
-        from eval.scores.score_run import check_tokenizer, load_scorer
+        from eval.scores.score_run import check_tokenizer, load_judge, load_scorer
 
         scorers = {name: load_scorer(name) for name in {*(run.clip for run in runs), *filter(None, [request.dino])}}
         for scorer in scorers.values():
             for run in runs:
                 check_tokenizer(run.folder, scorer)
+        if vqa := vqa_name(request):
+            load_judge(vqa)
         check_comparison(runs, scorers[runs[0].clip], history, night, request)
     except (ModelError, ProtocolError, StorageError, OSError, ValueError, KeyError) as error:
         raise NotStartedError(str(error)) from error
-    judges = [name for run in runs for name in (run.model, run.clip, request.dino or "")]
+    judges = [name for run in runs for name in (run.model, run.clip, request.dino or "", vqa_name(request) or "")]
     with ExitStack() as stack:
         try:
             session = stack.enter_context(ray_session(request.ray_address))
@@ -195,6 +197,11 @@ def _evaluate(
     return EvaluationResult(verdict, tuple(reports), tuple(failures))
 
 
+def vqa_name(request: EvaluationRequest) -> str | None:
+    """The name that load_judge knows."""
+    return request.vqa and absolute_name(f"vqa:{request.vqa.removeprefix('vqa:')}")
+
+
 def listed_in(runs: Sequence[RunFolder]) -> frozenset[str] | None:
     """The concepts of these runs' manifests; None where one is of a version that kept no list."""
     lists = [read_lists(run) for run in runs]
@@ -223,10 +230,12 @@ def _report(
     from jobs.application.report_run import counts_said, headline, summarise_run, write_report
 
     judges = []
-    if request.dino:
-        second = score_run(run.folder, run.judgement(session, request.dino))
-        second_summary = summarise_run(run.folder, second.under)
-        judges.append(Judge(request.dino, second_summary.reconstruction, second_summary.subject_fidelity))
+    for name in filter(None, (request.dino, vqa_name(request))):
+        with phase(events, f"scoring by {name}"):
+            second = score_run(run.folder, run.judgement(session, name))
+        for failure in second.failures:
+            events.say("judge", f"{failure.concept} has no score by {name}: {failure.reason}", concept=failure.concept)
+        judges.append(Judge.of(name, summarise_run(run.folder, second.under)))
     configuration = {
         **run.configuration,
         "evaluated": asdict(scored.under),
@@ -243,7 +252,7 @@ def _report(
         done=summary.done, failed=summary.failed, retired=summary.retired,
     )  # fmt: skip
     for judge in judges:
-        said = f"reconstruction {judge.reconstruction.value:.3f}, subject fidelity {judge.subject_fidelity.value:.3f}"
+        said = ", ".join(f"{figure} {value:.3f}" for figure, value in judge.figures.items())
         events.say("judge", f"{judge.name}: {said}")
     url = without_credentials(run.folder.storage.url).rstrip("/") + "/report/index.html"
     events.say("report", f"report    {url}", url=url)

@@ -17,7 +17,7 @@ def absolute_name(typed: str) -> str:
     >>> absolute_name("local-dir:/models/./clip")
     'local-dir:/models/clip'
     """
-    for prefix in ("local-dir:", "transformers:"):
+    for prefix in ("local-dir:", "transformers:", "vqa:"):
         if typed.startswith(prefix):
             return f"{prefix}{local_path(typed.removeprefix(prefix))}"
     if typed.startswith("timm:") and typed.count(":") >= 2:

@@ -223,7 +223,8 @@ class EvaluationRequest:
     """Everything that defines an evaluation.
 
     runs: URLs of run folders. protocol: None takes each run's own. clip, model: None takes each run's own, if it is the shipped
-    one. dino: "timm:ARCH:FILE", a second judge that sees pictures only. until_ci: half the width of a 95 % interval; a prompt's
+    one. dino: "timm:ARCH:FILE", a second judge that sees pictures only. vqa: the folder of a vision-language model.
+    until_ci: half the width of a 95 % interval; a prompt's
     pictures are drawn in rounds until the interval of its score is that narrow; 0 draws them all.
     history: URL of the folder of earlier nights; None is history/ in the first run. night: its name; None is today's date.
     baseline: a night to compare with besides the last good one; None is the first good one.
@@ -236,6 +237,7 @@ class EvaluationRequest:
     model: str | None = None
     clip: str | None = None
     dino: str | None = None
+    vqa: str | None = None
     until_ci: float = 0.0
     history: str | None = None
     night: str | None = None

@@ -24,7 +24,7 @@ def load_part(model: Model, name: str, kind: type[Any], dtype: torch.dtype) -> A
     return load_whole(kind, folder, **{"dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype": dtype})
 
 
-def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype) -> Any:
+def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype | str) -> Any:
     """The model in the folder. Raises ValueError if weights are missing, which the library would fill with random numbers."""
     part, loaded = kind.from_pretrained(
         folder, use_safetensors=True, variant=weight_files(folder)[0], output_loading_info=True, **precision

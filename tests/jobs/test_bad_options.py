@@ -73,6 +73,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "import_words": (("{manifest}", "--output", "{folder}/run", "--words", "{run}/words"), INVERT | {"--words": UNKNOWN_STORE}),
     "evaluate": (("{run}",), {
         "--protocol": NO_PROTOCOL, "--clip": NO_CLIP, "--model": NO_MODEL, "--dino": ("timm:nothing", "'timm:nothing' must be"),
+        "--vqa": ("no-such-folder", "no-such-folder/config.json does not exist"),
         "--until-ci": number("--until-ci", "nan"), "--history": UNKNOWN_STORE, "--night": ("a/b", "--night 'a/b'"),
         "--fail-on-drop": number("--fail-on-drop", "inf"), "--baseline": ("no-night", "the baseline 'no-night' is no night"),
         "--group-by": ("no-column", "there is no column 'no-column' to group by"), **CLUSTER,

@@ -88,9 +88,7 @@ def plain_run() -> str:
     names = [f"thing-{position}" for position in range(12)]
     summary = summary_of(*(concept(position, name) for position, name in enumerate(names)))
     nights = [night(position, 0.5 + 0.01 * (position % 3)) for position in range(9)] + [night(9, 0.44, good=False)]
-    background = Background(
-        "kind", nights, [Judge("timm:dino", Estimate(0.4, 0.3, 0.5, 12), Estimate(0.3, 0.2, 0.4, 12))]
-    )
+    background = Background("kind", nights, [Judge("timm:dino", {"reconstruction": 0.4, "subject fidelity": 0.3})])
     pictures = {name: grid(seed) for seed, name in enumerate(names)}
     return render_report(summary, pictures, (), {"steps": 300}, background=background)
 
@@ -105,7 +103,7 @@ def hostile_run() -> str:
         summary_of(*concepts, failed=len(failures)), dict.fromkeys(HOSTILE, picture), failures,
         {text: text for text in HOSTILE}, title=HOSTILE[0],
         background=Background("owner", [night(0, 0.5), tonight],
-                              [Judge(text, Estimate(0.4, 0.3, 0.5, 1), Estimate(0.4, 0.3, 0.5, 1)) for text in HOSTILE],
+                              [Judge(text, {"reconstruction": 0.4}) for text in HOSTILE],
                               [Event(text, "worker_lost", text, text, text, text, text, None, text) for text in HOSTILE]),
     )  # fmt: skip
 

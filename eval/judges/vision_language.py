@@ -1,0 +1,119 @@
+"""VQAScore (Lin et al. 2024, arXiv 2404.01291): how probable a vision-language model finds it that a picture shows a text.
+
+    vqa:FOLDER     config.json, model.safetensors, processor and tokenizer of a chat model, as transformers saves them
+
+The model answers a question about a picture; the score is the probability of "yes" as its first word. No code of a folder is run,
+weights are read from safetensors only, and nothing is downloaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from safetensors import SafetensorError
+
+from eval.judges.clip import Features, Picture
+from eval.judges.transformers_folder import CONFIGURATION, WEIGHTS, digest_of
+from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
+from pipeline.models.weights import load_whole
+
+PREFIX = "vqa:"
+QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
+ANSWERS = ("Yes", "yes", " Yes", " yes")  # those of them that are one token count together
+VERSION = 1  # of the arithmetic
+BATCH = 8
+# Chat models that transformers has: a decoder alone, which writes its answer behind the question.
+MODELS = (
+    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "internvl", "gemma3",
+)  # fmt: skip
+
+
+class VisionLanguageJudge:
+    """A chat model in eval mode, with the precision its folder states.
+
+    name: "vqa:FOLDER". fingerprint: sha256 of the folder's files, the question, the answers and the version of the arithmetic.
+    """
+
+    def __init__(self, name: str, folder: Path, device: str) -> None:
+        self.name = name
+        self._processor: Any = transformers.AutoProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        self._tokenizer: Any = self._processor.tokenizer
+        self._tokenizer.padding_side = "left"  # the last place of every row is the one before the answer
+        self._model: Any = load_whole(transformers.AutoModelForImageTextToText, folder, dtype="auto")
+        self._model.eval().requires_grad_(False).to(device)
+        self._device = device
+        spelled = [self._tokenizer.encode(each, add_special_tokens=False) for each in ANSWERS]
+        self._yes = sorted({tokens[0] for tokens in spelled if len(tokens) == 1})
+        if not self._yes:
+            raise ValueError("its tokenizer has no single token for yes")
+        method = json.dumps([digest_of(folder), QUESTION, ANSWERS, VERSION])
+        self.fingerprint = hashlib.sha256(method.encode()).hexdigest()
+
+    def probabilities(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Features:
+        """Of "yes" for each picture, PIL or uint8 (H, W, 3), and its own text: float32 (N,), in [0, 1].
+
+        Raises ValueError for a text that holds one of the model's special tokens, which would break its prompt.
+        """
+        for text in texts:
+            if special := [each for each in self._tokenizer.all_special_tokens if each in text]:
+                raise ValueError(f"the text {text[:200]!r} holds {special[0]!r}, a special token of {self.name}")
+        starts = range(0, len(pictures), BATCH)
+        batches = [self._answered(pictures[start : start + BATCH], texts[start : start + BATCH]) for start in starts]
+        return np.concatenate([np.empty(0, np.float32), *batches])
+
+    @torch.no_grad()
+    def _answered(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Features:
+        opened = [each if isinstance(each, Image.Image) else Image.fromarray(each) for each in pictures]
+        prepared = self._processor(
+            images=[[each.convert("RGB")] for each in opened],
+            text=[self._prompt(each) for each in texts],
+            padding=True,
+            return_tensors="pt",
+        ).to(self._device, self._model.dtype)
+        last = self._model(**prepared, logits_to_keep=1).logits[:, -1].float()
+        yes: Features = last.softmax(dim=-1)[:, self._yes].sum(dim=1).cpu().numpy()
+        return yes
+
+    def _prompt(self, text: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": QUESTION.format(text)}]
+        said: str = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return said
+
+
+def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
+    """name: "vqa:FOLDER". Raises FileNotFoundError for an incomplete folder, and ConfigurationError or ValueError for a model
+    that is not in the list above, weights that do not fit it, or a configuration that would run code.
+    """
+    folder = Path(name.removeprefix(PREFIX))
+    for wanted in (CONFIGURATION, WEIGHTS):
+        if not any(folder.glob(wanted)):
+            raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")
+    refuse_code(folder)
+    kind = read_configuration(folder / CONFIGURATION).get("model_type")
+    if kind not in MODELS:
+        raise ConfigurationError(
+            f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; models that answer questions are {', '.join(MODELS)}"
+        )
+    try:
+        return VisionLanguageJudge(name, folder, device)
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        ValueError,
+        ImportError,
+        AttributeError,
+    ) as error:
+        raise ValueError(f"judge {name!r} does not load: {error}") from error
