@@ -23,6 +23,7 @@ LOOK_ALIKES = 9  # other concepts that a picture is ranked against
 FEATURES = pa.schema([
     *KEY, ("protocol", pa.string()), ("clip", pa.string()), ("clip_digest", pa.string()),
     ("training", pa.list_(pa.float32())), ("samples", pa.list_(pa.list_(pa.float32()))),
+    ("pictures", pa.list_(pa.list_(pa.float32()))), ("untrained", pa.list_(pa.list_(pa.float32()))),
 ])  # fmt: skip
 
 

@@ -304,7 +304,8 @@ def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.
     row = {
         "concept": word.concept.name, "fingerprint": word.fingerprint, "protocol": under.protocol, "clip": under.clip,
         "clip_digest": under.clip_digest, "training": encoded.of("training").mean(axis=0, dtype=np.float64),
-        "samples": list(encoded.plain),
+        "samples": list(encoded.plain), "pictures": list(encoded.of("training")),
+        "untrained": list(encoded.of("untrained", encoded.plain_prompt)),
     }  # fmt: skip
     return pa.Table.from_pylist([row], FEATURES)
 

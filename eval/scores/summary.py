@@ -16,6 +16,7 @@ from eval.scores.metric import Metric
 from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.metrics import covered, interval
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of, without_nan
+from eval.scores.set_distance import SetDistance
 from pipeline.records import Failure, Score
 from pipeline.store.run_tables import KEY
 
@@ -135,6 +136,7 @@ class Summary:
     retired: words that are kept and no longer of the manifest; nothing else here counts them.
     covered, editability_covered: medians over concepts; all other figures are means over concepts.
     difficulties: class of difficulty -> text similarity of its prompts, if the protocol has such classes.
+    cmmd: distance of the set of all pictures from that of all training images, if their features were kept.
     more: the headline columns of metrics without a field here, and the means of their floors and ceilings.
     """
 
@@ -162,6 +164,7 @@ class Summary:
     editability_floor_wordless: float = math.nan
     more: Mapping[str, Estimate | float] = field(default_factory=dict)
     retired: int = 0
+    cmmd: SetDistance | None = None
 
     def estimate(self, name: str) -> Estimate:
         """A headline column of metric_table.METRICS over the concepts."""
@@ -295,6 +298,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
     written["no_effect"] = sum(concept.no_effect for concept in summary.concepts)
     written["difficulties"] = {name: without_nan(asdict(value)) for name, value in summary.difficulties.items()}
+    written["cmmd"] = asdict(summary.cmmd) if summary.cmmd else None
     if summary.confusion:
         confusion = asdict(summary.confusion)
         written["confusion"] = {name: confusion[name] for name in confusion if name != "by_concept"}

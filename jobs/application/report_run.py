@@ -1,7 +1,7 @@
 """Writes a run's report/ from its tables and grids: the page, the headline figures and one row a concept."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from eval.pairs.pair_summary import pairs_json, read_pairs
 from eval.report.report_page import Background, render_report
-from eval.scores.confusion import FEATURES, Confusion, confusion_over, features_of
+from eval.scores.confusion import FEATURES, confusion_over, features_of
 from eval.scores.score_tables import SCORES, ScoredUnder
+from eval.scores.set_distance import set_distance_of
 from eval.scores.summary import Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
 from pipeline.store.catalogue.accepted import JudgedWord, accepted_of, read_judged
@@ -64,7 +65,9 @@ def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
     parts = read_layout(run)
     embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
     scores = read_parts(run, "scores", parts["scores"], SCORES)
-    confusion = read_confusion(run, parts["scores"], under)
+    drawn_against = set(embeddings.filter(pc.equal(embeddings["kind"], "negative"))["concept"].to_pylist())
+    features = read_features(run, parts["scores"], under, drawn_against)
+    confusion = confusion_over(features_of(features))
     summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
     judged = read_judged(run)
     accepted = accepted_of(judged)
@@ -74,7 +77,12 @@ def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
         if word.state == "candidate" and _is_worse(word, accepted.get(word.concept))
     }
     concepts = tuple(replace(each, fell=(each.concept, each.fingerprint) in fell) for each in summary.concepts)
-    return replace(summary, concepts=concepts, retired=len(retired_names(run, listed(read_lists(run)))))
+    return replace(
+        summary,
+        concepts=concepts,
+        cmmd=set_distance_of(features.to_pylist()),
+        retired=len(retired_names(run, listed(read_lists(run)))),
+    )
 
 
 def _is_worse(word: JudgedWord, accepted: JudgedWord | None) -> bool:
@@ -125,16 +133,20 @@ def headline(summary: Summary) -> str:
     )
 
 
-def read_confusion(run: RunFolder, parts: int, under: ScoredUnder) -> Confusion | None:
-    """Over the first part that has features: which concepts it holds is decided by their names' digests alone."""
+def read_features(run: RunFolder, parts: int, under: ScoredUnder, leave_out: Collection[str]) -> pa.Table:
+    """Of the first part that has features: which concepts it holds is decided by their names' digests alone.
+
+    leave_out: concepts whose pictures are not meant to be like their training images, those of negative words.
+    """
     for number in range(parts):
         table = read_table(run, part_path("features", number, parts))
         if table is not None:
             made = pc.and_(
                 pc.equal(table["protocol"], under.protocol), pc.equal(table["clip_digest"], under.clip_digest)
             )
-            return confusion_over(features_of(conformed(table.filter(made), FEATURES)))
-    return None
+            rows = conformed(table.filter(made), FEATURES)
+            return rows.filter(pc.invert(pc.is_in(rows["concept"], pa.array(sorted(leave_out), pa.string()))))
+    return FEATURES.empty_table()
 
 
 def read_failures(run: RunFolder) -> list[Failure]:

@@ -168,7 +168,7 @@ def test_adam_is_given_the_rate_of_the_step(backbone: Backbone) -> None:
 
 
 def test_vectors_join_one_after_the_other(backbone: Backbone) -> None:
-    """Gal et al. 2022, section 5.3. Catches vectors that are all there from the beginning, and one that is never trained."""
+    """Gal et al. 2022, section 5.2. Catches vectors that are all there from the beginning, and one that is never trained."""
     settings = replace(SHORT, progressive=0.3)
     slot = slot_of(backbone, settings, THREE)
     trained = []
@@ -205,7 +205,7 @@ def test_a_budget_that_ends_before_the_last_vector_joins_is_refused(vectors: int
 
 
 def test_a_pictures_own_word_takes_part_in_the_training_and_is_thrown_away(backbone: Backbone) -> None:
-    """Gal et al. 2022, section 5.3. Catches own words that no prompt holds, that all pictures share, or that are kept."""
+    """Gal et al. 2022, section 5.2. Catches own words that no prompt holds, that all pictures share, or that are kept."""
     settings = replace(SHORT, steps=30, per_image=0.5)
     slot = slot_of(backbone, settings, THREE)
     assert slot.words[ENCODER].shape[0] == 3 + len(PICTURES)
