@@ -97,8 +97,9 @@ def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, b
         vectors = words.setdefault((row["concept"], row["placeholder"]), {})
         vectors[row["text_encoder"]] = np.array(row["vectors"], np.float32)
         specs[row["concept"]] = WordSpec(
-            row["concept"], family.architecture_of(vectors), row["kind"], row["resolution"], row["learned"]
-        )
+            row["concept"], family.architecture_of(vectors), row["kind"], row["resolution"], row["learned"],
+            dict(row["stated"] or ()),
+        )  # fmt: skip
     if unknown := sorted(set(only) - {concept for concept, _ in words}):
         raise ValueError(f"this run has no word for {', '.join(unknown[:5])}")
     files: dict[str, bytes] = {}

@@ -119,6 +119,7 @@ class Word:
     learning_rate: the rate that the optimiser used.
     stopped_by: "steps" (the budget ran out), "settled" or "dvar" (early_stopping.py), or "imported": not learned here at all.
     loss: the validation loss at the end. seconds: from admission to the last step.
+    stated: of an imported word, what its file says of it: title, date, tags and more.
     """
 
     concept: str
@@ -131,6 +132,7 @@ class Word:
     learning_rate: float
     loss: float
     seconds: float
+    stated: Mapping[str, str] = field(default_factory=dict)
 
 
 SampleKind = Literal["training", "reconstruction", "edit", "untrained", "noun", "wordless"]

@@ -112,6 +112,7 @@
       ...data.facts.map((fact) => [fact.label, told(fact, concept)]),
       ["training", `${concept.steps} steps in ${figure(concept.seconds, 1)} s, stopped by ${concept.stopped_by}`],
       ...Object.entries(concept.carried),
+      ...Object.entries(concept.stated).map(([name, value]) => [`its file: ${name}`, value]),
     ];
     const close = make("button", { type: "button" }, "Close");
     close.addEventListener("click", () => view.close());

@@ -285,6 +285,7 @@ def _row(concept: ConceptSummary) -> dict[str, Any]:
         "stopped_by": concept.stopped_by,
         "verdict": VERDICTS.index(concept.verdict),
         "carried": {_clipped(name): _clipped(value) for name, value in concept.carried.items()},
+        "stated": {_clipped(name): _clipped(value) for name, value in concept.stated.items()},
         "link": f"../grids/{quote(concept.concept, safe='', errors='replace')}.png",
         "seconds": _number(concept.seconds),
         "nearest_own": _number(concept.nearest_own),

@@ -42,7 +42,23 @@ CONCEPTS = pa.schema([
     ("nearest_own", pa.float64()), ("verdict", pa.string()), ("no_effect", pa.bool_()), ("steps", pa.int64()),
     ("seconds", pa.float64()),
     ("stopped_by", pa.string()), ("carried", pa.map_(pa.string(), pa.string())),
+    ("stated", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
+
+
+# Columns of the embeddings that a summary is made of.
+OF_WORDS = [
+    "concept",
+    "fingerprint",
+    "placeholder",
+    "class",
+    "kind",
+    "steps",
+    "seconds",
+    "stopped_by",
+    "carried",
+    "stated",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +72,7 @@ class ConceptSummary:
     diversity: of the plain prompt's pictures; its ceiling is that of the training images. nearest_own: the share of the plain
     prompt's pictures that are nearer to their own training images than to any other concept's; nan if the concept was not compared.
     effect: distance of its pictures from those of the untrained word; see NO_EFFECT. more: columns of metrics without a field here.
-    fell: it is a candidate, and worse than the accepted word of its concept.
+    fell: it is a candidate, and worse than the accepted word of its concept. stated: what an imported word's file says of it.
     """
 
     concept: str
@@ -89,6 +105,7 @@ class ConceptSummary:
     editability_floor_wordless: float = math.nan
     more: Mapping[str, float] = field(default_factory=dict)
     fell: bool = False
+    stated: Mapping[str, str] = field(default_factory=dict)
 
     def figure(self, name: str) -> float:
         """The figure with this name: one of metric_table.COLUMNS, or a field."""
@@ -252,7 +269,7 @@ def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa
     table = pa.Table.from_pylist([
         {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
          "class": concept.noun, "verdict": concept.verdict, "no_effect": concept.no_effect,
-         "carried": list(concept.carried.items())}
+         "carried": list(concept.carried.items()), "stated": list(concept.stated.items())}
         for concept in summary.concepts
     ], CONCEPTS)  # fmt: skip
     for column in sorted({name for concept in summary.concepts for name in concept.carried}):
@@ -307,9 +324,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 def _current_words(embeddings: pa.Table) -> dict[str, dict[str, Any]]:
     """Concept -> the row of one of its text encoders, without the vectors."""
-    wanted = ["concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried"]
     words: dict[str, dict[str, Any]] = {}
-    for row in embeddings.select(wanted).to_pylist():
+    for row in embeddings.select(OF_WORDS).to_pylist():
         known = words.setdefault(row["concept"], row)
         if known["fingerprint"] != row["fingerprint"]:
             digests = f"{known['fingerprint']} and {row['fingerprint']}"
@@ -353,7 +369,7 @@ def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: floa
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],
         kind=word["kind"], steps=word["steps"], seconds=word["seconds"], stopped_by=word["stopped_by"],
-        carried=dict(word["carried"] or ()), nearest_own=nearest_own,
+        carried=dict(word["carried"] or ()), stated=dict(word["stated"] or ()), nearest_own=nearest_own,
         more={name: value for name, value in figures.items() if name not in own},
         **{name: value for name, value in figures.items() if name in own},
     )  # fmt: skip

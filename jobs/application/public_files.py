@@ -57,8 +57,9 @@ def _word(rows: list[dict[str, Any]], family: Family) -> bytes | None:
     first = rows[0]
     vectors = {str(row["text_encoder"]): np.array(row["vectors"], np.float32) for row in rows}
     spec = WordSpec(
-        first["concept"], family.architecture_of(vectors), first["kind"], first.get("resolution"), first.get("learned")
-    )
+        first["concept"], family.architecture_of(vectors), first["kind"], first.get("resolution"), first.get("learned"),
+        dict(first.get("stated") or ()),
+    )  # fmt: skip
     return encode_word(str(first["placeholder"]), vectors, family.word_keys, spec=spec)
 
 

@@ -15,7 +15,7 @@ from eval.report.report_page import Background, render_report
 from eval.scores.confusion import FEATURES, confusion_over, features_of
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.set_distance import set_distance_of
-from eval.scores.summary import Summary, concept_rows, summarise, summary_json
+from eval.scores.summary import OF_WORDS, Summary, concept_rows, summarise, summary_json
 from pipeline.records import Failure
 from pipeline.store.catalogue.accepted import JudgedWord, accepted_of, read_judged
 from pipeline.store.catalogue.listed import listed, read_lists
@@ -26,9 +26,6 @@ from pipeline.store.parts import conformed, part_path, read_layout, read_parts, 
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS, FAILURES
 from pipeline.store.storage import StorageError, StorageUnavailableError, without_credentials
-
-# The columns that a summary needs; the vectors are not read.
-OF_WORDS = ("concept", "fingerprint", "placeholder", "class", "kind", "steps", "seconds", "stopped_by", "carried")
 
 MOST_GRID_BYTES = 100_000_000
 

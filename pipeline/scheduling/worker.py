@@ -314,7 +314,7 @@ class Worker:
         run, name, attempt = self.settings.run, concept.name, uuid.uuid4().hex[:12]
         architecture = self.backbone.architecture_of(word.vectors)
         learned = datetime.now(UTC).date().isoformat()
-        spec = WordSpec(name, architecture, concept.kind, images.pixels.shape[1], learned)
+        spec = WordSpec(name, architecture, concept.kind, images.pixels.shape[1], learned, word.stated)
         word_path = run.candidate_path(name) if self.settings.gated else run.word_path(name)
         public = {
             word_path: encode_word(word.placeholder, word.vectors, self.backbone.word_keys, spec=spec),

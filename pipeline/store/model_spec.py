@@ -7,12 +7,17 @@ keys are sorted: safetensors' own writer puts them in another order every time.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from pipeline.store.locations import without_credentials
 
 PREFIX = "modelspec."
 TRIGGER, ARCHITECTURE = f"{PREFIX}trigger_phrase", f"{PREFIX}architecture"
 NEGATIVE = f"{PREFIX}is_negative_embedding"
+# What another trainer's word says of these stays with it. The rest is ours, of the word as it is here.
+THEIRS = ("title", "author", "description", "date", "tags", "resolution", "license", "usage_hint", "merged_from")
+LONGEST_VALUE = 2_000  # characters; a thumbnail is longer, and is not kept
 LONGEST_NAME = 140  # of a word, in characters; the specification has no limit
 MOST_HEADER = 2_000_000  # bytes; as Python's objects they can take forty times as much
 METADATA = "__metadata__"
@@ -23,7 +28,7 @@ class WordSpec:
     """title: the concept's name. architecture: of the model, by its name in the specification where it has one.
 
     kind: "object", "style" or "negative". resolution: side of the training pictures in pixels; learned: the day, ISO 8601; None
-    where a run's tables do not have them.
+    where a run's tables do not have them. stated: of an imported word, what its file said of it; see `stated_in`.
     """
 
     title: str
@@ -31,6 +36,7 @@ class WordSpec:
     kind: str
     resolution: int | None = None
     learned: str | None = None
+    stated: Mapping[str, str] = field(default_factory=dict)
 
     def metadata(self, placeholder: str) -> dict[str, str]:
         said = {
@@ -42,6 +48,7 @@ class WordSpec:
             said["date"] = self.learned
         if self.resolution is not None:
             said["resolution"] = f"{self.resolution}x{self.resolution}"
+        said |= {key: value for key, value in self.stated.items() if key in THEIRS}
         return {PREFIX + key: value for key, value in said.items()}
 
 
@@ -72,6 +79,16 @@ def metadata_of(data: bytes) -> dict[str, str]:
     if not isinstance(metadata, dict):
         return {}
     return {key: value for key, value in metadata.items() if isinstance(value, str)}
+
+
+def stated_in(data: bytes) -> dict[str, str]:
+    """What a word file says of itself, by the specification's keys without their prefix: printable text, without credentials."""
+    found = {
+        key.removeprefix(PREFIX): "".join(sign if sign.isprintable() else " " for sign in value).strip()
+        for key, value in sorted(metadata_of(data).items())
+        if key.startswith(PREFIX) and len(key) <= LONGEST_NAME and len(value) <= LONGEST_VALUE
+    }
+    return {key: without_credentials(value) for key, value in found.items() if key.isprintable() and value}
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ EMBEDDINGS = pa.schema([
     ("initial_norms", pa.list_(pa.float32())), ("seconds", pa.float64()), ("images", pa.list_(pa.string())),
     ("image_digests", pa.list_(pa.string())), ("rejected_images", pa.list_(pa.string())), ("sources", pa.list_(SOURCE)),
     ("carried", pa.map_(pa.string(), pa.string())), ("resolution", pa.int64()),
-    ("learned", pa.string()),
+    ("learned", pa.string()), ("stated", pa.map_(pa.string(), pa.string())),
 ])  # fmt: skip
 
 SAMPLES = pa.schema(
@@ -61,6 +61,7 @@ def embedding_rows(
             "carried": _carried(concept),
             "resolution": images.pixels.shape[1],
             "learned": learned,
+            "stated": list(word.stated.items()),
         }
         for encoder, vectors in word.vectors.items()
     ], EMBEDDINGS)  # fmt: skip

@@ -9,6 +9,7 @@ from pipeline.models.base import Backbone
 from pipeline.records import Concept, ImageSet, Word
 from pipeline.settings import InversionSettings
 from pipeline.store.locations import without_credentials
+from pipeline.store.model_spec import stated_in
 from pipeline.store.word_files import WordFileError, decode_word, is_negative, stated_model, suited
 from pipeline.training.inversion import InversionError, validate
 from pipeline.training.slot import SideInformation, new_slot
@@ -19,8 +20,8 @@ def imported_word(
 ) -> Word:
     """The word in a file's bytes, under the concept's placeholder whatever the file calls it.
 
-    It has as many vectors as the file, no steps and no learning rate. Its loss is that of our validation batch. `initial`
-    is the start that our own training would have had.
+    It has as many vectors as the file and what that says of the word, no steps and no learning rate. Its loss is that of our
+    validation batch. `initial` is the start that our own training would have had.
     Raises InversionError for bytes that are no word, or a word for another model, and PromptError.
     """
     began = time.monotonic()
@@ -52,4 +53,5 @@ def imported_word(
         learning_rate=0.0,
         loss=slot.losses[-1],
         seconds=time.monotonic() - began,
+        stated=stated_in(data),
     )

@@ -51,7 +51,7 @@ def concept(position: int, name: str, text: str = "shelf 3", covered: float | No
         reconstruction=value, reconstruction_low=value - 0.02, reconstruction_high=value + 0.02,
         reconstruction_floor=0.2, reconstruction_ceiling=0.6, covered=share,
         editability=0.3 - 0.01 * position, editability_floor=0.1, editability_ceiling=0.35, editability_covered=0.7,
-        steps=100 + position, seconds=9.5, stopped_by="dvar", carried={"owner": text, "__proto__": text},
+        steps=100 + position, seconds=9.5, stopped_by="dvar", carried={"owner": text, "__proto__": text}, stated={"title": text},
         diversity=0.02 * position, diversity_ceiling=0.3, subject_fidelity=value - 0.05, nearest_own=0.5,
     )  # fmt: skip
 
@@ -238,15 +238,14 @@ def test_pointing_at_a_mark_shows_its_grid_and_a_click_opens_it(plain: Opened) -
     mark = page.locator("#scatter .mark[aria-label='thing-4']")
     mark.hover()
     assert page.inner_text("#hover .name") == "thing-4"
-    assert (
-        page.eval_on_selector("#hover img", "async (image) => { await image.decode(); return image.naturalWidth; }")
-        == 900
-    )
+    width = page.eval_on_selector("#hover img", "async (image) => { await image.decode(); return image.naturalWidth; }")
+    assert width == 900
     page.mouse.move(0, 0)
     assert not page.is_visible("#hover")
     mark.click()
     assert page.is_visible("#view img")
     assert page.get_attribute("#view a", "href") == "../grids/thing-4.png"
+    assert "its file: title" in page.inner_text("#view")
     page.keyboard.press("Escape")
     assert not page.is_visible("#view")
     plain.check_quiet()

@@ -15,11 +15,13 @@ from PIL import Image
 from safetensors.numpy import load
 from safetensors.torch import save
 
+from jobs.application.public_files import restore_public_files
 from jobs.export_words import exported
 from jobs.import_words import main
 from pipeline.inputs.image_sets import find_images, load_images
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, read_manifest
+from pipeline.models.families import family_of
 from pipeline.models.find import find_model
 from pipeline.protocols import PROTOCOLS
 from pipeline.records import Concept, Done, Failure
@@ -27,6 +29,7 @@ from pipeline.scheduling.planning import plan
 from pipeline.scheduling.worker import Worker
 from pipeline.scheduling.worker_interface import WorkerSettings
 from pipeline.settings import InversionSettings
+from pipeline.store.model_spec import WordSpec, stated_in
 from pipeline.store.parts import create_layout
 from pipeline.store.publish import publish
 from pipeline.store.run_folder import RunFolder
@@ -260,3 +263,69 @@ def test_a_word_of_stable_diffusion_3_goes_the_whole_way_round(
     again = imported_word(concept, data, load_images(find_images(concept), 16), worker.backbone, SETTINGS)
     for row in learned:
         assert again.vectors[row["text_encoder"]].tolist() == row["vectors"]
+
+
+THEIR_SPEC = WordSpec(
+    "Ruby Owl", "stable-diffusion-v1", "style", 768, "2024-05-06", {"author": "somebody", "tags": "bird, red"}
+)
+THEIRS_SAID = {
+    "title": "Ruby Owl", "date": "2024-05-06", "tags": "bird, red", "resolution": "768x768", "author": "somebody",
+}  # fmt: skip
+
+
+def test_what_a_file_says_of_its_word_is_kept_shown_and_written_again(
+    epsilon_model: Path, worker_on: Callable[[Path], Worker], concept: Concept, tmp_path: Path
+) -> None:
+    """Catches an author, a title or a day that is lost, or ours put in its place, on the way through an import and an export."""
+    given = encode_word("<ruby>", {"text_encoder": VECTORS}, layout="a1111", spec=THEIR_SPEC)
+    (tmp_path / "a.safetensors").write_bytes(given)
+    worker = worker_on(epsilon_model)
+    done = worker.invert(replace(concept, word_file=str(tmp_path / "a.safetensors")))
+    assert isinstance(done, Done), done
+    run = worker.settings.run
+    (row,) = rows(worker)
+    stated = dict(row["stated"])
+    assert stated == stated_in(given)
+    assert stated["trigger_phrase"] == "<ruby>"
+    publish(run, {concept.name: done.fingerprint}, create_layout(run, 1))
+    run.write_json("run.json", {"model_family": "StableDiffusionPipeline"})
+    public = run.storage.read_bytes(run.word_path(concept.name))
+    run.storage.delete(run.word_path(concept.name))
+    assert restore_public_files(
+        run, {concept.name: done.fingerprint}, create_layout(run, 1), family_of("StableDiffusionPipeline")
+    )
+    assert run.storage.read_bytes(run.word_path(concept.name)) == public
+    for data in (public, *exported(run, "a1111", []).values()):
+        said = stated_in(data)
+        assert {key: said[key] for key in THEIRS_SAID} == THEIRS_SAID
+        assert (said["trigger_phrase"], said["is_negative_embedding"]) == ("<my-cat>", "false"), (
+            "the word as it is here"
+        )
+        assert said["hash_sha256"] == stated["hash_sha256"], "the same numbers"
+
+
+def test_what_a_learned_word_says_is_ours(
+    epsilon_model: Path, worker_on: Callable[[Path], Worker], concept: Concept
+) -> None:
+    worker = worker_on(epsilon_model)
+    assert isinstance(worker.invert(concept), Done)
+    (row,) = rows(worker)
+    assert (row["stated"], row["learned"] is not None) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kept"),
+    [
+        ({"modelspec.title": "a\x1b[31mb\n"}, {"title": "a [31mb"}),
+        ({"modelspec.thumbnail": "data:image/jpeg;base64," + "A" * 9_000, "modelspec.title": "t"}, {"title": "t"}),
+        ({"modelspec.author": "https://me:pw@host/x"}, {"author": "https://***@host/x"}),
+        ({"ss_network": "kohya's own", "modelspec.license": "CC0"}, {"license": "CC0"}),
+        ({"modelspec.date": "  "}, {}),
+        ({}, {}),
+    ],
+)
+def test_what_is_kept_of_a_files_metadata_is_short_printable_text(
+    metadata: dict[str, str], kept: dict[str, str]
+) -> None:
+    """Catches a terminal that obeys a stranger's title, and a password in a run's tables."""
+    assert stated_in(save({"emb_params": torch.from_numpy(VECTORS)}, metadata)) == kept
