@@ -146,7 +146,7 @@ def _unit(output: Any) -> Features:
 def digest_of(folder: Path) -> str:
     """Hex sha256 of the files that features depend on, by file name."""
     digest = hashlib.sha256()
-    patterns = ("*.json", "*.jinja", "*.txt", "*.model", WEIGHTS)
+    patterns = ("*.json", "*.txt", "*.model", WEIGHTS)
     for path in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         with path.open("rb") as opened:
             digest.update(f"{path.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())

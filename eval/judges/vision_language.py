@@ -28,20 +28,26 @@ QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 ANSWERS = ("Yes", "yes", " Yes", " yes")  # those of them that are one token count together
 VERSION = 1  # of the arithmetic
 BATCH = 8
-# Chat models that transformers has: a decoder alone, which writes its answer behind the question.
-MODELS = (
-    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "internvl", "gemma3",
-)  # fmt: skip
+# model_type -> what its published chat template makes of a picture and a question. A folder's own template is a stranger's program
+# and is never run.
+QWEN = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n"
+QWEN_2 = f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{QWEN}"
+SMOL = "<|im_start|>User:<image>{}<end_of_utterance>\nAssistant:"
+CHATS = {
+    "llava": "USER: <image>\n{} ASSISTANT:", "qwen2_vl": QWEN_2, "qwen2_5_vl": QWEN_2, "qwen3_vl": QWEN, "idefics3": SMOL,
+    "smolvlm": SMOL,
+}  # fmt: skip
 
 
 class VisionLanguageJudge:
     """A chat model in eval mode, with the precision its folder states.
 
-    name: "vqa:FOLDER". fingerprint: sha256 of the folder's files, the question, the answers and the version of the arithmetic.
+    name: "vqa:FOLDER". fingerprint: sha256 of the folder's files, the chat around the question, the question, the answers and the
+    version of the arithmetic.
     """
 
-    def __init__(self, name: str, folder: Path, device: str) -> None:
-        self.name = name
+    def __init__(self, name: str, folder: Path, chat: str, device: str) -> None:
+        self.name, self._chat = name, chat
         self._processor: Any = transformers.AutoProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
@@ -54,7 +60,7 @@ class VisionLanguageJudge:
         self._yes = sorted({tokens[0] for tokens in spelled if len(tokens) == 1})
         if not self._yes:
             raise ValueError("its tokenizer has no single token for yes")
-        method = json.dumps([digest_of(folder), QUESTION, ANSWERS, VERSION])
+        method = json.dumps([digest_of(folder), chat, QUESTION, ANSWERS, VERSION])
         self.fingerprint = hashlib.sha256(method.encode()).hexdigest()
 
     def probabilities(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Features:
@@ -74,20 +80,13 @@ class VisionLanguageJudge:
         opened = [each if isinstance(each, Image.Image) else Image.fromarray(each) for each in pictures]
         prepared = self._processor(
             images=[[each.convert("RGB")] for each in opened],
-            text=[self._prompt(each) for each in texts],
+            text=[self._chat.format(QUESTION.format(each)) for each in texts],
             padding=True,
             return_tensors="pt",
         ).to(self._device, self._model.dtype)
         last = self._model(**prepared, logits_to_keep=1).logits[:, -1].float()
         yes: Features = last.softmax(dim=-1)[:, self._yes].sum(dim=1).cpu().numpy()
         return yes
-
-    def _prompt(self, text: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": QUESTION.format(text)}]
-        said: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        return said
 
 
 def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
@@ -100,12 +99,12 @@ def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
             raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")
     refuse_code(folder)
     kind = read_configuration(folder / CONFIGURATION).get("model_type")
-    if kind not in MODELS:
+    if kind not in CHATS:
         raise ConfigurationError(
-            f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; models that answer questions are {', '.join(MODELS)}"
+            f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; models that answer questions are {', '.join(CHATS)}"
         )
     try:
-        return VisionLanguageJudge(name, folder, device)
+        return VisionLanguageJudge(name, folder, CHATS[str(kind)], device)
     except (
         SafetensorError,
         OSError,

@@ -17,10 +17,7 @@ from pipeline.models.configuration import ConfigurationError
 from pipeline.protocols import QUICK
 
 SIDE = 32
-TEMPLATE = (
-    "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}"
-    "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
-)
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 
 def save_tiny_llava(folder: Path) -> Path:
@@ -41,7 +38,7 @@ def save_tiny_llava(folder: Path) -> Path:
             size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
         ),
         tokenizer=fast, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
+        chat_template=ENDLESS,
     )  # fmt: skip
     processor.save_pretrained(folder)
     sizes: dict[str, Any] = {
@@ -81,7 +78,7 @@ def test_the_score_is_the_share_of_yes_in_transformers_own_next_word(folder: Pat
     processor: Any = transformers.AutoProcessor.from_pretrained(folder)
     model: Any = transformers.LlavaForConditionalGeneration.from_pretrained(folder).eval()
     assert QUESTION.format("a cat") == 'Does this figure show "a cat"? Please answer yes or no.'
-    asked = f"USER: <image>{QUESTION.format('a cat')} ASSISTANT:"
+    asked = f"USER: <image>\n{QUESTION.format('a cat')} ASSISTANT:"
     prepared = processor(images=grey(200), text=asked, return_tensors="pt")
     with torch.no_grad():
         shares = model(**prepared).logits[0, -1].softmax(0)
@@ -105,7 +102,9 @@ def test_a_judge_whose_yes_is_brightness_orders_pictures_by_it(tmp_path: Path) -
     """The weights of its answer are set along what a light picture changes before the answer, so that the order is certain."""
     judge: Any = load_vision_language(f"vqa:{save_tiny_llava(tmp_path)}")
     model: Any = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path)
-    prepared = judge._processor(images=grey(0, 255), text=[judge._prompt("a light")] * 2, return_tensors="pt")
+    prepared = judge._processor(
+        images=grey(0, 255), text=[judge._chat.format(QUESTION.format("a light"))] * 2, return_tensors="pt"
+    )
     with torch.no_grad():
         dark, light = model(**prepared, output_hidden_states=True).hidden_states[-1][:, -1]
         model.lm_head.weight.zero_()
@@ -117,13 +116,13 @@ def test_a_judge_whose_yes_is_brightness_orders_pictures_by_it(tmp_path: Path) -
     assert answers[:3].max() < answers[3:].min()
 
 
-def test_the_fingerprint_follows_weights_prompt_template_and_not_the_path(
-    folder: Path, judge: VisionLanguageJudge, tmp_path: Path
+def test_the_fingerprint_follows_the_weights_and_the_question_and_not_the_path(
+    folder: Path, judge: VisionLanguageJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert load_judge(f"vqa:{tmp_path}").fingerprint == judge.fingerprint
-    (tmp_path / "chat_template.jinja").write_text(TEMPLATE.replace("USER", "User"))
+    monkeypatch.setattr("eval.judges.vision_language.QUESTION", "Is this {}?")
     assert load_judge(f"vqa:{tmp_path}").fingerprint != judge.fingerprint
 
 
