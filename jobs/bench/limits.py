@@ -35,6 +35,14 @@ PICTURE: Call = (
     "from pathlib import Path\nfrom pipeline.inputs.images import decode",
     "decode(Path(sys.argv[1]).read_bytes(), 512, 'centre')",
 )
+TEMPLATE: Call = (
+    """from pathlib import Path
+import torch
+from pipeline.models.find import Model
+from pipeline.models.flow.z_image import ZImage
+from pipeline.models.text.text_encoder import TextEncoder""",
+    "TextEncoder(ZImage.TEXT['text_encoder'], Model('m', Path(sys.argv[1]), 'ZImagePipeline', ''), 'text_encoder', torch.float32)",
+)
 CHECKPOINT: Call = (
     "from pathlib import Path\nfrom pipeline.store.checkpoints import decode_checkpoint",
     "print('refused' if decode_checkpoint(Path(sys.argv[1]).read_bytes()) is None else 'read')",
@@ -112,6 +120,94 @@ def pickle_in_an_archive(path: Path) -> None:
         archive.writestr("archive/byteorder", "little")
 
 
+def said(opcodes: bytes) -> Callable[[Path], None]:
+    """An archive as torch.save makes it, whose pickle is the dict of one word that these opcodes make."""
+
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w/data.pkl", b"\x80\x02}X\x03\0\0\0<w>" + opcodes + b"s.")
+
+    return make
+
+
+def many_entries(path: Path) -> None:
+    entry = b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
+    end = struct.pack("<HHHHIIH", 0, 0, 65_535, 65_535, len(entry) * 500_000, 4, 0)
+    path.write_bytes(b"PK\x03\x04" + entry * 500_000 + b"PK\x05\x06" + end)
+
+
+def sparse(path: Path) -> None:
+    import torch
+
+    torch.save(
+        {"<w>": torch.sparse_coo_tensor(torch.zeros(2, 1), torch.ones(1), (10**9, 10**9), check_invariants=False)}, path
+    )
+
+
+def nested_tensor(path: Path) -> None:
+    import torch
+
+    torch.save({"<w>": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)], layout=torch.jagged)}, path)
+
+
+def large_metadata(text: str) -> Callable[[Path], None]:
+    """A word with so much metadata."""
+
+    def make(path: Path) -> None:
+        tensors = {"emb_params": {"dtype": "F32", "shape": [1, 4], "data_offsets": [0, 16]}}
+        header = f'{{"__metadata__":{text},{json.dumps(tensors)[1:]}'.encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+
+    return make
+
+
+def endless_template(path: Path) -> None:
+    """A tiny Z-Image's text encoder, whose tokenizer's chat template counts for ever."""
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+
+    tokenizer = Qwen2Tokenizer(
+        vocab={name: at for at, name in enumerate(("<|endoftext|>", *map(chr, range(33, 127))))}, merges=[]
+    )
+    tokenizer.chat_template = "{% for a in range(9999) %}" * 9 + "{{ 'a' * 10**9 }}" + "{% endfor %}" * 9
+    tokenizer.save_pretrained(path / "tokenizer")
+    config = Qwen3Config(
+        vocab_size=200, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        head_dim=8,
+    )  # fmt: skip
+    Qwen3Model(config).save_pretrained(path / "text_encoder")
+
+
+def many_chunks(path: Path) -> None:
+    png = saved("PNG")
+    empty = struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
+    path.write_bytes(png[:33] + empty * 5_000_000 + png[33:])
+
+
+def many_comments(path: Path) -> None:
+    jpeg = saved("JPEG")
+    path.write_bytes(jpeg[:2] + b"\xff\xfe\0\x02" * 10_000_000 + jpeg[2:])
+
+
+def many_blocks(path: Path) -> None:
+    path.write_bytes(saved("GIF")[:-1].replace(b",", b"!\xfe" + b"\1a" * 20_000_000 + b"\0,", 1))
+
+
+def many_strips(path: Path) -> None:
+    count = 7_000_000
+    tags = [(256, 1, 64), (257, 1, 64), (258, 1, 8), (259, 1, 1), (262, 1, 1), (273, count, 400), (277, 1, 1), (278, 1, 1),
+            (279, count, 400 + 4 * count)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, values, value) for tag, values, value in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
+    path.write_bytes(head.ljust(400, b"\0") + struct.pack("<I", 300) * count + struct.pack("<I", 64) * count)
+
+
+def saved(form: str) -> bytes:
+    """A small picture in this format."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, form)
+    return buffer.getvalue()
+
+
 def one_tile(path: Path) -> None:
     packed, side = bytes.fromhex("789c") + b"\0" * 64, 46_000
     tags = [(256, 4, 64), (257, 4, 64), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1), (322, 4, side), (323, 4, side),
@@ -130,11 +226,10 @@ def deep_greys(path: Path) -> None:
 
 
 def packed_text(path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    png = saved("PNG")
     body = b"zTXt" + b"a\0\0" + zlib.compress(bytes(1_000_000_000))
     text = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    path.write_bytes(buffer.getvalue()[:33] + text + buffer.getvalue()[33:])
+    path.write_bytes(png[:33] + text + png[33:])
 
 
 def large_canvas(path: Path) -> None:
@@ -163,9 +258,35 @@ ATTACKS: tuple[tuple[str, str, Callable[[Path], None], Call], ...] = (
     ("a word that unpacks to 1.5 GB", "w.pt", packed_word, WORD),
     ("a pickle that runs a command, as a word", "w.pt", pickle, WORD),
     ("the same in an archive as torch.save makes it", "w.pt", pickle_in_an_archive, WORD),
+    ("a .pt that names os.system and calls nothing", "w.pt", said(b"cos\nsystem\n"), WORD),
+    ("a .pt that names it by STACK_GLOBAL", "w.pt", said(b"X\x02\0\0\0osX\x06\0\0\0system\x93"), WORD),
+    ("a .pt nested 100,000 deep", "w.pt", said(b"]" * 100_000 + b"a" * 99_999), WORD),
+    (
+        "a .pt whose list is doubled 30,000 times by what it remembers",
+        "w.pt",
+        said(b"]q\0" + b"](h\0h\0eq\0" * 30_000),
+        WORD,
+    ),
+    ("a .pt of 4 million opcodes", "w.pt", said(b"}(" + b"K\0N" * 2_000_000 + b"u"), WORD),
+    ("a .pt with a text of 40 MB", "w.pt", said(b"X" + struct.pack("<I", 40_000_000) + b"a" * 40_000_000), WORD),
+    ("a .pt that is an archive of 500,000 files", "w.pt", many_entries, WORD),
+    ("a sparse tensor of a quintillion numbers", "w.pt", sparse, WORD),
+    ("a nested tensor", "w.pt", nested_tensor, WORD),
+    (
+        "a word's name of 1.9 million characters",
+        "w.safetensors",
+        large_metadata(f'{{"placeholder":"{"a" * 1_900_000}"}}'),
+        WORD,
+    ),
+    ("metadata of 16 million empty lists", "w.safetensors", large_metadata(f"[{'[],' * 16_000_000}[]]"), WORD),
+    ("a chat template that loops for ever", "model", endless_template, TEMPLATE),
     ("a pickle that runs a command, as a checkpoint", "c.safetensors", pickle, CHECKPOINT),
     ("JSON nested a million deep, as a checkpoint", "c.safetensors", nested, CHECKPOINT),
     ("a TIFF of 64 pixels a side in one tile of 46,000", "p.tif", one_tile, PICTURE),
+    ("a PNG of 5 million chunks", "p.png", many_chunks, PICTURE),
+    ("a JPEG of 10 million comments", "p.jpg", many_comments, PICTURE),
+    ("a GIF of 20 million blocks", "p.gif", many_blocks, PICTURE),
+    ("a TIFF of 7 million strips", "p.tif", many_strips, PICTURE),
     ("a PNG with a text that unpacks to 1 GB", "p.png", packed_text, PICTURE),
     ("a GIF of 16 pixels a side on a canvas of 65,535", "p.gif", large_canvas, PICTURE),
     ("an animated WebP of 42 megapixels", "p.webp", animated, PICTURE),
@@ -194,6 +315,11 @@ def page_of(count: int) -> str:
     return render_report(summary, {}, (), {SCRIPT: SCRIPT}, title=SCRIPT)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+
+
 def main() -> None:
     print(
         "| what | its bytes | seconds, with its imports | memory it grew by | what came of it |\n|---|---|---|---|---|"
@@ -203,12 +329,12 @@ def main() -> None:
             path = Path(folder) / name
             make(path)
             began = time.monotonic()
-            grown, said = peak_of(imports, call, path)
+            grown, raised = peak_of(imports, call, path)
             seconds = time.monotonic() - began
-            outcome = said.replace(str(path), name).replace("|", "/").split(";")[0][:MOST_SAID] or "read"
+            outcome = raised.replace(str(path), name).replace("|", "/").split(";")[0][:MOST_SAID] or "read"
             if (Path(folder) / "ran").exists():
                 outcome = "RAN"
-            print(f"| {what} | {path.stat().st_size:,} | {seconds:.1f} | {grown:.0f} MB | {outcome} |", flush=True)
+            print(f"| {what} | {size_of(path):,} | {seconds:.1f} | {grown:.0f} MB | {outcome} |", flush=True)
     began = time.monotonic()
     page = page_of(10_000)
     planted = page.count("<script>window.hit")

@@ -50,6 +50,7 @@ from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, 
 from pipeline.store.word_files import MAX_BYTES, encode_word
 from pipeline.training.importing import imported_word
 from pipeline.training.inversion import DivergedError, InversionError, SideInformation, Slot, new_slot, restore
+from pipeline.training.start_file import StartFileError
 
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "candidates": "word.safetensors", "grids": "grid.png"}
@@ -189,7 +190,7 @@ class Worker:
             samples = self._sample(concept, images, word)
             self._doing[name] = "committing"
             return self._commit(concept, fingerprint, images, word, samples)
-        except (ImageSetError, InversionError, PromptError) as error:
+        except (ImageSetError, InversionError, PromptError, StartFileError) as error:
             if isinstance(error, ImageSetError) and error.sources:
                 fingerprint = settings.fingerprint(concept, error.sources)
             return Failure(name, stage, str(error), fingerprint=fingerprint)

@@ -52,10 +52,17 @@ class StartFile:
     maps: Mapping[tuple[str, int], Mapping[str, StartMap]]
 
     def vectors(self, features: np.ndarray, kind: str, count: int) -> dict[str, np.ndarray] | None:
-        """Features of a concept's pictures (N, F) -> text encoder -> float32 (V, D); None for a kind that it has no map of."""
+        """Features of a concept's pictures (N, F) -> text encoder -> float32 (V, D); None for a kind that it has no map of.
+
+        Raises StartFileError for features of another length.
+        """
         maps = self.maps.get((kind, count))
         if maps is None:
             return None
+        if features.shape[1] != len(self.mean):
+            raise StartFileError(
+                f"it reads {len(self.mean):,} features of a picture, and {self.clip!r} gives {features.shape[1]:,}; {ANEW}"
+            )
         seen = features.mean(0) - self.mean
         return {name: (each.bias + each.weight @ seen).astype(np.float32) for name, each in maps.items()}
 

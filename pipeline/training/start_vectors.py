@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, PromptError
 from pipeline.randomness import numpy_generator
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
@@ -52,11 +52,21 @@ def start_vectors(
         own = backbone.initial_vectors(concept.initializer, concept.vectors, names)
         return {name: own[name] + (pictured[name] - drawn[name]) for name in backbone.encoders}
     if settings.start == "fitted" and pictured is not None:
-        return {name: np.array(vectors, np.float32) for name, vectors in pictured.items()}
+        return {name: _fitting(backbone, name, pictured[name]) for name in names}
     if settings.cross_initialised:
         crossed = backbone.output_vectors(concept.initializer, concept.vectors)
         return {name: crossed[name] for name in names}
     return backbone.initial_vectors(concept.initializer, concept.vectors, names)
+
+
+def _fitting(backbone: Backbone, name: str, vectors: np.ndarray) -> np.ndarray:
+    wide = backbone.word_widths[name]
+    if vectors.shape[1] != wide:
+        raise PromptError(
+            f"the start file makes vectors of {vectors.shape[1]:,} numbers for {name}, and the model's have {wide:,}; "
+            "make another with jobs/fit_starts.py"
+        )
+    return vectors.astype(np.float32)
 
 
 def _like(table: np.ndarray, concept: Concept, seed: int, encoder: str) -> np.ndarray:

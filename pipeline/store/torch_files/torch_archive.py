@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.store.torch_files.pickled_text import PickledTextError, StoredTensor, read_pickled
+from pipeline.store.torch_files.pickled_text import MOST_BYTES, PickledTextError, StoredTensor, read_pickled
 
 OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a number by which files before torch 1.6 begin
 VERSION = 1001  # of what follows it
@@ -73,6 +73,8 @@ def _archive(data: bytes) -> tuple[Any, Callable[[str], bytes]]:
     if sum(entry.file_size for entry in entries) > len(data):
         raise TorchFileError("it would unpack to more than its own size, which no file of torch.save does")
     folder = pickles[0].removesuffix("data.pkl")
+    if archive.getinfo(pickles[0]).file_size > MOST_BYTES:
+        raise TorchFileError(f"its pickle has more than {MOST_BYTES:,} bytes, larger than that of any word")
 
     def read(name: str) -> bytes:
         try:

@@ -223,7 +223,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "remembered 4,000,000,000 times": (lambda: asked(b"]" + b"Nr\xff\xff\xff\xffa" * 50_000), "has shape list"),
     "nothing remembered": (lambda: asked(b"h\x09"), "broken or cut short"),
     "more opcodes than any word": (lambda: archive(word(b"N", b"}(" + b"K\0N" * MOST_OPCODES + b"u")), "nested deeper"),
-    "a text longer than any word": (lambda: asked(text("a" * (MOST_BYTES + 1))), "larger or nested deeper"),
+    "a text longer than any word": (lambda: asked(text("a" * (MOST_BYTES + 1))), "larger than that of any word"),
     "a text longer than the file": (lambda: asked(b"X\xff\xff\xff\x7fa"), "broken or cut short"),
     "not UTF-8": (lambda: asked(b"X\x02\0\0\0\xff\xff"), "broken or cut short"),
     "values under a mark": (lambda: asked(b"NN(\x87(tu"), "broken or cut short"),

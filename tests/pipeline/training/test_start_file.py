@@ -54,6 +54,8 @@ def test_a_map_is_applied_to_the_mean_feature_less_the_mean_of_all() -> None:
     np.testing.assert_allclose(found["clip_l"], 5)
     assert found["clip_l"].dtype == np.float32
     assert FILE.vectors(features, "style", 1) is None
+    with pytest.raises(StartFileError, match="it reads 3 features of a picture, and 'mini' gives 2"):
+        FILE.vectors(features[:, 1:], "object", 2)
 
 
 def test_a_file_of_another_model_or_clip_or_of_fewer_encoders_is_refused_with_what_would_do() -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from eval.judges.nearest_words import NearestWords
+from pipeline.models.base import PromptError
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
@@ -47,6 +48,16 @@ def test_the_nearest_words_mean_is_the_start_of_every_vector(any_model: Path) ->
         np.testing.assert_allclose(vectors, np.repeat(mean, 2, 0), rtol=1e-6)
     initializer = model.initial_vectors("cat", 2)
     assert all(np.array_equal(each, initializer[name]) for name, each in start_vectors(model, CAT, LOOKED).items())
+
+
+def test_vectors_of_a_start_file_that_are_not_as_wide_as_the_models_are_refused(any_model: Path) -> None:
+    """Catches a file that states the right digests and ends the worker."""
+    model, fitted = load_backbone(str(any_model)), InversionSettings(start="fitted")
+    made = {name: np.ones((1, width), np.float32) for name, width in model.word_widths.items()}
+    assert set(start_vectors(model, CAT, fitted, pictured=made)) == set(model.encoders)
+    narrow = {name: vectors[:, 1:] for name, vectors in made.items()}
+    with pytest.raises(PromptError, match=r"the start file makes vectors of \d+ numbers for .*make another"):
+        start_vectors(model, CAT, fitted, pictured=narrow)
 
 
 def test_a_vocabulary_tells_its_whole_words(any_model: Path) -> None:
