@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from jobs.application.requests import NotComparedError, NotStartedError
 from jobs.application.two_runs import DiffRequest, diff
-from jobs.cli.arguments import add_log, add_storage
+from jobs.cli.arguments import add_log, add_metrics, add_storage
 from jobs.cli.log import open_log
 from pipeline.store.storage import StorageError, parse_storage_options
 
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="URL", default="runs/diff", help="folder for the page and the tables (default: %(default)s)"
     )
+    add_metrics(parser)
     add_storage(parser)
     add_log(parser)
     return parser
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = open_log(arguments)
     try:
         options = parse_storage_options(arguments.storage_option)
-        diff(DiffRequest(arguments.a, arguments.b, arguments.output, options), log)
+        diff(DiffRequest(arguments.a, arguments.b, arguments.output, tuple(arguments.metric), options), log)
     except (NotComparedError, NotStartedError, StorageError, ValueError) as error:
         log.complain("not compared", f"nothing was compared.\n{error}")
         return NOT_STARTED

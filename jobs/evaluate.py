@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from jobs.api import EvaluationRequest, EvaluationResult, NotComparedError, NotStartedError, evaluate
 from jobs.application.local_paths import absolute_name
-from jobs.cli.arguments import add_storage_and_cluster
+from jobs.cli.arguments import add_metrics, add_storage_and_cluster
 from jobs.cli.log import open_log
 from pipeline.protocols import PROTOCOLS
 from pipeline.store.storage import parse_storage_options
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--until-ci", type=float, default=0.0, metavar="X",
         help="draw a prompt's pictures in rounds, and stop when its score's 95%% interval is within X on either side",
     )  # fmt: skip
+    add_metrics(parser)
     nightly = parser.add_argument_group("nightly")
     nightly.add_argument(
         "--history",
@@ -108,6 +109,7 @@ def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
             fail_on_drop=arguments.fail_on_drop,
             baseline=arguments.baseline,
             group_by=arguments.group_by,
+            metrics=tuple(arguments.metric),
             storage_options=parse_storage_options(arguments.storage_option),
             ray_address=arguments.ray_address,
         )

@@ -169,6 +169,7 @@ class Score:
     floor, ceiling: the value of an untrained word and of real images. covered: (value - floor) / (ceiling - floor).
     floor_noun, floor_wordless: the value of the plain prompt's pictures with the class or initializer in the word's place,
     and with nothing there; nan if those were not drawn.
+    metric_version: of a metric from outside, its digest; None for ours.
     """
 
     concept: str
@@ -183,6 +184,7 @@ class Score:
     covered: float
     floor_noun: float = math.nan
     floor_wordless: float = math.nan
+    metric_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

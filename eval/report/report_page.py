@@ -29,8 +29,7 @@ from eval.pairs.presence import PairScore
 from eval.report.chart import line_over_nights
 from eval.report.troubles import troubles_of
 from eval.scores.groups import Group, groups_by, summarise_groups, telling_column
-from eval.scores.metric import Metric
-from eval.scores.metric_table import COLUMNS, METRICS
+from eval.scores.metric import Column, Metric
 from eval.scores.summary import VERDICTS, ConceptSummary, Estimate, Summary
 from pipeline.inputs.picture_file import decode_drawn
 from pipeline.models.find import MINI, MINI_SAID
@@ -137,7 +136,7 @@ def render_report(
     Raises ValueError for a column to group by that no concept has.
     """
     background = background or Background()
-    shown, rows = _shown(summary.concepts)
+    shown, rows = _shown(summary.concepts, summary.columns)
     column = background.column or telling_column(summary.concepts)
     groups: tuple[Group, ...] = ()
     if column is not None:
@@ -147,9 +146,9 @@ def render_report(
         "pictures": _pictures(shown, grids),
         "floor": _number(summary.reconstruction_floor),
         "ceiling": _number(summary.reconstruction_ceiling),
-        "columns": [{"name": each.name, "label": each.label, "percent": each.percent} for each in COLUMNS if each.label],
+        "columns": [{"name": each.name, "label": each.label, "percent": each.percent} for each in summary.columns if each.label],
         "verdicts": VERDICTS,
-        "facts": [_fact(metric) for metric in METRICS],
+        "facts": [_fact(metric) for metric in summary.metrics],
     })  # fmt: skip
     settings = _clipped(json.dumps(configuration, indent=2, ensure_ascii=False, default=str), LONGEST_CONFIGURATION)
     reasons = _grouped(failures)
@@ -160,8 +159,8 @@ def render_report(
     nonce = hashlib.sha256(repr(everything).encode("utf-8", "replace")).hexdigest()[:32]
     page = templates().get_template("report.html.j2").render(
         title=title, summary=summary, shown=len(shown), failures=reasons, configuration=settings, data=Markup(data),
-        headlines=[_headline(metric, summary) for metric in METRICS if metric.title],
-        sorts=[each for metric in METRICS for each in metric.sorts],
+        headlines=[_headline(metric, summary) for metric in summary.metrics if metric.title],
+        sorts=[each for metric in summary.metrics for each in metric.sorts],
         column=column, groups=groups[:MOST_GROUPS], more_groups=max(0, len(groups) - MOST_GROUPS),
         nights=background.nights, lines=[line_over_nights(background.nights, metric) for metric in GATED],
         shipped=MINI_SAID if summary.scored_under and summary.scored_under.model == MINI else "",
@@ -194,7 +193,9 @@ def thumbnail(png: bytes) -> bytes | None:
     return webp
 
 
-def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], list[dict[str, Any]]]:
+def _shown(
+    concepts: Sequence[ConceptSummary], columns: Sequence[Column]
+) -> tuple[list[ConceptSummary], list[dict[str, Any]]]:
     """At most MOST_CONCEPTS with their rows, in the order in which they are embedded while there is room: the worst and the
     best in turn, then the others at even distances.
     """
@@ -206,12 +207,12 @@ def _shown(concepts: Sequence[ConceptSummary]) -> tuple[list[ConceptSummary], li
     others = [concept for concept in concepts if concept.concept not in chosen]
     room = min(MOST_CONCEPTS - len(first), len(others))
     # Rows may be long. If not all fit, take an even spread; a cut by name would never show the last ones.
-    rows = {concept.concept: _row(concept) for concept in (*first, *_spread(others, room))}
+    rows = {concept.concept: _row(concept, columns) for concept in (*first, *_spread(others, room))}
     used = sum(len(json.dumps(row)) for row in rows.values())
     if used > ROW_BYTES:
         room = room * ROW_BYTES // used
     shown = first + _spread(others, room)
-    return shown, [rows[concept.concept] if concept.concept in rows else _row(concept) for concept in shown]
+    return shown, [rows.get(concept.concept) or _row(concept, columns) for concept in shown]
 
 
 def _spread(concepts: Sequence[ConceptSummary], count: int) -> list[ConceptSummary]:
@@ -275,7 +276,7 @@ def _gauge(estimate: Estimate, floor: float, ceiling: float) -> Gauge | None:
     return Gauge(*(round(position, 2) for position in positions))
 
 
-def _row(concept: ConceptSummary) -> dict[str, Any]:
+def _row(concept: ConceptSummary, columns: Sequence[Column]) -> dict[str, Any]:
     return {
         "concept": concept.concept,
         "placeholder": _clipped(concept.placeholder),
@@ -289,7 +290,7 @@ def _row(concept: ConceptSummary) -> dict[str, Any]:
         "link": f"../grids/{quote(concept.concept, safe='', errors='replace')}.png",
         "seconds": _number(concept.seconds),
         "nearest_own": _number(concept.nearest_own),
-        **{column.name: _number(concept.figure(column.name)) for column in COLUMNS},
+        **{column.name: _number(concept.figure(column.name)) for column in columns},
     }
 
 

@@ -92,9 +92,12 @@ def _conditions_named(conditions: Mapping[ScoredUnder, int]) -> str:
     return "; ".join(said) or "nothing yet"
 
 
-def paired_concepts(a: Sequence[ConceptSummary], b: Sequence[ConceptSummary]) -> list[ConceptPair]:
+def paired_concepts(
+    a: Sequence[ConceptSummary], b: Sequence[ConceptSummary], figures: Sequence[str] = FIGURES
+) -> list[ConceptPair]:
     """The concepts of both, those first that lost most from A to B, those without a difference last.
 
+    figures: those that are compared.
     Raises NotComparableError when no concept is in both.
     """
     mine, theirs = ({each.concept: each for each in some} for some in (a, b))
@@ -104,7 +107,10 @@ def paired_concepts(a: Sequence[ConceptSummary], b: Sequence[ConceptSummary]) ->
             f"these runs have no concept in common: A has {_some(mine)}, B has {_some(theirs)}; "
             "concepts are paired by their names"
         )
-    pairs = [ConceptPair(name, _figures(mine[name]), _figures(theirs[name])) for name in names]
+    pairs = [
+        ConceptPair(name, *({each: some[name].figure(each) for each in figures} for some in (mine, theirs)))
+        for name in names
+    ]
     return sorted(pairs, key=lambda pair: (math.isnan(pair.change(WORST)), pair.change(WORST), pair.concept))
 
 
@@ -113,14 +119,10 @@ def _some(names: Mapping[str, object]) -> str:
     return f"{', '.join(few)} and {len(names) - len(few)} more" if len(names) > len(few) else ", ".join(few) or "none"
 
 
-def _figures(summary: ConceptSummary) -> dict[str, float]:
-    return {name: summary.figure(name) for name in FIGURES}
-
-
 def differences(pairs: Sequence[ConceptPair]) -> list[Difference]:
     """One a figure that some concept of both runs has."""
     compared = []
-    for figure in FIGURES:
+    for figure in pairs[0].a if pairs else ():
         values = np.array([(pair.a[figure], pair.b[figure]) for pair in pairs])
         values = values[~np.isnan(values).any(axis=1)]
         if len(values):
@@ -140,7 +142,7 @@ def differences(pairs: Sequence[ConceptPair]) -> list[Difference]:
 
 def csv_of(pairs: Sequence[ConceptPair]) -> str:
     """One row a concept: each figure in A, in B, and the change."""
-    figures = [name for name in FIGURES if any(not math.isnan(pair.a[name] + pair.b[name]) for pair in pairs)]
+    figures = [name for name in pairs[0].a if any(not math.isnan(pair.a[name] + pair.b[name]) for pair in pairs)]
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(["concept", *(f"{name}_{part}" for name in figures for part in ("a", "b", "change"))])

@@ -1,13 +1,14 @@
 """One concept's pictures with their features: what every metric is computed from."""
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from eval.judges.clip import Picture
+from eval.judges.outside_metric import Pictures, WordPictures
 from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.metrics import Floats
 from pipeline.inputs.picture_file import decode_drawn
@@ -103,6 +104,23 @@ def _with_noun(sample: Sample, concept: Concept) -> str:
 def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:
     """The samples' features (N, D), in the order of the samples."""
     return scorer.encode_images([_decoded(sample) for sample in samples])
+
+
+def word_pictures(encoded: Encoded) -> WordPictures:
+    """The same pictures for a metric from outside. Raises ValueError for one that cannot be decoded."""
+
+    def pixels(samples: Iterable[Sample]) -> Pictures:
+        return tuple(np.array(_decoded(each).convert("RGB")) for each in samples)
+
+    def of(kind: SampleKind, prompt: str) -> Pictures:
+        return pixels(each for each in encoded.samples if each.kind == kind and each.prompt == prompt)
+
+    plain = encoded.plain_prompt
+    training = pixels(each for each in encoded.samples if each.kind == "training")
+    return WordPictures(
+        encoded.concept, training, plain, of("reconstruction", plain), of("untrained", plain),
+        {prompt: of("edit", prompt) for prompt in encoded.edits}, encoded.edits,
+    )  # fmt: skip
 
 
 def _only_concept(samples: Sequence[Sample]) -> str:

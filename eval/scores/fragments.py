@@ -64,11 +64,13 @@ def take_in(
 
 
 def _merged(tables: Sequence[pa.Table], words: Mapping[str, str]) -> pa.Table | None:
-    """All rows; where tables have rows of the same concept and conditions, those of the last table."""
+    """All rows; where tables have rows of the same concept, conditions and metric, those of the last table."""
     kept: list[pa.Table] = []
     replaced: set[tuple[object, ...]] = set()
     for table in reversed(tables):
-        rows = table.select([each for each in ("concept", "fingerprint", *CONDITIONS) if each in table.schema.names])
+        rows = table.select(
+            [each for each in ("concept", "fingerprint", "metric", *CONDITIONS) if each in table.schema.names]
+        )
         keys = [tuple(row[name] for name in row if name != "fingerprint") for row in rows.to_pylist()]
         prints = zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)
         present = [words.get(name, fingerprint) == fingerprint for name, fingerprint in prints]

@@ -67,6 +67,7 @@ class Metric:
     floor, if it is the same for all. of_negative: whether it says something of a negative word; the others are nan there.
     about: the paragraph below the figure, as HTML.
     sorts: orders of the page's gallery, (column, 1 for ascending or -1 for descending, label).
+    version: of a metric from outside, its digest: scores of another version are not its scores. None for ours.
     """
 
     name: str
@@ -90,3 +91,4 @@ class Metric:
     answered: bool = False
     about: str = ""
     sorts: tuple[tuple[str, int, str], ...] = ()
+    version: str | None = None

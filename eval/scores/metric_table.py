@@ -1,10 +1,18 @@
 """The table of all metrics in eval/scores/measured/, from which scores, summaries, report and documents are derived."""
 
+import math
 import pkgutil
+from collections.abc import Iterator, Sequence
+from html import escape
 from importlib import import_module
 
+import numpy as np
+
+from eval.judges.clip import ClipScorer
+from eval.judges.outside_metric import MetricError, OutsideMetric, value_of
 from eval.scores import measured
-from eval.scores.metric import Column, Metric
+from eval.scores.encoded import Encoded, word_pictures
+from eval.scores.metric import Column, Measurement, Metric
 from pipeline.protocols import Protocol
 
 METRICS: tuple[Metric, ...] = tuple(
@@ -16,13 +24,64 @@ METRICS: tuple[Metric, ...] = tuple(
 COLUMNS: tuple[Column, ...] = tuple(column for metric in METRICS for column in metric.columns)
 
 
-def expected_metrics(protocol: Protocol, reads_texts: bool, answers: bool = False) -> frozenset[str]:
-    """Names of the metrics that every concept must have under this protocol and kind of judge.
+# A metric from outside is a column of its own beside these.
+TAKEN = frozenset({each.name for each in METRICS} | {each.name for each in COLUMNS})
+LAST = max(metric.order for metric in METRICS)
+
+
+def expected_metrics(
+    protocol: Protocol, reads_texts: bool, answers: bool = False, outside: Sequence[OutsideMetric] = ()
+) -> frozenset[tuple[str, str | None]]:
+    """(name, version) of the metrics that every concept must have under this protocol and kind of judge.
 
     answers: it is a vision-language model.
     """
-    mine = (metric for metric in METRICS if metric.answered == answers)
-    return frozenset(metric.name for metric in mine if metric.expected(protocol, reads_texts))
+    of_judge = (metric for metric in METRICS if metric.answered == answers)
+    ours = {(metric.name, metric.version) for metric in of_judge if metric.expected(protocol, reads_texts)}
+    return frozenset(ours | {(metric.name, metric.digest) for metric in outside})
+
+
+def refuse_taken(outside: Sequence[OutsideMetric]) -> None:
+    """Raises MetricError for a metric from outside that is called like one of ours, or like a column of the report."""
+    from eval.scores.summary import CONCEPTS  # it is made from this table
+
+    for metric in outside:
+        if {metric.name, f"{metric.name}_floor"} & {*TAKEN, *CONCEPTS.names}:
+            raise MetricError(
+                f"--metric {metric.spelled}: there is a metric or a column {metric.name!r} already; give it another `name`"
+            )
+
+
+def metric_of(outside: OutsideMetric) -> Metric:
+    """A metric from outside as one of the table. It has one value a word, and no interval over its pictures."""
+
+    def measure(encoded: Encoded, _: ClipScorer | None) -> Iterator[Measurement]:
+        yield Measurement("", np.array([value_of(outside, word_pictures(encoded))]), outside.floor, math.nan)
+
+    shown, bounded = outside.name.replace("_", " "), not math.isnan(outside.floor)
+    worse, better = ("lowest", "highest") if outside.higher_is_better else ("highest", "lowest")
+    up = 1 if outside.higher_is_better else -1
+    return Metric(
+        name=outside.name,
+        figure=outside.name,
+        order=LAST + 1,
+        measure=measure,
+        of_negative=True,
+        columns=(
+            Column(outside.name, "value", shown),
+            *([Column(f"{outside.name}_floor", "floor")] if bounded else []),
+        ),
+        headline=(outside.name,),
+        meaning=outside.meaning,
+        floor=f"{outside.floor:g}" if bounded else "none",
+        ceiling="none",
+        unit="",
+        title=shown,
+        floor_value=outside.floor if bounded else None,
+        about=f"{escape(outside.meaning)} A metric from outside, {escape(outside.spelled)}; {better} is best.",
+        sorts=((outside.name, up, f"{worse} {shown}"), (outside.name, -up, f"{better} {shown}")),
+        version=outside.digest,
+    )
 
 
 def metrics_table() -> str:

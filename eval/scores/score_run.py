@@ -22,21 +22,23 @@ import ray
 
 from eval.judges import dino, outline, transformers_folder, vision_language
 from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
+from eval.judges.outside_metric import MetricError, OutsideMetric
 from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
 from eval.scores.encoded import Encoded, ImageScorer, Judge, encode_concept, without_features
 from eval.scores.fragments import fragments, leave_fragment, take_in
-from eval.scores.metric_table import expected_metrics
+from eval.scores.metric import Metric
+from eval.scores.metric_table import expected_metrics, metric_of
 from eval.scores.score_tables import SCORES, ScoredUnder, made_under, score_rows
-from eval.scores.scoring import score_concept
+from eval.scores.scoring import score_concept, score_metric
 from eval.scores.stopping import cut, decide
 from pipeline.protocols import Protocol
 from pipeline.randomness import numpy_generator
-from pipeline.records import Failure
+from pipeline.records import Failure, Score
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
-from pipeline.store.parts import part_path, read_layout, read_table
+from pipeline.store.parts import conformed, part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 
 # Decoding PNGs keeps a core busy while the CLIP uses a small part of a GPU.
@@ -53,6 +55,7 @@ class Judgement:
     model ("vqa:..."), which draws none and scores those that a judge before it had drawn.
     device: where the CLIP runs.
     drawing: how to draw pictures that the protocol needs and that are missing; None: the protocol's are in `samples/`.
+    metrics: from outside, computed besides ours.
     """
 
     protocol: Protocol
@@ -61,6 +64,7 @@ class Judgement:
     clip: str
     device: str = "cpu"
     drawing: RunModel | None = None
+    metrics: tuple[OutsideMetric, ...] = ()
 
     @property
     def reads_texts(self) -> bool:
@@ -77,7 +81,8 @@ class Judgement:
 class Evaluation:
     """fresh: number of concepts scored by this call; earlier scores stay. under: the conditions of all scores.
 
-    failures: words without a score, because the protocol's pictures cannot be drawn or scored.
+    failures: words without a score, because the protocol's pictures cannot be drawn or scored; and words for which a metric from
+    outside failed, once for each.
     """
 
     fresh: int
@@ -99,7 +104,7 @@ def left_to_score(run: RunFolder, judgement: Judgement) -> Left:
     task = functools.partial(ray.remote, num_cpus=1, max_retries=TRIES)
     take_in_fragments(run, parts)
     under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement, run))
-    metrics = expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers)
+    metrics = expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers, judgement.metrics)
     todo = ray.get([task()(unscored).remote(run, number, parts, under, metrics) for number in range(parts["scores"])])
     names = tuple(name for some in todo for name in some)
     return Left(under, names)
@@ -230,9 +235,16 @@ def _tokenizer_path(scorer: OpenClipScorer) -> str:
 
 
 def unscored(
-    run: RunFolder, number: int, parts: Mapping[str, int], under: ScoredUnder, metrics: Collection[str]
+    run: RunFolder,
+    number: int,
+    parts: Mapping[str, int],
+    under: ScoredUnder,
+    metrics: Collection[tuple[str, str | None]],
 ) -> list[str]:
-    """Concepts of one part of `embeddings/` whose present word lacks one of the metrics under these conditions."""
+    """Concepts of one part of `embeddings/` whose present word lacks one of the metrics under these conditions.
+
+    metrics: (name, version) each.
+    """
     words = read_table(run, part_path("embeddings", number, parts["embeddings"]), ["concept", "fingerprint"])
     if words is None:
         return []
@@ -260,6 +272,7 @@ def score_part(
     texts = scorer if isinstance(scorer, ClipScorer) else None
     seed = judgement.drawing.seed if judgement.drawing else None
     wanted = {name: words[name] for name in names}
+    outside = [metric_of(each) for each in judgement.metrics]
     scores, features, failures = [SCORES.empty_table()], [FEATURES.empty_table()], []
     for word, samples in pictures_of(run, wanted, parts, judgement.protocol, seed):
         rng = numpy_generator(0, word.concept.name, f"bootstrap {under.protocol}")
@@ -272,6 +285,7 @@ def score_part(
                 if judgement.protocol.until_ci:
                     encoded = cut(encoded, decide(encoded, texts, judgement.protocol))
                 scored = score_concept(encoded, texts, rng)
+                failures += _add_outside(scored, encoded, outside, rng)
         except ValueError as error:
             failures.append(Failure(word.concept.name, "scoring", str(error)))
             continue
@@ -282,6 +296,19 @@ def score_part(
         digest = hashlib.sha256(repr((under, sorted(names))).encode()).hexdigest()[:12]
         leave_fragment(run, part, f"{number:05d}@{digest}", pa.concat_tables(scores), pa.concat_tables(features))
     return len(scores) - 1, failures
+
+
+def _add_outside(
+    scored: list[Score], encoded: Encoded, outside: Sequence[Metric], rng: np.random.Generator
+) -> list[Failure]:
+    """Adds the scores of metrics from outside, and returns their failures, which cost the word no other score."""
+    failures = []
+    for metric in outside:
+        try:
+            scored += score_metric(encoded, metric, None, rng)
+        except MetricError as error:
+            failures.append(Failure(encoded.concept, "scoring", str(error)))
+    return failures
 
 
 def load_judge(name: str, device: str = "cpu") -> Judge:
@@ -310,14 +337,16 @@ def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.
     return pa.Table.from_pylist([row], FEATURES)
 
 
-def _scored(scores: pa.Table | None, under: ScoredUnder, metrics: Collection[str]) -> set[tuple[str, str]]:
+def _scored(
+    scores: pa.Table | None, under: ScoredUnder, metrics: Collection[tuple[str, str | None]]
+) -> set[tuple[str, str]]:
     """(concept, fingerprint) of the words that have all metrics under these conditions. A new metric thus reaches old runs."""
     if scores is None:
         return set()
-    mine = made_under(scores, under)
-    metrics_of: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for name, fingerprint, metric in zip(
-        *(mine[key].to_pylist() for key in ("concept", "fingerprint", "metric")), strict=True
+    mine = made_under(conformed(scores, SCORES), under)
+    metrics_of: dict[tuple[str, str], set[tuple[str, str | None]]] = defaultdict(set)
+    for name, fingerprint, metric, version in zip(
+        *(mine[key].to_pylist() for key in ("concept", "fingerprint", "metric", "metric_version")), strict=True
     ):
-        metrics_of[name, fingerprint].add(metric)
+        metrics_of[name, fingerprint].add((metric, version))
     return {word for word, present in metrics_of.items() if present.issuperset(metrics)}

@@ -22,6 +22,7 @@ SCORES = pa.schema([
     ("covered", pa.float64()), ("floor_noun", pa.float64()), ("floor_wordless", pa.float64()),
     ("protocol", pa.string()), ("model", pa.string()), ("model_digest", pa.string()), ("clip", pa.string()),
     ("clip_digest", pa.string()), ("sampler", pa.string()), ("sampler_steps", pa.int64()), ("guidance", pa.float64()),
+    ("metric_version", pa.string()),
 ])  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Scores one concept's pictures with all metrics of metric_table.py, each with its floor and ceiling."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from eval.judges.clip import ClipScorer
@@ -29,7 +31,14 @@ def score_concept(
     Raises ValueError if a prompt has no text besides the word.
     """
     mine = [metric for metric in METRICS if metric.answered == isinstance(judge, VisionLanguageJudge)]
-    return [_score(encoded, metric, measured, rng) for metric in mine for measured in metric.measure(encoded, judge)]
+    return [score for metric in mine for score in score_metric(encoded, metric, judge, rng)]
+
+
+def score_metric(
+    encoded: Encoded, metric: Metric, judge: ClipScorer | VisionLanguageJudge | None, rng: np.random.Generator
+) -> Iterator[Score]:
+    """The scores of one metric. Raises what the metric raises: MetricError for one from outside."""
+    return (_score(encoded, metric, measured, rng) for measured in metric.measure(encoded, judge))
 
 
 def _score(encoded: Encoded, metric: Metric, measured: Measurement, rng: np.random.Generator) -> Score:
@@ -41,5 +50,5 @@ def _score(encoded: Encoded, metric: Metric, measured: Measurement, rng: np.rand
     noun, wordless = (mean(measured.without_word(encoded.of(kind))) for kind in FLOORS)
     return Score(
         encoded.concept, measured.prompt, metric.name, value, len(measured.values), low, high, measured.floor, measured.ceiling,
-        share, noun, wordless,
+        share, noun, wordless, metric.version,
     )  # fmt: skip

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eval.judges.outside_metric import OutsideMetric
 from eval.scores.confusion import Confusion
-from eval.scores.metric import Metric
-from eval.scores.metric_table import COLUMNS, METRICS
+from eval.scores.metric import Column, Metric
+from eval.scores.metric_table import COLUMNS, METRICS, metric_of
 from eval.scores.metrics import covered, interval
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of, without_nan
 from eval.scores.set_distance import SetDistance
@@ -155,6 +156,7 @@ class Summary:
     difficulties: class of difficulty -> text similarity of its prompts, if the protocol has such classes.
     cmmd: distance of the set of all pictures from that of all training images, if their features were kept.
     more: the headline columns of metrics without a field here, and the means of their floors and ceilings.
+    metrics: those that the figures are of: the table's, and those from outside.
     """
 
     done: int
@@ -182,6 +184,11 @@ class Summary:
     more: Mapping[str, Estimate | float] = field(default_factory=dict)
     retired: int = 0
     cmmd: SetDistance | None = None
+    metrics: tuple[Metric, ...] = METRICS
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(column for metric in self.metrics for column in metric.columns)
 
     def estimate(self, name: str) -> Estimate:
         """A headline column of metric_table.METRICS over the concepts."""
@@ -201,6 +208,7 @@ def summarise(
     rng: np.random.Generator,
     under: ScoredUnder | None = None,
     confusion: Confusion | None = None,
+    outside: Sequence[OutsideMetric] = (),
 ) -> Summary:
     """Summarises a run.
 
@@ -210,6 +218,7 @@ def summarise(
     rng: resamples the concepts for the intervals.
     under: the conditions whose scores are summarised; needed if there are several.
     confusion: of the same words, if their features were kept.
+    outside: metrics from outside that were computed, of these versions.
 
     Raises ValueError if the scores were made under several protocols, models, CLIPs or samplers and `under` is None, if a score
     occurs twice, or if a concept has two words.
@@ -219,6 +228,10 @@ def summarise(
     made = scores if under is None else made_under(scores, under)
     of_words = zip(made["concept"].to_pylist(), made["fingerprint"].to_pylist(), strict=True)
     current = made.filter(pa.array([key in known for key in of_words], pa.bool_()))
+    metrics = (*METRICS, *map(metric_of, outside))
+    versions = {(metric.name, metric.version) for metric in metrics}
+    of_metrics = zip(current["metric"].to_pylist(), current["metric_version"].to_pylist(), strict=True)
+    current = current.filter(pa.array([key[1] is None or key in versions for key in of_metrics], pa.bool_()))
     under = under or _only_conditions(current)
     by_concept: dict[str, dict[tuple[str, str], Score]] = {}
     for score in scores_of(current):
@@ -228,7 +241,7 @@ def summarise(
         mine[score.metric, score.prompt] = score
     nearest = confusion.by_concept if confusion else {}
     concepts = tuple(
-        _concept(words[name], list(by_concept.get(name, {}).values()), nearest.get(name, math.nan))
+        _concept(words[name], list(by_concept.get(name, {}).values()), nearest.get(name, math.nan), metrics)
         for name in sorted(words)
     )
     failed = {failure.concept for failure in failures}
@@ -239,13 +252,14 @@ def summarise(
 
     own = {each.name for each in fields(Summary)}
     headline = [
-        (name, np.median if name in metric.medians else np.mean) for metric in METRICS for name in metric.headline
+        (name, np.median if name in metric.medians else np.mean) for metric in metrics for name in metric.headline
     ]
     # New figures use rng last, so that the intervals of old runs stay as reported.
     estimates = {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name in own}
     difficulties = _difficulties(current, rng)
     estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
-    means = {each.name: _mean(column(each.name)) for each in COLUMNS if each.of in BOUNDS}
+    bounds = [each for metric in metrics for each in metric.columns if each.of in BOUNDS]
+    means = {each.name: _mean(column(each.name)) for each in bounds}
     figures: dict[str, Any] = {**means, **estimates}
     return Summary(
         done=len(words.keys() - failed),
@@ -256,22 +270,24 @@ def summarise(
         confusion=confusion,
         difficulties=difficulties,
         more={name: value for name, value in figures.items() if name not in own},
+        metrics=metrics,
         **{name: value for name, value in figures.items() if name in own},
     )
 
 
 def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa.Table:
-    """`report/concepts.parquet`: one row per concept, as CONCEPTS, then each carried column of the manifest.
+    """`report/concepts.parquet`: one row per concept, as CONCEPTS, then metrics from outside and the manifest's carried columns.
 
     types: carried column -> "integer", "number", "boolean"; others are text. A column that is called like one of CONCEPTS is
     here `manifest_<name>`.
     """
+    outside = [pa.field(each.name, pa.float64()) for each in summary.columns if each.name not in CONCEPTS.names]
     table = pa.Table.from_pylist([
         {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
          "class": concept.noun, "verdict": concept.verdict, "no_effect": concept.no_effect,
          "carried": list(concept.carried.items()), "stated": list(concept.stated.items())}
         for concept in summary.concepts
-    ], CONCEPTS)  # fmt: skip
+    ], pa.schema([*CONCEPTS, *outside]))  # fmt: skip
     for column in sorted({name for concept in summary.concepts for name in concept.carried}):
         values = [concept.carried.get(column) for concept in summary.concepts]
         name = column
@@ -306,7 +322,9 @@ TYPES: dict[str, tuple[Callable[[str], Any], pa.DataType]] = {
 def summary_json(summary: Summary) -> dict[str, Any]:
     """`report/summary.json`: the headline, without the concepts; holds no nan."""
     figures = {
-        each.name: getattr(summary, each.name) for each in fields(summary) if each.name not in ("concepts", "more")
+        each.name: getattr(summary, each.name)
+        for each in fields(summary)
+        if each.name not in ("concepts", "more", "metrics")
     }
     figures |= summary.more
     written = {
@@ -363,8 +381,10 @@ def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estim
     }
 
 
-def _concept(word: Mapping[str, Any], scores: Sequence[Score], nearest_own: float) -> ConceptSummary:
-    figures: dict[str, Any] = {name: value for metric in METRICS for name, value in _figures(metric, scores).items()}
+def _concept(
+    word: Mapping[str, Any], scores: Sequence[Score], nearest_own: float, metrics: Sequence[Metric]
+) -> ConceptSummary:
+    figures: dict[str, Any] = {name: value for metric in metrics for name, value in _figures(metric, scores).items()}
     own = {each.name for each in fields(ConceptSummary)}
     return ConceptSummary(
         concept=word["concept"], fingerprint=word["fingerprint"], placeholder=word["placeholder"], noun=word["class"],

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
+from eval.judges.outside_metric import find_metrics
 from jobs.application.local_paths import absolute_name, local_paths
 from jobs.application.phases import phase
 from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
+from jobs.application.run_scores import check_metrics
 from pipeline.models.families import family_of
 from pipeline.models.find import ModelError, find_model
 from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
@@ -25,6 +27,7 @@ from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
 
 if TYPE_CHECKING:
+    from eval.judges.outside_metric import OutsideMetric
     from eval.nightly.history import Verdict
     from eval.scores.encoded import ImageScorer
     from eval.scores.score_run import Evaluation, Judgement
@@ -43,7 +46,7 @@ class EvaluatedRun:
     clip: str
     model: str
 
-    def judgement(self, session: Session, clip: str) -> "Judgement":
+    def judgement(self, session: Session, clip: str, metrics: "Sequence[OutsideMetric]" = ()) -> "Judgement":
         from eval.scores.drawn_pictures import RunModel
         from eval.scores.score_run import Judgement
 
@@ -52,7 +55,9 @@ class EvaluatedRun:
             self.model, session.device, ModelSettings(**made["model_settings"]), made["settings"]["seed"],
             made["settings"]["resolution"], self.folder.storage.options,
         )  # fmt: skip
-        return Judgement(self.protocol, made["model"], made["model_digest"], clip, session.device, drawing)
+        return Judgement(
+            self.protocol, made["model"], made["model_digest"], clip, session.device, drawing, tuple(metrics)
+        )
 
 
 def evaluate(request: EvaluationRequest, events: Listener | None = None) -> EvaluationResult:
@@ -66,6 +71,7 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
         runs = [open_run(url, request) for url in request.runs]
         night = request.night or datetime.now(UTC).date().isoformat()
         check_runs(runs, night)
+        metrics = find_metrics(request.metrics)
         options = request.storage_options
         history = Storage(request.history, options) if request.history else runs[0].folder.storage.folder("history")
         # open_clip and torch take seconds to import; a mistyped run should be reported at once.
@@ -88,7 +94,8 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
                 stack.enter_context(seen_everywhere(run.folder.storage, local_paths(*judges)))
         except (ClusterError, UnseenPathError) as error:
             raise NotStartedError(str(error)) from error
-        return _evaluate(runs, history, night, session, request, events)
+        check_metrics(metrics)
+        return _evaluate(runs, history, night, session, request, events, metrics)
 
 
 def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
@@ -149,6 +156,7 @@ def _evaluate(
     session: Session,
     request: EvaluationRequest,
     events: Listener,
+    metrics: "Sequence[OutsideMetric]",
 ) -> EvaluationResult:
     from eval.nightly.canary import read_canary
     from eval.nightly.history import History, judge_night
@@ -158,7 +166,7 @@ def _evaluate(
     from eval.scores.score_run import left_to_score, score_run
     from jobs.application.report_run import summarise_run
 
-    judgements = [run.judgement(session, run.clip) for run in runs]
+    judgements = [run.judgement(session, run.clip, metrics) for run in runs]
     left = [left_to_score(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
     try:
         for run, judgement, unscored in zip(runs, judgements, left, strict=True):
@@ -191,7 +199,9 @@ def _evaluate(
         raise NotComparedError(str(error)) from error
     history.record(verdict, concepts, groups)
     nights = [each for each in history.verdicts() if each.night <= night]
-    reports = [_report(run, each, nights, session, request, events) for run, each in zip(runs, scored, strict=True)]
+    reports = [
+        _report(run, each, nights, session, request, events, metrics) for run, each in zip(runs, scored, strict=True)
+    ]
     failures = [failure for each in scored for failure in each.failures]
     events.say("night", said_of(verdict, failures), night=verdict.night, good=verdict.good)
     return EvaluationResult(verdict, tuple(reports), tuple(failures))
@@ -224,6 +234,7 @@ def _report(
     session: Session,
     request: EvaluationRequest,
     events: Listener,
+    metrics: "Sequence[OutsideMetric]",
 ) -> "Summary":
     from eval.report.report_page import Background, Judge
     from eval.scores.score_run import score_run
@@ -243,7 +254,7 @@ def _report(
     }
     background = Background(request.group_by, nights, judges)
     with phase(events, "reporting"):
-        summary = write_report(run.folder, scored.under, configuration, background)
+        summary = write_report(run.folder, scored.under, configuration, background, metrics)
     done = len(summary.concepts) - summary.unscored
     events.say(
         "scores",
@@ -275,7 +286,7 @@ def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
     lines += [f"  {reason}" for reason in verdict.reasons[:LISTED]]
     if len(verdict.reasons) > LISTED:
         lines.append(f"  and {len(verdict.reasons) - LISTED} more, in the report")
-    lines += [f"  {failure.concept} has no score: {failure.reason}" for failure in failures[:LISTED]]
+    lines += [f"  no score of {failure.concept}: {failure.reason}" for failure in failures[:LISTED]]
     if len(failures) > LISTED:
         lines.append(f"  and {len(failures) - LISTED} more without a score")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Writes a run's report/ from its tables and grids: the page, the headline figures and one row a concept."""
 
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eval.judges.outside_metric import OutsideMetric
 from eval.pairs.pair_summary import pairs_json, read_pairs
 from eval.report.report_page import Background, render_report
 from eval.scores.confusion import FEATURES, confusion_over, features_of
@@ -57,15 +58,15 @@ class Grids(Mapping[str, bytes]):
         return len(self._names)
 
 
-def summarise_run(run: RunFolder, under: ScoredUnder) -> Summary:
-    """The summary of the scores made `under` these conditions."""
+def summarise_run(run: RunFolder, under: ScoredUnder, outside: Sequence[OutsideMetric] = ()) -> Summary:
+    """The summary of the scores made `under` these conditions, and by these metrics from outside."""
     parts = read_layout(run)
     embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
     scores = read_parts(run, "scores", parts["scores"], SCORES)
     drawn_against = set(embeddings.filter(pc.equal(embeddings["kind"], "negative"))["concept"].to_pylist())
     features = read_features(run, parts["scores"], under, drawn_against)
     confusion = confusion_over(features_of(features))
-    summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion)
+    summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion, outside)
     judged = read_judged(run)
     accepted = accepted_of(judged)
     fell = {
@@ -96,10 +97,14 @@ def carried_columns(run: RunFolder) -> set[str]:
 
 
 def write_report(
-    run: RunFolder, under: ScoredUnder, configuration: Mapping[str, Any], background: Background | None = None
+    run: RunFolder,
+    under: ScoredUnder,
+    configuration: Mapping[str, Any],
+    background: Background | None = None,
+    outside: Sequence[OutsideMetric] = (),
 ) -> Summary:
     """background: what the run itself does not hold, such as earlier nights."""
-    summary = summarise_run(run, under)
+    summary = summarise_run(run, under, outside)
     title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
     plain = all_without_credentials(configuration, run.storage.options)  # an older run.json may have some
     pairs = read_pairs(run, under)

@@ -158,6 +158,7 @@ class RunRequest:
     only_this_manifest: words that only other manifests of the run folder list retire too. retired_days: how long the word of
     a row that is gone is kept. gate: new words pass it before they are public; a folder keeps it.
     accepted_failures: how many concepts, or which, may fail without making the run a bad one.
+    metrics: from outside, as module:function or entry points of `wordmint.metrics`; see eval/judges/outside_metric.py.
     storage_options: keyword arguments for fsspec.
     Raises ValueError with the option, its value and the values allowed.
     """
@@ -180,6 +181,7 @@ class RunRequest:
     retired_days: int = 30
     accepted_failures: int | frozenset[str] = 0
     gate: Gate = field(default_factory=Gate)
+    metrics: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     limits: Limits = field(default_factory=Limits)
@@ -229,6 +231,7 @@ class EvaluationRequest:
     history: URL of the folder of earlier nights; None is history/ in the first run. night: its name; None is today's date.
     baseline: a night to compare with besides the last good one; None is the first good one.
     fail_on_drop: a loss of this size, beyond chance, makes the night a bad one. group_by: a column of the manifest.
+    metrics: from outside, as RunRequest's.
     Raises ValueError with the option, its value and the values allowed.
     """
 
@@ -244,6 +247,7 @@ class EvaluationRequest:
     fail_on_drop: float | None = None
     group_by: str | None = None
     baseline: str | None = None
+    metrics: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
 

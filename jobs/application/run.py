@@ -5,8 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from cluster.addresses import ClusterError
 from cluster.destination import default_output
 from cluster.session import Session, ray_session
-from jobs.application.local_paths import local_paths
+from jobs.application.local_paths import local_paths, seen_by_all
 from jobs.application.night.catalogue import Catalogue, columns_digest, follow_manifest, names_of
 from jobs.application.night.gate_words import begin_gate, held_since
 from jobs.application.night.rates import measured, rate_of
@@ -24,14 +23,13 @@ from jobs.application.public_files import restore_public_files
 from jobs.application.recorded import record_ending, recorded_run, refuse_changed_since, versions
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
 from jobs.application.run_inputs import read_inputs
-from jobs.application.run_scores import check_judge, refuse_long_protocol, score_and_report
+from jobs.application.run_scores import check_judge, check_metrics, refuse_long_protocol, score_and_report
 from pipeline.inputs.manifest import ManifestError
 from pipeline.models.families import family_of
 from pipeline.models.find import MINI, MINI_SAID, ModelError
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Failure
 from pipeline.scheduling.planning import Plan, plan
-from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.store.catalogue.accepted import accepted_among, is_gated
 from pipeline.store.catalogue.retired import retired_words
 from pipeline.store.events import EventLog
@@ -90,7 +88,7 @@ class Run:
         self.request, self.events, self.worker = request, events, worker
         inputs = read_inputs(request)
         self.manifest, self.protocol, self.model = inputs.manifest, inputs.protocol, inputs.model
-        self.settings, self.starts = inputs.settings, inputs.starts
+        self.settings, self.starts, self.metrics = inputs.settings, inputs.starts, inputs.metrics
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         refuse_changed_since(self.folder, self.model)
         if said := doubt_of_exactly_once(self.folder.storage):
@@ -139,8 +137,12 @@ class Run:
         check_judge(self.request.clip, self.request.model, self.protocol, self.manifest.concepts)
         with (
             ray_session(self.request.placement.ray_address) as session,
-            self._seen_by_all(session) as self.shared_paths,
-        ):
+            seen_by_all(
+                session, self.folder.storage, local_paths(self.model.name, self.request.clip),
+                shared_filesystem=self.request.placement.shared_filesystem,
+            ) as self.shared_paths,
+        ):  # fmt: skip
+            check_metrics(self.metrics)
             if not planned.left:
                 refuse_long_protocol(self.folder, self._judgement(session), self.request.protocol)
             try:
@@ -175,28 +177,6 @@ class Run:
             self.rate = measured(self.reached, self.workers, learned)
         self._write_run_json(session, digests, finished=True)
         self._write_progress()
-
-    @contextmanager
-    def _seen_by_all(self, session: Session) -> Iterator[tuple[str, ...]]:
-        """Checks that the cluster's nodes see this run's local paths, and yields them. Raises NotStartedError."""
-        if session.local:
-            yield ()
-            return
-        self._refuse_local_output(session)
-        with ExitStack() as stack:
-            try:
-                paths = local_paths(self.model.name, self.request.clip)
-                seen = stack.enter_context(seen_everywhere(self.folder.storage, paths))
-            except UnseenPathError as error:
-                raise NotStartedError(str(error)) from error
-            yield seen
-
-    def _refuse_local_output(self, session: Session) -> None:
-        if session.several_nodes and self.folder.storage.is_local and not self.request.placement.shared_filesystem:
-            raise NotStartedError(
-                f"--output {self.folder.storage.url} is a local path, but this cluster has or will have several nodes and "
-                "each would write its own: give an object store's URL, or --shared-filesystem if all nodes see this path"
-            )
 
     def _invert(self, left: tuple[Concept, ...], session: Session) -> tuple[str, str] | None:
         # Ray takes a second to import, which a run with nothing to do saves.
@@ -318,7 +298,9 @@ class Run:
             self.settings.resolution,
             self.folder.storage.options,
         )
-        return Judgement(self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing)
+        return Judgement(
+            self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing, self.metrics
+        )  # fmt: skip
 
     def _write_run_json(self, session: Session, digests: tuple[str, str] | None, *, finished: bool) -> None:
         self.folder.write_json("run.json", {
@@ -327,6 +309,7 @@ class Run:
             "model_config_digest": self.model.config_digest, "model_revision": self.model.revision,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
+            "metrics": self._metrics(),
             "settings": self.settings.as_dict(),
             "model_settings": asdict(self.request.model_settings),
             "slots": self.request.placement.slots or "measured",
@@ -350,8 +333,11 @@ class Run:
         }
         columns = columns_digest(self.manifest, self.catalogue.others)
         # An older run.json does not say; its tables then are as they are until there is something else to do.
-        same = last.get("columns_of_all", columns) == columns
+        same = last.get("columns_of_all", columns) == columns and last.get("metrics", {}) == self._metrics()
         return same and all(last.get(key) == value for key, value in wanted.items())
+
+    def _metrics(self) -> dict[str, str]:
+        return {metric.spelled: metric.digest for metric in self.metrics}
 
     def _counts(self) -> dict[str, int]:
         """Of the whole run folder: also of words that only other manifests list."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from eval.judges.outside_metric import OutsideMetric, find_metrics
 from jobs.application.requests import RunRequest
 from jobs.application.starts.run_starts import Starts, find_starts
 from pipeline.inputs.imported_words import with_words
@@ -15,13 +16,16 @@ from pipeline.training.recipes import recipe_of
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """settings: the request's, or the model's recipe, as they enter fingerprints. starts: other than the initializers."""
+    """settings: the request's, or the model's recipe, as they enter fingerprints. starts: other than the initializers.
+    metrics: from outside.
+    """
 
     manifest: Manifest
     protocol: Protocol
     model: Model
     settings: InversionSettings
     starts: Starts
+    metrics: tuple[OutsideMetric, ...] = ()
 
 
 def read_inputs(request: RunRequest) -> RunInputs:
@@ -43,4 +47,5 @@ def read_inputs(request: RunRequest) -> RunInputs:
     if request.model_settings.offload_text_encoders and settings.word_place == "input":
         raise ValueError("--offload-text-encoders: words before a text encoder need it; add --word-place output")
     starts = find_starts(settings, request.start_file, model, manifest.concepts, options)
-    return RunInputs(manifest, protocol, model, replace(settings, start_encoder=starts.digest), starts)
+    metrics = find_metrics(request.metrics)
+    return RunInputs(manifest, protocol, model, replace(settings, start_encoder=starts.digest), starts, metrics)

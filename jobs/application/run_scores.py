@@ -10,9 +10,11 @@ from pipeline.models.find import MINI
 from pipeline.protocols import Protocol
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept
+from pipeline.scheduling.shared_paths import on_every_node
 from pipeline.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from eval.judges.outside_metric import OutsideMetric
     from eval.scores.score_run import Judgement
 
 
@@ -29,6 +31,20 @@ def check_judge(clip: str, model: str, protocol: Protocol, concepts: Sequence[Co
         refuse_long_texts(load_scorer(clip), protocol, concepts)
     except (OSError, ValueError) as error:
         raise NotStartedError(f"--clip {clip}: {error}") from error
+
+
+def check_metrics(outside: "Sequence[OutsideMetric]") -> None:
+    """That every machine of the cluster has the metrics from outside, before anything is learned. Raises NotStartedError."""
+    if not outside:
+        return
+    from eval.judges.outside_metric import MetricError, refuse_others
+    from eval.scores.metric_table import refuse_taken
+
+    try:
+        refuse_taken(outside)
+        on_every_node(refuse_others, tuple(outside), MetricError)
+    except MetricError as error:
+        raise NotStartedError(str(error)) from error
 
 
 def refuse_long_protocol(run: RunFolder, judgement: "Judgement", given: str) -> None:
@@ -56,12 +72,14 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
     with phase(events, "drawing and scoring"):
         scored = score_run(run, judgement)
         pairs = score_pairs(run, judgement, scored.under)
+    for failure in scored.failures:
+        events.complain("score", f"score     {failure.concept}: {failure.reason}", concept=failure.concept)
     for failure in pairs:
         events.say("pair", f"pair      {failure.concept}: {failure.reason}", concept=failure.concept)
     if gate is not None:
         rule = Rule(gate.word_drop, gate.least_covered, gate.night_drop)
         gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events)
     with phase(events, "reporting"):
-        summary = write_report(run, scored.under, run.read_json("run.json"))
+        summary = write_report(run, scored.under, run.read_json("run.json"), outside=judgement.metrics)
     if summary.concepts:
         events.say("scores", headline(summary))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from eval.judges.outside_metric import find_metrics
 from jobs.application.requests import Listener, NotComparedError, NotStartedError
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
@@ -18,11 +19,14 @@ LISTED = 10
 
 @dataclass(frozen=True, slots=True)
 class DiffRequest:
-    """a, b: URLs of run folders. output: folder for the page and the tables, a path or any fsspec URL."""
+    """a, b: URLs of run folders. output: folder for the page and the tables, a path or any fsspec URL.
+    metrics: from outside, as RunRequest's; those that the runs were scored by.
+    """
 
     a: str
     b: str
     output: str = "runs/diff"
+    metrics: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -48,6 +52,7 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
         for run in runs:
             run.read_json("run.json")
         output = Storage(request.output, options)
+        outside = find_metrics(request.metrics)
     except (StorageError, ValueError) as error:
         raise NotStartedError(str(error)) from error
     from eval.report.run_diff import (
@@ -65,8 +70,10 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
     try:
         scores = [read_parts(run, "scores", read_layout(run)["scores"], SCORES) for run in runs]
         under = common_conditions(*scores)
-        summaries = [summarise_run(run, each) for run, each in zip(runs, under, strict=True)]
-        pairs = paired_concepts(summaries[0].concepts, summaries[1].concepts)
+        summaries = [summarise_run(run, each, outside) for run, each in zip(runs, under, strict=True)]
+        pairs = paired_concepts(
+            summaries[0].concepts, summaries[1].concepts, [metric.figure for metric in summaries[0].metrics]
+        )
     except NotComparableError as error:
         raise NotComparedError(str(error)) from error
     except (StorageError, ValueError) as error:

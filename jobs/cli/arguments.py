@@ -28,6 +28,17 @@ def add_log(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_metrics(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION|NAME",
+        help="a metric of your own, computed and reported beside ours: a function or class of a module that all machines can "
+        "import, or an entry point of wordmint.metrics (may be repeated)",
+    )
+
+
 def add_storage_and_cluster(parser: argparse._ActionsContainer) -> None:
     add_storage(parser)
     add_log(parser)

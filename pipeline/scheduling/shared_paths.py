@@ -6,8 +6,9 @@ before the first concept.
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.store.storage import Storage
 
@@ -49,23 +50,27 @@ def refuse_unseen(paths: Sequence[str]) -> None:
 
 def refuse_blind_nodes(paths: Sequence[str]) -> None:
     """Runs refuse_unseen on each node of the cluster. Raises UnseenPathError."""
-    if not paths:
-        return
+    if paths:
+        on_every_node(refuse_unseen, paths, UnseenPathError)
+
+
+def on_every_node(look: Callable[[Any], None], given: Any, refused: type[Exception]) -> None:
+    """Runs look(given) on each node of the cluster. Raises `refused` with the text of what it raises there."""
     import ray  # imported here: a job with nothing to do starts no Ray
     from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A head without CPUs runs no workers.
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    look = ray.remote(num_cpus=0, max_retries=0)(refuse_unseen)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths)
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(given)
         for node in nodes
     ]
     for answer in asked:
         try:
             ray.get(answer)
         except RayTaskError as error:
-            raise UnseenPathError(str(error.cause)) from None
+            raise refused(str(error.cause)) from None
         except RayError:
             continue  # a node that has gone meanwhile

@@ -17,6 +17,7 @@ NO_FILE = ("no-such-file.txt", "no-such-file.txt")
 NO_MODEL = ("no-such-model", "model 'no-such-model'")
 NO_CLIP = ("ViT-B-32", "there is no CLIP named 'ViT-B-32'")
 NO_PROTOCOL = ("no-such-protocol", "protocol 'no-such-protocol'")
+NO_METRIC = ("no_such_module:f", "this machine has no module 'no_such_module'")
 LOG = {"--log-format": ("no-such", "argument --log-format: invalid choice: 'no-such'")}
 A_FOLDER = ("{folder}", "a folder; it takes the name of a file")
 NO_FOLDER = ("{manifest}", "is a file, and a folder is needed here")
@@ -40,6 +41,7 @@ def choice(option: str) -> tuple[str, str]:
 
 INVERT: dict[str, tuple[str, str]] = {
     "--output": UNKNOWN_STORE, "--model": NO_MODEL, "--clip": NO_CLIP, "--protocol": NO_PROTOCOL,
+    "--metric": NO_METRIC,
     "--accept-failures": NO_FILE, "--column": ("SKU", "--column SKU: it takes OURS=THEIRS"), "--templates": NO_FILE,
     "--vectors": ("0", "--vectors: vectors is 0"), "--initializer": (" ", "--initializer: initializer is ' '"),
     "--start": ("no-such", "it takes words, statistics, nearest, pictures, or a file"),
@@ -76,7 +78,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--vqa": ("no-such-folder", "no-such-folder/config.json does not exist"),
         "--until-ci": number("--until-ci", "nan"), "--history": UNKNOWN_STORE, "--night": ("a/b", "--night 'a/b'"),
         "--fail-on-drop": number("--fail-on-drop", "inf"), "--baseline": ("no-night", "the baseline 'no-night' is no night"),
-        "--group-by": ("no-column", "there is no column 'no-column' to group by"), **CLUSTER,
+        "--group-by": ("no-column", "there is no column 'no-column' to group by"), "--metric": NO_METRIC, **CLUSTER,
     }),
     "generate": (("{run}", "--prompt", "<owl>", "--output", "{folder}/pictures"), {
         "--prompt": ("a <nobody>", "this run has no word <nobody>"), "--prompts": NO_FILE, "--word": NO_FILE,
@@ -110,7 +112,9 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--promote": ("nobody", "--promote nobody: no candidate"), "--roll-back": ("nobody", "--roll-back nobody: no word"),
         "--keep-words": number("--keep-words", "-1"), **LOG, "--storage-option": CLUSTER["--storage-option"],
     }),
-    "diff": (("{run}", "{run}"), {"--output": UNKNOWN_STORE, **LOG, "--storage-option": CLUSTER["--storage-option"]}),
+    "diff": (("{run}", "{run}"), {
+        "--output": UNKNOWN_STORE, "--metric": NO_METRIC, **LOG, "--storage-option": CLUSTER["--storage-option"],
+    }),
     "export_words": (("{run}", "--layout", "a1111", "--output", "{folder}/words"), {
         "--layout": choice("--layout"), "--output": UNKNOWN_STORE, "--concept": ("nobody", "this run has no word for nobody"),
         "--storage-option": CLUSTER["--storage-option"], **LOG,

@@ -101,7 +101,9 @@ def test_a_column_belongs_to_one_metric_and_every_headline_is_a_column() -> None
 
 def test_what_a_judge_cannot_see_is_not_expected_of_it() -> None:
     """Catches a night that scores all words again because a judge of pictures has no text similarity."""
-    assert expected_metrics(QUICK, reads_texts=True) - expected_metrics(QUICK, reads_texts=False) == {"text_similarity"}
+    assert expected_metrics(QUICK, reads_texts=True) - expected_metrics(QUICK, reads_texts=False) == {
+        ("text_similarity", None)
+    }
 
 
 def test_one_new_file_is_a_new_metric_and_reaches_old_runs(epsilon_model: Path, tmp_path: Path) -> None:
