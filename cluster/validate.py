@@ -29,7 +29,7 @@ FILES = (
     *sorted(HERE.glob("*.yaml")),
     *sorted((HERE / "kuberay").glob("*.yaml")),
     *sorted((HERE / "iam").iterdir()),
-    *(HERE / name for name in ("Dockerfile", "drain.sh", "slurm.sbatch", "grafana.json")),
+    *(HERE / name for name in ("Dockerfile", "drain.sh", "slurm.sbatch", "slurm-nightly.sbatch", "grafana.json")),
 )
 
 

@@ -125,7 +125,7 @@ def parse(script: str, arguments: list[str]) -> ParsedError:
 
 def check(command: list[str]) -> None:
     """Raises where the program that the command names would refuse its arguments. A shell's $variable is taken as 1."""
-    program, *arguments = (re.sub(r"\$\{?\w+\}?", "1", word) for word in command)
+    program, *arguments = (re.sub(r"\$\{?\w+\}?", "1", word) for word in command if word != "$@")
     match program.rsplit("/", 1)[-1]:
         case "make":
             assert arguments[0] in makefile_targets(), f"the Makefile has no target {arguments[0]!r}"

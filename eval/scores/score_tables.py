@@ -79,7 +79,8 @@ def score_rows(
 def scores_of(table: pa.Table) -> list[Score]:
     """The inverse of `score_rows`."""
     names = [each.name for each in fields(Score)]
-    return [Score(**with_nan(row)) for row in table.select(names).to_pylist()]
+    rows = table.select(names).to_pylist()
+    return [Score(**{**with_nan(row), "metric_version": row["metric_version"]}) for row in rows]
 
 
 def made_under(scores: pa.Table, under: ScoredUnder) -> pa.Table:

@@ -205,6 +205,12 @@ def test_ours_is_accepted(path: Path) -> None:
         ("Dockerfile", "WORKDIR /opt/wordmint", "WORKDIR opt/wordmint", "DL3000"),
         ("drain.sh", "\ndone", "\n", "syntax error"),
         ("slurm.sbatch", "set -euo pipefail", "set -e", "goes on after an error"),
+        (
+            "slurm-nightly.sbatch",
+            "--dependency=singleton",
+            "--dependant=singleton",
+            "no option '--dependant=singleton'",
+        ),
         ("slurm.sbatch", "#SBATCH --nodes=4", "#SBATCH --machines=4", "no option '--machines=4'"),
         ("slurm.sbatch", "#!/bin/bash\n", "#!/bin/bash\ncd runs\n", "no options after the first command"),
         ("grafana.json", "sum(rate(", "sum(rate((", "is no PromQL"),
