@@ -9,7 +9,7 @@ from importlib import import_module
 import numpy as np
 
 from eval.judges.clip import ClipScorer
-from eval.judges.outside_metric import MetricError, OutsideMetric, value_of
+from eval.judges.outside_metric import OutsideMetric, value_of
 from eval.scores import measured
 from eval.scores.encoded import Encoded, word_pictures
 from eval.scores.metric import Column, Measurement, Metric
@@ -24,8 +24,6 @@ METRICS: tuple[Metric, ...] = tuple(
 COLUMNS: tuple[Column, ...] = tuple(column for metric in METRICS for column in metric.columns)
 
 
-# A metric from outside is a column of its own beside these.
-TAKEN = frozenset({each.name for each in METRICS} | {each.name for each in COLUMNS})
 LAST = max(metric.order for metric in METRICS)
 
 
@@ -39,17 +37,6 @@ def expected_metrics(
     of_judge = (metric for metric in METRICS if metric.answered == answers)
     ours = {(metric.name, metric.version) for metric in of_judge if metric.expected(protocol, reads_texts)}
     return frozenset(ours | {(metric.name, metric.digest) for metric in outside})
-
-
-def refuse_taken(outside: Sequence[OutsideMetric]) -> None:
-    """Raises MetricError for a metric from outside that is called like one of ours, or like a column of the report."""
-    from eval.scores.summary import CONCEPTS  # it is made from this table
-
-    for metric in outside:
-        if {metric.name, f"{metric.name}_floor"} & {*TAKEN, *CONCEPTS.names}:
-            raise MetricError(
-                f"--metric {metric.spelled}: there is a metric or a column {metric.name!r} already; give it another `name`"
-            )
 
 
 def metric_of(outside: OutsideMetric) -> Metric:

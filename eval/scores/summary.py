@@ -5,7 +5,7 @@ A value that could not be computed is nan in a record, and null in tables and JS
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ import pyarrow as pa
 from eval.judges.outside_metric import OutsideMetric
 from eval.scores.confusion import Confusion
 from eval.scores.metric import Column, Metric
-from eval.scores.metric_table import COLUMNS, METRICS, metric_of
+from eval.scores.metric_table import METRICS, metric_of
 from eval.scores.metrics import covered, interval
-from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of, without_nan
+from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of
 from eval.scores.set_distance import SetDistance
 from pipeline.records import Failure, Score
-from pipeline.store.run_tables import KEY
 
 BOUNDS = (
     "floor",
@@ -36,17 +35,6 @@ COLLAPSED, WEAK = 0.1, 0.3
 FELL, COLLAPSES, NONE, IS_WEAK, UNSCORED, ALIKE = VERDICTS = (
     "fell", "collapsed", "no effect", "weak", "no score", "like its pictures",
 )  # fmt: skip
-
-CONCEPTS = pa.schema([
-    *KEY, ("placeholder", pa.string()), ("class", pa.string()), ("kind", pa.string()),
-    *((column.name, pa.float64()) for column in COLUMNS),
-    ("nearest_own", pa.float64()), ("verdict", pa.string()), ("no_effect", pa.bool_()), ("steps", pa.int64()),
-    ("seconds", pa.float64()),
-    ("stopped_by", pa.string()), ("carried", pa.map_(pa.string(), pa.string())),
-    ("stated", pa.map_(pa.string(), pa.string())),
-])  # fmt: skip
-
-
 # Columns of the embeddings that a summary is made of.
 OF_WORDS = [
     "concept",
@@ -273,71 +261,6 @@ def summarise(
         metrics=metrics,
         **{name: value for name, value in figures.items() if name in own},
     )
-
-
-def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa.Table:
-    """`report/concepts.parquet`: one row per concept, as CONCEPTS, then metrics from outside and the manifest's carried columns.
-
-    types: carried column -> "integer", "number", "boolean"; others are text. A column that is called like one of CONCEPTS is
-    here `manifest_<name>`.
-    """
-    outside = [pa.field(each.name, pa.float64()) for each in summary.columns if each.name not in CONCEPTS.names]
-    table = pa.Table.from_pylist([
-        {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
-         "class": concept.noun, "verdict": concept.verdict, "no_effect": concept.no_effect,
-         "carried": list(concept.carried.items()), "stated": list(concept.stated.items())}
-        for concept in summary.concepts
-    ], pa.schema([*CONCEPTS, *outside]))  # fmt: skip
-    for column in sorted({name for concept in summary.concepts for name in concept.carried}):
-        values = [concept.carried.get(column) for concept in summary.concepts]
-        name = column
-        while name in table.column_names:
-            name = f"manifest_{name}"
-        table = table.append_column(name, _typed(values, (types or {}).get(column, "text")))
-    return table
-
-
-def _typed(values: Sequence[str | None], kind: str) -> pa.Array:
-    """Text where a value does not fit the type any more, as in a row of another manifest."""
-    if kind not in TYPES:
-        return pa.array(values, pa.string())
-    parse, type_ = TYPES[kind]
-    try:
-        return pa.array([parse(value) if value else None for value in values], type_)
-    except (ValueError, OverflowError, pa.ArrowException):
-        return pa.array(values, pa.string())
-
-
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
-
-
-TYPES: dict[str, tuple[Callable[[str], Any], pa.DataType]] = {
-    "integer": (int, pa.int64()), "number": (float, pa.float64()), "boolean": (_truth, pa.bool_()),
-}  # fmt: skip
-
-
-def summary_json(summary: Summary) -> dict[str, Any]:
-    """`report/summary.json`: the headline, without the concepts; holds no nan."""
-    figures = {
-        each.name: getattr(summary, each.name)
-        for each in fields(summary)
-        if each.name not in ("concepts", "more", "metrics")
-    }
-    figures |= summary.more
-    written = {
-        name: without_nan(asdict(value)) if isinstance(value, Estimate | ScoredUnder) else value
-        for name, value in figures.items()
-    }
-    written["no_effect"] = sum(concept.no_effect for concept in summary.concepts)
-    written["difficulties"] = {name: without_nan(asdict(value)) for name, value in summary.difficulties.items()}
-    written["cmmd"] = asdict(summary.cmmd) if summary.cmmd else None
-    if summary.confusion:
-        confusion = asdict(summary.confusion)
-        written["confusion"] = {name: confusion[name] for name in confusion if name != "by_concept"}
-    return without_nan(written)
 
 
 def _current_words(embeddings: pa.Table) -> dict[str, dict[str, Any]]:

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from eval.judges.outside_metric import OutsideMetric
 from eval.pairs.pair_summary import pairs_json, read_pairs
 from eval.report.report_page import Background, render_report
+from eval.report.summary_files import concept_rows, summary_json
 from eval.scores.confusion import FEATURES, confusion_over, features_of
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.set_distance import set_distance_of
-from eval.scores.summary import OF_WORDS, Summary, concept_rows, summarise, summary_json
+from eval.scores.summary import OF_WORDS, Summary, summarise
 from pipeline.records import Failure
 from pipeline.store.catalogue.accepted import JudgedWord, accepted_of, read_judged
 from pipeline.store.catalogue.listed import listed, read_lists

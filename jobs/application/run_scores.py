@@ -38,7 +38,7 @@ def check_metrics(outside: "Sequence[OutsideMetric]") -> None:
     if not outside:
         return
     from eval.judges.outside_metric import MetricError, refuse_others
-    from eval.scores.metric_table import refuse_taken
+    from eval.report.summary_files import refuse_taken
 
     try:
         refuse_taken(outside)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from eval.judges.outside_metric import MetricError, WordPictures, find_metric, find_metrics, value_of
-from eval.scores.metric_table import refuse_taken
+from eval.report.summary_files import refuse_taken
 from jobs import invert_all
 from tests.job_process import QUICKLY, ROOT, FinishedRun, few_pictures, job, table, write_manifest
 from tests.test_documents import blocks

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import eval.scores.score_run
+from eval.report.summary_files import CONCEPTS
 from eval.scores.drawn_pictures import RunModel
 from eval.scores.metric_table import COLUMNS, METRICS, expected_metrics, metrics_table
 from eval.scores.score_run import Judgement
-from eval.scores.summary import CONCEPTS
 from pipeline.protocols import QUICK
 from pipeline.settings import ModelSettings
 from pipeline.store.run_folder import RunFolder
@@ -58,7 +58,7 @@ from eval.report.report_page import render_report
 from eval.scores.drawn_pictures import RunModel
 from eval.scores.metric_table import metrics_table
 from eval.scores.score_run import Judgement
-from eval.scores.summary import concept_rows, summary_json
+from eval.report.summary_files import concept_rows, summary_json
 from pipeline.settings import ModelSettings
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from eval.judges.clip import Features
+from eval.report.summary_files import CONCEPTS, concept_rows, summary_json
 from eval.scores.confusion import Features as KeptFeatures
 from eval.scores.confusion import confusion_over
 from eval.scores.score_tables import SCORES, ScoredUnder, score_rows, scores_of
-from eval.scores.summary import CONCEPTS, Summary, concept_rows, summarise, summary_json
+from eval.scores.summary import Summary, summarise
 from pipeline.protocols import PROTOCOLS, QUICK
 from pipeline.records import Concept, Failure, ImageSet, Score, Word
 from pipeline.store.parts import conformed
