@@ -224,9 +224,9 @@ class InversionSettings:
         if self.optimiser == "directional":
             self._require_at((*held, ("regularisation", 0)), "with the directional optimiser")
         if self.word_place == "output":
-            self._require_at(
-                (*held, ("start", "words"), ("cross_initialised", False)), "with a word behind the text encoder"
-            )
+            behind = "with a word behind the text encoder"
+            self._require_at((*held, ("cross_initialised", False)), behind)
+            _require(self.start in ("words", "fitted"), "start", self.start, f"words or a start file {behind}")
         if self.optimiser != "directional" and self.concentration != ABSENT["concentration"]:
             raise SettingError(
                 "concentration", self.concentration, f"{ABSENT['concentration']} without the directional optimiser"

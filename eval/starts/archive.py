@@ -106,5 +106,8 @@ def read_archive(runs: Sequence[RunFolder], clip: str) -> Archive:
             f"these runs were scored by {len(digests)} CLIPs named {clip!r} with different weights; take runs of one of them"
         )
     if len({frozenset(word.vectors) for word in archived}) > 1:
-        raise ArchiveError("these runs learned words in different text encoders; take runs with the same --encoders")
+        raise ArchiveError(
+            "these runs learned words in different text encoders, or before and behind them; take runs with the same --encoders "
+            "and --word-place"
+        )
     return Archive(tuple(archived), digests.pop(), unlearned, unscored)

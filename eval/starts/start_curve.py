@@ -132,8 +132,8 @@ def measure_gain(
             kind=word.kind,
             vectors=word.key[1],
         )
-        plain = backbone.initial_vectors(concept.initializer, concept.vectors)
-        starts = {FITTED: vectors, INITIALIZER: {name: plain[name] for name in vectors}}
+        plain = backbone.initial_vectors(concept.initializer, concept.vectors, tuple(vectors))
+        starts = {FITTED: vectors, INITIALIZER: plain}
         subjects.append(Subject(concept, _pictures(runs[word.run], word), starts))
     judge = load_clip(clip, device)
     looks = [step for step in range(settings.steps + 1) if step in (0, settings.steps) or is_look(step, "settled", 4)]

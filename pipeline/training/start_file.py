@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipeline.records import Concept
+from pipeline.records import OUT, Concept
 from pipeline.store.model_spec import metadata_of, with_metadata
 
 MAX_BYTES = 2_000_000_000
@@ -82,9 +82,11 @@ class StartFile:
                 f"{digest[:12]}; {ANEW}"
             )
         if missing := sorted(set(encoders) - set(self.encoders)):
+            place = "words behind the text encoder" if missing[0].endswith(OUT) else "the text encoder"
+            has = ", ".join(map(_told, self.encoders))
             raise StartFileError(
-                f"it has no map for the text encoder {missing[0]}, only for {', '.join(self.encoders)}; choose others with "
-                f"--encoders, or {ANEW}"
+                f"it has no map for {place} {missing[0].removesuffix(OUT)}, only for {has}; choose others with --encoders or "
+                f"--word-place, or {ANEW}"
             )
 
     def refuse_clip(self, name: str, digest: str) -> None:
@@ -107,6 +109,10 @@ class StartFile:
                     f"{concept.name} is a word of {concept.vectors} vectors, and it has maps for {concept.kind}s of "
                     f"{', '.join(map(str, known))}; change --vectors, or {ANEW}"
                 )
+
+
+def _told(name: str) -> str:
+    return f"words behind {name.removesuffix(OUT)}" if name.endswith(OUT) else name
 
 
 ANEW = "make another with jobs/fit_starts.py"

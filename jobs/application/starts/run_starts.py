@@ -8,7 +8,7 @@ from eval.judges.image_features import ImageFeatures, clip_fingerprint
 from pipeline.models.families import family_of
 from pipeline.models.find import Model
 from pipeline.models.start_encoder import StartEncoder, load_start_encoder
-from pipeline.records import Concept
+from pipeline.records import OUT, Concept
 from pipeline.settings import InversionSettings
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError
 from pipeline.training.start_file import MAX_BYTES, StartFile, StartFileError, decode_start_file
@@ -70,7 +70,13 @@ def find_starts(
     family = family_of(model.family)
     try:
         file = decode_start_file(Storage(url, options).read_bytes(at_most=MAX_BYTES))
-        learned = [name for name, key in family.encoders.items() if not settings.encoders or key in settings.encoders]
+        ending = OUT if settings.word_place == "output" else ""
+        learned = [
+            name
+            for name, key in family.word_keys.items()
+            if name.endswith(OUT) == bool(ending)
+            and (not settings.encoders or key.removesuffix(OUT) in settings.encoders)
+        ]
         file.refuse_model(model.name, model.digest, learned)
         file.refuse_concepts([each for each in concepts if not each.word_file])
     except StorageNotFoundError as error:

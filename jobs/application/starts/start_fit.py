@@ -103,8 +103,6 @@ def _common(runs: list[RunFolder], request: FitRequest) -> tuple[Model, str]:
                 f"{url}: its words were learned on {each['model']!r} with weights {str(each['model_digest'])[:12]}, and "
                 f"{model.name!r} has {model.digest[:12]}; fit a file for each model"
             )
-        if each["settings"].get("word_place", "input") != "input":
-            raise ValueError(f"{url}: its words stand behind the text encoder, and a start file is for words before it")
     return model, clip
 
 

@@ -291,7 +291,7 @@ def test_off_the_gpu_the_word_is_the_same(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"start": "statistics"}, "start is 'statistics'; it must be words with a word behind the text encoder"),
+        ({"start": "statistics"}, "start is 'statistics'; it must be words or a start file with a word behind"),
         ({"norm_limit": 2.0}, "norm limit is 2.0; it must be 0 with a word behind"),
         ({"weight_decay": 0.1}, "weight decay is 0.1; it must be 0 with a word behind"),
         ({"cross_initialised": True}, "cross initialised is True; it must be False with a word behind"),
