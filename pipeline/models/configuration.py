@@ -4,6 +4,7 @@ They are untrusted like the rest of the model's folder. Some entries make a libr
 refused, with the file and the entry's name.
 """
 
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ MOST_BYTES, MOST_DEEP = 4_000_000, 32
 # What makes diffusers, transformers or timm run code beside the weights, or load something else than the folder holds.
 LOADS_MORE = (
     "auto_map", "trust_remote_code", "code_revision", "custom_pipeline", "custom_pipelines", "custom_generate",
-    "quantization_config", "base_model_name_or_path", "use_kernels", "transformers_weights", "fast_tokenizer_files", "gguf_file",
+    "base_model_name_or_path", "use_kernels", "transformers_weights", "fast_tokenizer_files", "gguf_file",
     "init_inputs", "tokenizer_object",
 )  # fmt: skip
 # Files of a tokenizer that these name would be opened wherever they lie.
@@ -23,6 +24,9 @@ SPECIAL_TOKENS, TOKENIZER = "special_tokens_map.json", "tokenizer_config.json"
 OWN_ATTENTION = (None, "eager", "sdpa")  # any other name is that of a package, or of a kernel to be downloaded
 # Long lists of words and tensors, which say nothing to a library.
 LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json")
+QUANTISED = "quantization_config"
+# torchao's config of the weights that text encoders are read in: 8-bit numbers, through which gradients reach the word.
+INT8 = "Int8WeightOnlyConfig"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "latent_diffusion")
 
 
@@ -43,9 +47,9 @@ def read_configuration(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_code(folder: Path) -> None:
+def refuse_code(folder: Path, *, quantised: bool = False) -> None:
     """Raises ConfigurationError if a configuration right inside the folder would make a library run or load more than it, or
-    if a pipe or a device is there, on which a library would wait for ever.
+    if a pipe or a device is there, on which a library would wait for ever. quantised: its weights may be.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -54,13 +58,38 @@ def refuse_code(folder: Path) -> None:
         if index := INDEX.fullmatch(path.name):
             _refuse_other_shards(path, index[1] or index[2])
         elif path.name not in LISTS:
-            _refuse_entries(path, read_configuration(path))
+            configuration = read_configuration(path)
+            if quantised and path.name == "config.json":
+                _refuse_quantised(path, configuration.pop(QUANTISED, None))
+            _refuse_entries(path, configuration)
+
+
+def _refuse_quantised(path: Path, stated: object) -> None:
+    """Raises ConfigurationError for weights that are quantised in another way than can be read."""
+    if not stated:
+        return
+    told: dict[str, Any] = stated if isinstance(stated, dict) else {}
+    kind = told.get("quant_type")
+    default = kind.get("default") if isinstance(kind, dict) else None
+    name = default.get("_type") if isinstance(default, dict) else kind
+    method = str(told.get("quant_method"))
+    if method != "torchao" or name != INT8 or told.get("include_input_output_embeddings"):
+        what = f"{method} ({str(name)[:60]})" if method == "torchao" else method
+        raise ConfigurationError(
+            f"{path}: {QUANTISED!r} says that the weights are quantised by {what[:100]}; text encoders are read in torchao's "
+            f"{INT8} without the table of words, or not quantised: take a variant in float16 or bfloat16"
+        )
+    if importlib.util.find_spec("torchao") is None:
+        raise ConfigurationError(
+            f"{path}: {QUANTISED!r} says that the weights are quantised by torchao, which is not installed: pip install "
+            "'wordmint[quantised]', or take a variant in float16 or bfloat16"
+        )
 
 
 def refuse_parts(folder: Path, parts: Iterable[str]) -> None:
     """The same for a model in diffusers' layout: for model_index.json and for each of the model's parts."""
     for part in parts:
-        refuse_code(folder / part)
+        refuse_code(folder / part, quantised=part.startswith("text_encoder"))
     index = folder / "model_index.json"
     configuration = read_configuration(index)
     _refuse_entries(index, configuration)
@@ -78,7 +107,7 @@ def _refuse_entries(path: Path, configuration: dict[str, Any]) -> None:
         opened = (path.name == SPECIAL_TOKENS and name.endswith(("_file", "_files"))) or (
             path.name in (SPECIAL_TOKENS, TOKENIZER) and name in ("vocab", "merges") and isinstance(value, str)
         )
-        if ((name in LOADS_MORE or opened) and value) or (kernel and value not in OWN_ATTENTION):
+        if ((name in (*LOADS_MORE, QUANTISED) or opened) and value) or (kernel and value not in OWN_ATTENTION):
             raise ConfigurationError(
                 f"{path}: {name!r} is {str(value)[:200]!r}, which would make a library run or load more than this folder's "
                 "weights; that is never done. Remove the entry, or take a model without it"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.models.find import Model
@@ -38,8 +38,15 @@ def freeze(part: nn.Module) -> None:
     """Switches gradients of the weights and dropout off. Raises ValueError if a weight is not finite."""
     part.requires_grad_(False).eval()
     for name, value in part.named_parameters():
-        if not torch.isfinite(value).all():
+        if not all(torch.isfinite(each).all() for each in stored(value)):
             raise ValueError(f"weight {name} of {type(part).__name__} is not finite")
+
+
+def stored(weight: Any) -> list[Tensor]:
+    """The plain tensors of a weight: of a quantised one its numbers, and their scales."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        return [weight]
+    return [each for name in weight.__tensor_flatten__()[0] for each in stored(getattr(weight, name))]
 
 
 def digest(parts: Mapping[str, nn.Module]) -> str:
@@ -49,5 +56,6 @@ def digest(parts: Mapping[str, nn.Module]) -> str:
         for name, value in sorted(module.state_dict().items()):
             hashed.update(f"{part}/{name}".encode())
             # Flat: of a convolution of one pixel in channels-last order, the last dimension's stride is not 1.
-            hashed.update(value.detach().contiguous().reshape(-1).cpu().view(torch.uint8).numpy().data)
+            for each in stored(value):
+                hashed.update(each.detach().contiguous().reshape(-1).cpu().view(torch.uint8).numpy().data)
     return hashed.hexdigest()
