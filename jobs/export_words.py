@@ -90,7 +90,7 @@ def warning(widths: Collection[int], layout: Layout) -> str:
 
 def exported(run: RunFolder, layout: Layout, only: Sequence[str]) -> dict[str, bytes]:
     """File name -> content. Raises ValueError for concepts that the run does not have, and if two files would share a name."""
-    family = family_of(run.read_json("run.json").get("model_family", ""))
+    family = family_of(run.read_run().get("model_family", ""))
     specs: dict[str, WordSpec] = {}
     words: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for row in public_rows(run, family.encoders):

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = open_log(arguments)
     try:
         run = RunFolder(Storage(arguments.run, parse_storage_options(arguments.storage_option)))
-        configuration = run.read_json("run.json")
+        configuration = run.read_run("model", "manifest", "settings.steps", "finished", "updated")
         status = read_status(run, configuration, datetime.now(UTC))
     except (StorageError, ValueError) as error:
         log.complain("not started", f"there is no such run.\n{error}")
@@ -104,8 +104,8 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
     concepts that are no longer in the manifest, and a failure without a fingerprint is in the published table only.
     """
     progress = _progress(run)
-    old = datetime.fromisoformat(configuration["updated"])
-    if not progress or configuration["finished"] or datetime.fromisoformat(progress["updated"]) < old:
+    old = datetime.fromisoformat(configuration["updated"]).astimezone(UTC)
+    if not progress or configuration["finished"] or datetime.fromisoformat(progress["updated"]).astimezone(UTC) < old:
         # None, that of an earlier driver, or of this one before it published its words.
         published = "last_word" in configuration.get("seconds_until", {})
         state = "finished" if configuration["finished"] else "scoring" if published else "running"
@@ -140,7 +140,7 @@ def read_status(run: RunFolder, configuration: dict[str, Any], now: datetime) ->
             state=state,
             why=str(progress.get("why", "")),
             then=str(progress.get("then", "")),
-            silent=(now - datetime.fromisoformat(progress["updated"])).total_seconds(),
+            silent=(now - datetime.fromisoformat(progress["updated"]).astimezone(UTC)).total_seconds(),
         )
 
 

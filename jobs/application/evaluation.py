@@ -104,7 +104,9 @@ def open_run(url: str, request: EvaluationRequest) -> EvaluatedRun:
     """
     options = request.storage_options
     folder, shown = RunFolder(Storage(url, options)), without_credentials(url, options).rstrip("/")
-    configuration = folder.read_json("run.json")
+    configuration = folder.read_run(
+        "model", "model_digest", "clip", "settings.seed", "settings.resolution", "model_settings", "protocol"
+    )
     clip = allowed(configuration["clip"], request.clip, "--clip", shown)
     model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
     refuse_changed(model, configuration, shown)

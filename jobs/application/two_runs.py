@@ -50,7 +50,7 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
     try:
         runs = [RunFolder(Storage(url, options)) for url in (request.a, request.b)]
         for run in runs:
-            run.read_json("run.json")
+            run.read_run()
         output = Storage(request.output, options)
         outside = find_metrics(request.metrics)
     except (StorageError, ValueError) as error:

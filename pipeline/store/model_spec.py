@@ -17,6 +17,7 @@ TRIGGER, ARCHITECTURE = f"{PREFIX}trigger_phrase", f"{PREFIX}architecture"
 NEGATIVE = f"{PREFIX}is_negative_embedding"
 # What another trainer's word says of these stays with it. The rest is ours, of the word as it is here.
 THEIRS = ("title", "author", "description", "date", "tags", "resolution", "license", "usage_hint", "merged_from")
+MOST_STATED = 60  # entries; the specification has half as many
 LONGEST_VALUE = 2_000  # characters; a thumbnail is longer, and is not kept
 LONGEST_NAME = 140  # of a word, in characters; the specification has no limit
 MOST_HEADER = 2_000_000  # bytes; as Python's objects they can take forty times as much
@@ -88,7 +89,8 @@ def stated_in(data: bytes) -> dict[str, str]:
         for key, value in sorted(metadata_of(data).items())
         if key.startswith(PREFIX) and len(key) <= LONGEST_NAME and len(value) <= LONGEST_VALUE
     }
-    return {key: without_credentials(value) for key, value in found.items() if key.isprintable() and value}
+    said = [(key, without_credentials(value)) for key, value in found.items() if key.isprintable() and value]
+    return dict(said[:MOST_STATED])
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from pipeline.records import Failure
+from pipeline.settings import ModelSettings
 from pipeline.store.checkpoints import Checkpoint, decode_checkpoint, encode_checkpoint
 from pipeline.store.damaged import DamagedFileError, object_of, say_damaged
 from pipeline.store.locations import all_without_credentials
@@ -21,6 +22,13 @@ from pipeline.store.storage import Storage, StorageNotFoundError, scheme_of, wit
 Record = TypeVar("Record")
 
 ATTEMPTS, COMMITTED, FAILED, CHECKPOINTS = "_attempts", "_committed", "_failed", "_checkpoints"
+RUN = "run.json"
+# What a run writes there and a command may need, and what may be missing. Names to load are judged where they are loaded.
+RECORDED: dict[str, Any] = {
+    "model": object, "model_digest": str, "clip": object, "manifest": str, "protocol": str, "updated": str, "finished": bool,
+    "settings": dict, "model_settings": dict, "settings.seed": int, "settings.steps": int, "settings.resolution": int | None,
+}  # fmt: skip
+OPTIONAL: dict[str, Any] = {"counts": dict, "seconds_until": dict, "protocol_settings": dict, "model_family": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,26 @@ class RunFolder:
         """Raises DamagedFileError, StorageError."""
         shown = without_credentials(self.storage.join(path), self.storage.options)
         return object_of(self.storage.read_bytes(path), shown)
+
+    def read_run(self, *needed: str) -> dict[str, Any]:
+        """run.json, which holds these of RECORDED. Raises StorageError, and DamagedFileError for one that does not, as a stranger's
+        or an old version's may.
+        """
+        content = self.read_json(RUN)
+        shown = without_credentials(self.storage.join(RUN), self.storage.options)
+        for name in (*needed, *(name for name in OPTIONAL if content.get(name) is not None)):
+            value: Any = content
+            for part in name.split("."):
+                value = value.get(part, ...) if isinstance(value, dict) else ...
+            if value is ... or not isinstance(value, (RECORDED | OPTIONAL)[name]):
+                raise DamagedFileError(f"{shown}: its entry {name!r} is missing, or is not what a run writes there")
+        if "model_settings" in needed and (
+            odd := sorted(set(content["model_settings"]) - set(ModelSettings.__slots__))
+        ):
+            raise DamagedFileError(
+                f"{shown}: its model_settings name {odd[0][:100]!r}, which this version does not know"
+            )
+        return content
 
 
 def doubt_of_exactly_once(storage: Storage) -> str:

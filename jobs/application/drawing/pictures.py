@@ -38,7 +38,7 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
     try:
         options = request.storage_options
         run = RunFolder(Storage(request.run, options))
-        configuration = run.read_json("run.json")
+        configuration = run.read_run("model", "model_digest", "model_settings")
         shown = without_credentials(request.run, options).rstrip("/")
         model = find_model(allowed(configuration["model"], request.model, "--model", shown), options)
         refuse_changed(model, configuration, shown)

@@ -93,7 +93,7 @@ def _place_of(request: FitRequest) -> tuple[Storage, str]:
 
 def _common(runs: list[RunFolder], request: FitRequest) -> tuple[Model, str]:
     """The model and the CLIP that all runs have in common. Raises ValueError, ModelError and StorageError."""
-    made = [run.read_json("run.json") for run in runs]
+    made = [run.read_run("model", "model_digest", "clip", "settings", "model_settings") for run in runs]
     shown = [without_credentials(url, request.storage_options).rstrip("/") for url in request.runs]
     clip = allowed(made[0]["clip"], request.clip, "--clip", shown[0])
     model = find_model(allowed(made[0]["model"], request.model, "--model", shown[0]), request.storage_options)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from pipeline.models.families import FAMILIES
-from pipeline.store.model_spec import WordSpec
-from pipeline.store.word_files import Layout, decode_word, encode_word, is_negative, stated_model
+from pipeline.store.model_spec import MOST_STATED, WordSpec, stated_in
+from pipeline.store.word_files import Layout, WordFileError, decode_word, encode_word, is_negative, stated_model
 from tests.pipeline.store.test_word_files import vectors, with_metadata
 
 SPEC = WordSpec("my-owl", "stable-diffusion-v1", "object", 512, "2026-11-27")
@@ -117,3 +117,17 @@ def test_a_negative_word_says_so_and_is_read_as_one() -> None:
 def test_without_a_day_no_date_is_made_up(tmp_path: Path) -> None:
     said = metadata_in(encode_word("<w>", WORD, spec=WordSpec("w", "sana", "object")), tmp_path)
     assert not any("date" in key for key in said)
+
+
+def test_what_a_file_says_of_itself_is_bounded() -> None:
+    """Catches a word of a kilobyte whose metadata of megabytes goes into tables and report, and a name of millions of letters."""
+    many = {f"modelspec.{number}": "x" for number in range(5_000)} | {"modelspec.title": "x" * 3_000}
+    assert len(stated_in(save({"emb_params": vectors(1)}, many))) == MOST_STATED
+    for name in ("x" * 141, "x" * 1_500_000):
+        with pytest.raises(WordFileError, match="a name has at most 140"):
+            decode_word(save({"emb_params": vectors(1)}, {"placeholder": name}))
+        with pytest.raises(WordFileError, match="a name has at most 140"):
+            decode_word(save({name: vectors(1)}))
+    assert decode_word(save({"emb_params": vectors(1)}, {"placeholder": "x" * 140}))[0] == "x" * 140
+    with pytest.raises(WordFileError, match="its header has"):
+        decode_word(save({"emb_params": vectors(1)}, {"thumbnail": "x" * 2_000_000}))
