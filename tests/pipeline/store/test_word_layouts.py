@@ -1,11 +1,16 @@
-"""What other programs find in our word files, and ours in theirs. Their rules are restated here, with the file they stand in."""
+"""What other programs find in our word files, and ours in theirs. Their rules are restated here, with the file they stand in, as
+read in November 2026; diffusers' are its own code.
+"""
 
 from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from safetensors.numpy import load, save
+from transformers import CLIPTokenizer
 
 from pipeline.models.families import FAMILIES, Family
 from pipeline.records import OUT
@@ -30,20 +35,27 @@ def widths_of(family: Family) -> dict[str, int]:
 
 
 def comfyui(tensors: Tensors, key: str) -> np.ndarray:
-    """comfy/sd1_clip.py, load_embed: the tensor of the tokenizer's embedding_key, else the first.
+    """comfyanonymous/ComfyUI, comfy/sd1_clip.py, load_embed: the first of "string_to_param", else the tensor of the tokenizer's
+    embedding_key, else the first.
 
-    The key is "clip_l" or "clip_g", and in comfy/text_encoders/sd3_clip.py "t5xxl".
+    The key is SDTokenizer's "clip_l", "clip_g" in comfy/sdxl_clip.py, and "t5xxl" in comfy/text_encoders/sd3_clip.py.
     """
+    assert "string_to_param" not in tensors
     return tensors[key] if key in tensors else next(iter(tensors.values()))
 
 
 def onetrainer(tensors: Tensors, key: str) -> np.ndarray | None:
-    """modules/modelSaver/*/*EmbeddingSaver.py and the loaders beside them: by name, "emp_params" for a Stable Diffusion."""
+    """Nerogar/OneTrainer, modules/modelSaver/*/*EmbeddingSaver.py: by name; "emp_params", "emp_params_out" in
+    stableDiffusion/StableDiffusionEmbeddingSaver.py, "clip_l", "t5" in flux/FluxEmbeddingSaver.py, "gemma" in that of sana.
+    """
     return tensors.get(key)
 
 
 def a1111(tensors: Tensors) -> np.ndarray | dict[str, np.ndarray]:
-    """modules/textual_inversion/textual_inversion.py, create_embedding_from_data: clip_g with clip_l, or one tensor of any name."""
+    """AUTOMATIC1111/stable-diffusion-webui, modules/textual_inversion/textual_inversion.py, create_embedding_from_data:
+    "string_to_param" first, then clip_g with clip_l, then one tensor of any name. The word is named by its file.
+    """
+    assert "string_to_param" not in tensors
     if "clip_g" in tensors and "clip_l" in tensors:
         return dict(tensors)
     assert len(tensors) == 1
@@ -82,6 +94,36 @@ def test_a1111_finds_the_word(name: str) -> None:
         assert set(found) == {"clip_l", "clip_g"}
     else:
         np.testing.assert_array_equal(found, word["text_encoder"])
+
+
+def diffusers(given: Tensors | np.ndarray, token: str | None = None) -> tuple[list[str], list[torch.Tensor]]:
+    """Its own code: loaders/textual_inversion.py, what load_textual_inversion does with a file's tensors, or with one of them."""
+    if isinstance(given, np.ndarray):
+        found: object = torch.from_numpy(given)
+    else:
+        found = {key: torch.from_numpy(value) for key, value in given.items()}
+    own = TextualInversionLoaderMixin._retrieve_tokens_and_embeddings([token], [found], CLIPTokenizer())
+    return TextualInversionLoaderMixin._extend_tokens_and_embeddings(*own, CLIPTokenizer())
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_diffusers_own_loader_reads_the_files_of_one_text_encoder_and_refuses_the_others(name: str) -> None:
+    """Catches a sentence of the documents that is not true of the installed loader."""
+    family = FAMILIES[name]
+    word = word_of(family, behind=False)
+    tensors = load(encode_word(WORD, word, family.word_keys, "diffusers"))
+    if len(family.encoders) > 1:
+        with pytest.raises(ValueError, match="Loaded state dictionary is incorrect"):
+            diffusers(tensors, WORD)
+        for encoder, key in family.encoders.items():  # one call for each text encoder
+            tokens, rows_of = diffusers(tensors[key], WORD)
+            assert tokens == [WORD, f"{WORD}_1"]
+            np.testing.assert_array_equal(torch.stack(rows_of).numpy(), word[encoder])
+        return
+    tokens, rows_of = diffusers(tensors)
+    assert tokens == [WORD, f"{WORD}_1"]
+    (only,) = word.values()
+    np.testing.assert_array_equal(torch.stack(rows_of).numpy(), only)
 
 
 @pytest.mark.parametrize("layout", get_args(Layout))
