@@ -330,6 +330,7 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
             arguments.gate, arguments.word_drop, arguments.least_covered, arguments.night_drop, arguments.keep_words
         ),
         metrics=tuple(arguments.metric),
+        repeats=arguments.repeats,
         storage_options=options,
         placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),
         limits=Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)}),

@@ -17,7 +17,7 @@ from eval.report.report_page import data_url, templates, thumbnail
 from eval.scores.metric_table import METRICS
 from eval.scores.metrics import interval
 from eval.scores.score_tables import CONDITIONS, ScoredUnder
-from eval.scores.summary import ConceptSummary
+from eval.scores.summary import ConceptSummary, values_of
 
 FIGURES = tuple(metric.figure for metric in METRICS)
 # What scores have to have in common to be compared; the model is what two runs may differ in.
@@ -100,7 +100,7 @@ def paired_concepts(
     figures: those that are compared.
     Raises NotComparableError when no concept is in both.
     """
-    mine, theirs = ({each.concept: each for each in some} for some in (a, b))
+    mine, theirs = (_by_concept(some) for some in (a, b))
     names = mine.keys() & theirs.keys()
     if not names:
         raise NotComparableError(
@@ -108,10 +108,23 @@ def paired_concepts(
             "concepts are paired by their names"
         )
     pairs = [
-        ConceptPair(name, *({each: some[name].figure(each) for each in figures} for some in (mine, theirs)))
+        ConceptPair(name, *({each: _mean(some[name], each) for each in figures} for some in (mine, theirs)))
         for name in names
     ]
     return sorted(pairs, key=lambda pair: (math.isnan(pair.change(WORST)), pair.change(WORST), pair.concept))
+
+
+def _by_concept(words: Sequence[ConceptSummary]) -> dict[str, list[ConceptSummary]]:
+    """Concept -> its words, of which there are several if it was learned several times."""
+    concepts: dict[str, list[ConceptSummary]] = {}
+    for word in words:
+        concepts.setdefault(word.repeat_of, []).append(word)
+    return concepts
+
+
+def _mean(words: Sequence[ConceptSummary], figure: str) -> float:
+    values = values_of(words, figure)
+    return float(values[0]) if len(values) else math.nan
 
 
 def _some(names: Mapping[str, object]) -> str:

@@ -3,16 +3,18 @@
 A value that could not be computed is nan in a record, and null in tables and JSON.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from eval.judges.outside_metric import MetricError, OutsideMetric
 from eval.scores.metric_table import COLUMNS, METRICS
 from eval.scores.score_tables import ScoredUnder, without_nan
-from eval.scores.summary import Estimate, Summary
+from eval.scores.summary import ConceptSummary, Estimate, Summary
 from pipeline.store.run_tables import KEY
 
 CONCEPTS = pa.schema([
@@ -56,6 +58,29 @@ def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa
     return table
 
 
+def repeat_rows(summary: Summary) -> pa.Table | None:
+    """`report/repeats.parquet`: one row a concept, with the mean of each figure over its repeats and its standard deviation.
+
+    None without repeats.
+    """
+    if not summary.repeats:
+        return None
+    words: dict[str, list[ConceptSummary]] = {}
+    for word in summary.concepts:
+        words.setdefault(word.repeat_of, []).append(word)
+    rows = []
+    for name, some in words.items():
+        row: dict[str, Any] = {"concept": name, "repeats": len(some)}
+        for column in summary.columns:
+            values = np.array([value for word in some if not math.isnan(value := word.figure(column.name))])
+            row[column.name] = float(values.mean()) if len(values) else None
+            row[f"{column.name}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
+        rows.append(row)
+    names = [f"{column.name}{ending}" for column in summary.columns for ending in ("", "_sd")]
+    schema = [("concept", pa.string()), ("repeats", pa.int64()), *((name, pa.float64()) for name in names)]
+    return pa.Table.from_pylist(rows, pa.schema(schema))
+
+
 def _typed(values: Sequence[str | None], kind: str) -> pa.Array:
     """Text where a value does not fit the type any more, as in a row of another manifest."""
     if kind not in TYPES:
@@ -90,6 +115,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         name: without_nan(asdict(value)) if isinstance(value, Estimate | ScoredUnder) else value
         for name, value in figures.items()
     }
+    written["repeats"] = {name: without_nan(asdict(value)) for name, value in summary.repeats.items()}
     written["no_effect"] = sum(concept.no_effect for concept in summary.concepts)
     written["difficulties"] = {name: without_nan(asdict(value)) for name, value in summary.difficulties.items()}
     written["cmmd"] = asdict(summary.cmmd) if summary.cmmd else None

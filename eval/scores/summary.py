@@ -18,6 +18,7 @@ from eval.scores.metric_table import METRICS, metric_of
 from eval.scores.metrics import covered, interval
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, made_under, scores_of
 from eval.scores.set_distance import SetDistance
+from pipeline.inputs.repeats import REPEAT, REPEAT_OF
 from pipeline.records import Failure, Score
 
 BOUNDS = (
@@ -102,6 +103,16 @@ class ConceptSummary:
         return value
 
     @property
+    def repeat_of(self) -> str:
+        """The concept that this is a word of: another name than its own for a repeat."""
+        return self.carried.get(REPEAT_OF, self.concept)
+
+    @property
+    def repeat(self) -> str:
+        """ "1", "2", ... of the repeats of a concept."""
+        return self.carried.get(REPEAT, "1")
+
+    @property
     def no_effect(self) -> bool:
         """True if the word draws the same as its initializer."""
         return self.effect < NO_EFFECT
@@ -131,6 +142,20 @@ class Estimate:
     n: int
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a figure differs between the repeats of the same concepts: standard deviations over the training seeds.
+
+    seeds: how many. n: concepts that have the figure for each of them. of_mean: of the statistic over the concepts. of_word: of one
+    concept's figure, as the root of the mean variance.
+    """
+
+    seeds: int
+    n: int
+    of_mean: float
+    of_word: float
+
+
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
@@ -145,6 +170,8 @@ class Summary:
     cmmd: distance of the set of all pictures from that of all training images, if their features were kept.
     more: the headline columns of metrics without a field here, and the means of their floors and ceilings.
     metrics: those that the figures are of: the table's, and those from outside.
+    repeats: headline column -> how it differs between training seeds, if the concepts were learned several times. All figures
+    over concepts take the mean of a concept's repeats first.
     """
 
     done: int
@@ -173,6 +200,7 @@ class Summary:
     retired: int = 0
     cmmd: SetDistance | None = None
     metrics: tuple[Metric, ...] = METRICS
+    repeats: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -235,8 +263,7 @@ def summarise(
     failed = {failure.concept for failure in failures}
 
     def column(name: str) -> np.ndarray:
-        values = np.array([concept.figure(name) for concept in concepts], np.float64)
-        return values[~np.isnan(values)]
+        return values_of(concepts, name)
 
     own = {each.name for each in fields(Summary)}
     headline = [
@@ -244,7 +271,7 @@ def summarise(
     ]
     # New figures use rng last, so that the intervals of old runs stay as reported.
     estimates = {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name in own}
-    difficulties = _difficulties(current, rng)
+    difficulties = _difficulties(current, {each.concept: each.repeat_of for each in concepts}, rng)
     estimates |= {name: _estimate(column(name), statistic, rng) for name, statistic in headline if name not in own}
     bounds = [each for metric in metrics for each in metric.columns if each.of in BOUNDS]
     means = {each.name: _mean(column(each.name)) for each in bounds}
@@ -259,6 +286,7 @@ def summarise(
         difficulties=difficulties,
         more={name: value for name, value in figures.items() if name not in own},
         metrics=metrics,
+        repeats={name: spread for name, statistic in headline if (spread := _spread(concepts, name, statistic))},
         **{name: value for name, value in figures.items() if name in own},
     )
 
@@ -288,16 +316,37 @@ def _only_conditions(scores: pa.Table) -> ScoredUnder | None:
 
 def mean_of(concepts: Sequence[ConceptSummary], figure: str, rng: np.random.Generator) -> Estimate:
     """The statistic of a figure of ConceptSummary over the concepts that have it; rng resamples the concepts."""
-    values = np.array([getattr(concept, figure) for concept in concepts], np.float64)
-    return _estimate(values[~np.isnan(values)], np.mean, rng)
+    return _estimate(values_of(concepts, figure), np.mean, rng)
 
 
-def _difficulties(scores: pa.Table, rng: np.random.Generator) -> dict[str, Estimate]:
+def values_of(words: Sequence[ConceptSummary], figure: str) -> np.ndarray:
+    """A figure of each concept that has it, as the mean over its repeats."""
+    values: dict[str, list[float]] = {}
+    for word in words:
+        if not math.isnan(value := word.figure(figure)):
+            values.setdefault(word.repeat_of, []).append(value)
+    return np.array([np.mean(some) for some in values.values()], np.float64)
+
+
+def _spread(words: Sequence[ConceptSummary], figure: str, statistic: Callable[..., Any]) -> Spread | None:
+    """None without repeats, or if no concept has the figure for all of them."""
+    seeds = {word.repeat for word in words}
+    values: dict[str, list[float]] = {}
+    for word in sorted(words, key=lambda word: (word.repeat_of, word.repeat)):
+        values.setdefault(word.repeat_of, []).append(word.figure(figure))
+    table = np.array([some for some in values.values() if len(some) == len(seeds) and not np.isnan(some).any()])
+    if len(seeds) < 2 or not len(table):
+        return None
+    of_mean = float(np.std(statistic(table, axis=0), ddof=1))
+    return Spread(len(seeds), len(table), of_mean, float(np.sqrt(table.var(axis=1, ddof=1).mean())))
+
+
+def _difficulties(scores: pa.Table, repeat_of: Mapping[str, str], rng: np.random.Generator) -> dict[str, Estimate]:
     """The mean over concepts, each with its mean over the prompts of that class; rng resamples the concepts."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in scores.select(["concept", "difficulty", "value"]).to_pylist():
         if row["difficulty"] and row["value"] is not None:
-            values.setdefault(row["difficulty"], {}).setdefault(row["concept"], []).append(row["value"])
+            values.setdefault(row["difficulty"], {}).setdefault(repeat_of[row["concept"]], []).append(row["value"])
     return {
         name: _estimate(np.array([np.mean(some) for some in values[name].values()]), np.mean, rng)
         for name in sorted(values)

@@ -187,14 +187,17 @@ def _evaluate(
     with phase(events, "evaluating"):
         summaries = [summarise_run(run.folder, each.under) for run, each in zip(runs, scored, strict=True)]
         canary = read_canary(runs[0].folder, judgements[0], night)
-    concepts = [concept for summary in summaries for concept in summary.concepts]
+    # A night counts each concept once.
+    words = [concept for summary in summaries for concept in summary.concepts]
+    concepts = [word for word in words if word.repeat == "1"]
     try:
         refuse_doubles([concept.concept for concept in concepts])
         groups = groups_by(concepts, request.group_by) if request.group_by else {}
         history = History(history_folder, scored[0].under)
         verdict = judge_night(
             history, night, concepts, groups, request.fail_on_drop, canary,
-            words=sum(run.configuration.get("counts", {}).get("done", 0) for run in runs), baseline=request.baseline,
+            words=sum(run.configuration.get("counts", {}).get("done", 0) for run in runs) - len(words) + len(concepts),
+            baseline=request.baseline,
             listed=listed_in([run.folder for run in runs]),
         )  # fmt: skip
     except ValueError as error:

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 from eval.judges.outside_metric import OutsideMetric
 from eval.pairs.pair_summary import pairs_json, read_pairs
 from eval.report.report_page import Background, render_report
-from eval.report.summary_files import concept_rows, summary_json
+from eval.report.summary_files import concept_rows, repeat_rows, summary_json
 from eval.scores.confusion import FEATURES, confusion_over, features_of
 from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.set_distance import set_distance_of
 from eval.scores.summary import OF_WORDS, Summary, summarise
+from pipeline.inputs.repeats import REPEAT
 from pipeline.records import Failure
 from pipeline.store.catalogue.accepted import JudgedWord, accepted_of, read_judged
 from pipeline.store.catalogue.listed import listed, read_lists
@@ -65,7 +66,10 @@ def summarise_run(run: RunFolder, under: ScoredUnder, outside: Sequence[OutsideM
     embeddings = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(n) for n in OF_WORDS]))
     scores = read_parts(run, "scores", parts["scores"], SCORES)
     drawn_against = set(embeddings.filter(pc.equal(embeddings["kind"], "negative"))["concept"].to_pylist())
-    features = read_features(run, parts["scores"], under, drawn_against)
+    # Repeats have the same training images, so that none of them could be recognised.
+    rows = zip(embeddings["concept"].to_pylist(), embeddings["carried"].to_pylist(), strict=True)
+    again = {name for name, carried in rows if dict(carried or ()).get(REPEAT, "1") != "1"}
+    features = read_features(run, parts["scores"], under, drawn_against | again)
     confusion = confusion_over(features_of(features))
     summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion, outside)
     judged = read_judged(run)
@@ -117,6 +121,12 @@ def write_report(
     types = {column: kind for one in read_lists(run) for column, kind in one.types.items()}
     pq.write_table(concept_rows(summary, types), sink)
     run.storage.write_bytes("report/concepts.parquet", sink.getvalue())
+    if (repeats := repeat_rows(summary)) is None:
+        run.storage.delete("report/repeats.parquet")
+    else:
+        sink = io.BytesIO()
+        pq.write_table(repeats, sink)
+        run.storage.write_bytes("report/repeats.parquet", sink.getvalue())
     return summary
 
 
@@ -132,14 +142,21 @@ def headline(summary: Summary) -> str:
         f"reconstruction {summary.reconstruction.value:.3f}, untrained words {summary.reconstruction_floor:.3f}, "
         f"real pictures {summary.reconstruction_ceiling:.3f}: a median of {summary.covered.value:.0%} of the way\n"
         f"editability    {summary.editability.value:.3f}, pictures without the edit {summary.editability_floor:.3f}, "
-        f"the edit without a learned word {summary.editability_ceiling:.3f}"
+        f"the edit without a learned word {summary.editability_ceiling:.3f}{spread_said(summary)}"
     )
+
+
+def spread_said(summary: Summary) -> str:
+    """The spread of the two between training seeds, "" without repeats."""
+    known = [(name, summary.repeats[name]) for name in ("reconstruction", "editability") if name in summary.repeats]
+    said = [f"{name} {each.of_mean:.4f} of the mean, {each.of_word:.4f} of one word" for name, each in known]
+    return f"\nstandard deviation over {known[0][1].seeds} training seeds: {'; '.join(said)}" if known else ""
 
 
 def read_features(run: RunFolder, parts: int, under: ScoredUnder, leave_out: Collection[str]) -> pa.Table:
     """Of the first part that has features: which concepts it holds is decided by their names' digests alone.
 
-    leave_out: concepts whose pictures are not meant to be like their training images, those of negative words.
+    leave_out: concepts whose pictures are not meant to be like their training images, those of negative words; and repeats.
     """
     for number in range(parts):
         table = read_table(run, part_path("features", number, parts))

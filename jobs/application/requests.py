@@ -20,7 +20,7 @@ PLACING_SECONDS, STALL_SECONDS = Deadlines().placing, Deadlines().stall
 MOST_WORKERS, MOST_PER_WORKER, MOST_SLOTS_ASKED = 100_000, 1024, 1024
 MOST_CONCEPTS = 1_000_000_000
 MOST_SECONDS = 10.0 * 365 * 24 * 60 * 60
-MOST_DAYS, MOST_KEPT = 36_500, 1000
+MOST_DAYS, MOST_KEPT, MOST_REPEATS = 36_500, 1000, 100
 MOST_PICTURES, MOST_SAMPLER_STEPS = 10_000, 1000
 
 
@@ -158,6 +158,7 @@ class RunRequest:
     only_this_manifest: words that only other manifests of the run folder list retire too. retired_days: how long the word of
     a row that is gone is kept. gate: new words pass it before they are public; a folder keeps it.
     accepted_failures: how many concepts, or which, may fail without making the run a bad one.
+    repeats: words of each concept, each from draws of its own; see pipeline/inputs/repeats.py.
     metrics: from outside, as module:function or entry points of `wordmint.metrics`; see eval/judges/outside_metric.py.
     storage_options: keyword arguments for fsspec.
     Raises ValueError with the option, its value and the values allowed.
@@ -182,12 +183,22 @@ class RunRequest:
     accepted_failures: int | frozenset[str] = 0
     gate: Gate = field(default_factory=Gate)
     metrics: tuple[str, ...] = ()
+    repeats: int = 1
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         require("--retired-days", self.retired_days, 0, MOST_DAYS)
+        require("--repeats", self.repeats, 1, MOST_REPEATS)
+        if self.repeats > 1 and self.import_words:
+            raise ValueError(
+                f"--repeats {self.repeats}: an imported word is not trained, so there is nothing to repeat"
+            )
+        if self.repeats > 1 and self.gate.asked:
+            raise ValueError(
+                f"--repeats {self.repeats}: not with a gate, which takes every word for a concept of its own"
+            )
 
 
 @dataclass(frozen=True, slots=True)

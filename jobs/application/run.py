@@ -100,6 +100,8 @@ class Run:
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
         self.shared_paths: tuple[str, ...] = ()
         self.gate = request.gate if request.gate.asked or is_gated(self.folder) else None
+        if self.gate is not None and request.repeats > 1:
+            raise ValueError(f"--repeats {request.repeats}: this run folder has a gate; give another --output")
         self.rate, self.workers = rate_of(recorded_run(self.folder), self.settings), 1
         self.catalogue, self.today = Catalogue(), datetime.now(UTC).date()
 

@@ -7,6 +7,7 @@ from jobs.application.requests import RunRequest
 from jobs.application.starts.run_starts import Starts, find_starts
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, read_manifest
+from pipeline.inputs.repeats import with_repeats
 from pipeline.models.families import family_of
 from pipeline.models.find import Model, find_model
 from pipeline.protocols import Protocol, find_protocol
@@ -34,6 +35,8 @@ def read_inputs(request: RunRequest) -> RunInputs:
     manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
     if request.import_words:
         manifest = with_words(manifest, request.word_folder, options)
+    elif request.repeats > 1:
+        manifest = with_repeats(manifest, request.repeats)
     settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
     protocol = find_protocol(request.protocol)
     protocol.refuse_unsuited(manifest.concepts)

@@ -80,7 +80,7 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
         raise NotStartedError(str(error)) from error
     compared = differences(pairs)
     first, second = _names([without_credentials(run.storage.url, options) for run in runs])
-    held = [{concept.concept for concept in summary.concepts} for summary in summaries]
+    held = [{concept.repeat_of for concept in summary.concepts} for summary in summaries]
     only = (sorted(held[0] - held[1]), sorted(held[1] - held[0]))
     page = page_of((first, second), under, compared, pairs, only, (Grids(runs[0]), Grids(runs[1])))
     output.write_bytes("index.html", page.encode("utf-8", "replace"))

@@ -74,6 +74,13 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         f"({_default('start')})",
     )
     parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="learn N words of each concept, each from random draws of its own, and report their spread (default: %(default)s)",
+    )
+    parser.add_argument(
         "--resolution",
         type=int,
         metavar="R",
