@@ -22,6 +22,7 @@ style = ["{a} in the style of {b}"]
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -36,6 +37,9 @@ PLAIN = {"object": "a photo of {}", "style": "a painting in the style of {}"}
 COUNTS = {"plain_images": 8, "edit_images": 4, "untrained_images": 4, "pair_images": 4, "steps": 20}
 KEYS = {*COUNTS, "name", "version", "about", "sampler", "guidance", "seeds", "plain", "edits", "subjects", "pairs"}
 MOST = 1000  # pictures a prompt, or steps
+NESTED = re.compile(
+    r"""[\w"'-](?:[ \t]*\.[ \t]*[\w"'-]+){32}"""
+)  # the parser takes the square of the time for each part
 NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
@@ -46,12 +50,15 @@ def read_protocol(data: bytes, place: str, *, shipped: bool = False) -> Protocol
     """
     if len(data) > MOST_TEXT_BYTES:
         raise ProtocolError(f"{place}: has {len(data):,} bytes; at most {MOST_TEXT_BYTES:,} are read")
-    try:
-        content = tomllib.loads(decode_text(data))
-    except ValueError as error:
-        raise ProtocolError(f"{place}: not a TOML file: {error}") from error
     wrong: list[str] = []
-    fields = _protocol(content, PurePath(place).stem.lower().replace(".", "-"), wrong)
+    try:
+        text = decode_text(data)
+        if NESTED.search(text):
+            raise ValueError("a key of more than 32 parts")
+        content = tomllib.loads(text)
+        fields = _protocol(content, PurePath(place).stem.lower().replace(".", "-"), wrong)
+    except (ValueError, RecursionError) as error:  # nested too deeply, or a number of thousands of digits
+        raise ProtocolError(f"{place}: not a TOML file: {error}") from error
     if wrong:
         raise ProtocolError("\n".join(f"{place}: {each}" for each in wrong))
     digest = "" if shipped else hashlib.sha256(data).hexdigest()

@@ -235,3 +235,18 @@ def test_a_placeholder_that_is_a_word_of_a_protocols_prompts_is_refused() -> Non
     protocol = read('[edits]\nobject = ["a photo of {} on the moon"]\n')
     with pytest.raises(PromptError, match="placeholder 'Moon' is a word of the sentence"):
         requests_for(replace(OWL, placeholder="Moon"), protocol, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain = " + "[" * 200_000, "plain = " + "{a=" * 100_000, "a" + ".a" * 200_000 + " = 1", "[" + "a . " * 100_000 + "b]",
+        "steps = " + "9" * 500_000, "steps = 0x" + "f" * 500_000,
+    ],
+    ids=["lists", "tables", "a key", "a heading", "a number", "a number in hexadecimal"],
+)  # fmt: skip
+def test_a_protocol_nested_or_long_beyond_reason_is_refused_in_one_sentence(text: str) -> None:
+    """Catches a file of 400 kB that the parser works on for hours, and a traceback."""
+    with pytest.raises(ProtocolError, match="not a TOML file") as error:
+        read_protocol(text.encode(), "mine.toml")
+    assert len(str(error.value)) < 300

@@ -12,7 +12,7 @@ written, and the table before anything is deleted: a driver that is killed in be
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,7 @@ JUDGED = pa.schema([
     ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()), ("editability", pa.float64()),
     ("scored_under", pa.string()), ("reason", pa.string()),
 ])  # fmt: skip
+STATED = ("concept", "fingerprint", "state", "since")  # of every row
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,15 @@ def is_gated(run: RunFolder) -> bool:
 def read_judged(run: RunFolder) -> list[JudgedWord]:
     """() for a folder without a gate. Raises DamagedFileError."""
     try:
-        rows = pq.read_table(pa.BufferReader(run.storage.read_bytes(TABLE))).to_pylist()
-        return [JudgedWord(**row) for row in rows]
+        table = pq.read_table(pa.BufferReader(run.storage.read_bytes(TABLE))).select(JUDGED.names).cast(JUDGED)
+        if empty := [name for name in STATED if table[name].null_count]:
+            raise TypeError(f"a row without {empty[0]}")
+        if odd := set(table["state"].to_pylist()).difference(get_args(State)):
+            raise TypeError(f"the state {min(odd)[:100]!r}")
+        return [JudgedWord(**row) for row in table.to_pylist()]
     except StorageNotFoundError:
         return []
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, KeyError) as error:
         raise DamagedFileError(
             f"{TABLE} is damaged: {error}; delete it, and the next gated run takes the words in words/ as accepted"
         ) from None

@@ -1,10 +1,13 @@
 """Which word is public, on a real disk: candidates, promotion, earlier words, roll-back; whoever dies in between."""
 
+import io
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import jobs.promote
@@ -14,7 +17,7 @@ from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import ConceptSummary, Summary, summarise
 from jobs.application.night.gate_words import begin_gate, gate_words, held_since, promote, roll_back_words
 from jobs.application.requests import Listener
-from pipeline.store.catalogue.accepted import accepted_of, read_judged, waiting
+from pipeline.store.catalogue.accepted import JUDGED, TABLE, accepted_of, read_judged, waiting
 from pipeline.store.catalogue.retired import retire
 from pipeline.store.parts import create_layout
 from pipeline.store.run_folder import RunFolder
@@ -153,3 +156,24 @@ def test_the_job_lists_promotes_and_rolls_back(run: RunFolder, capsys: pytest.Ca
     assert jobs.promote.main([url, "--roll-back", "owl"]) == 0
     assert public(run) == "0.75"
     assert jobs.promote.main([f"{url}/nowhere", "--promote-all"]) == 2
+
+
+STRANGE = {
+    "numbers": dict.fromkeys(JUDGED.names, 1), "lists": {name: [1] for name in JUDGED.names},
+    "nothing": dict.fromkeys(JUDGED.names),
+    "no time": {name: None if name == "since" else 0.5 if name.startswith(("rec", "edit")) else "x" for name in JUDGED.names},
+    "other columns": {"a": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.parametrize("option", [(), ("--promote-all",), ("--roll-back", "x")])
+def test_a_strange_table_of_the_gate_ends_in_a_sentence(
+    what: str, option: tuple[str, ...], run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a traceback from a stranger's run folder."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([STRANGE[what], STRANGE[what]]), sink)
+    run.storage.write_bytes(TABLE, sink.getvalue())
+    assert jobs.promote.main([run.storage.url, *option]) == jobs.promote.NOT_STARTED
+    assert "gate/words.parquet is damaged" in capsys.readouterr().err
