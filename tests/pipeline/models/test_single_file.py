@@ -4,6 +4,8 @@ import functools
 import json
 import math
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from importlib import import_module
@@ -342,6 +344,17 @@ def test_the_tokenizers_are_those_of_open_clip(kind: Any) -> None:
             body = [0 if (each, pads) == (theirs.encoder["!</w>"], "!") else each for each in theirs.encode(sentence)]
             assert ours(sentence).input_ids == [49_406, *body, 49_407]
             assert ours(sentence, padding="max_length").input_ids[-1:] == [ours.pad_token_id]
+
+
+def test_the_driver_reads_a_file_without_torch() -> None:
+    code = (
+        "import sys; from pipeline.models.find import find_model; from pipeline.models.single_file import configured, contents; "
+        "configured.configured(contents.KINDS[0]); assert 'torch' not in sys.modules"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_made_folder_is_whole_and_made_once() -> None:
