@@ -1,12 +1,19 @@
 """Prompts that name a word without its brackets, folders that hold pictures already, and words no program can load."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs.api import NotStartedError, PictureRequest, generate
 from jobs.application.drawing.pictures import _bare_words, _unused
 from jobs.export_words import warning
+from pipeline.store.catalogue.accepted import public_rows
+from pipeline.store.catalogue.listed import read_lists, write_list
+from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
+from tests.job_process import LEARNED, FinishedRun
 
 KNOWN = ["<owl>", "<red-taxi>", "sks"]
 
@@ -40,3 +47,25 @@ def test_words_that_no_model_of_the_program_can_load_are_warned_of() -> None:
         {128}, "a1111"
     )
     assert warning({100, 768}, "comfyui") == "comfyui loads no model for words 100 numbers wide"
+
+
+def test_a_retired_word_is_not_offered_and_a_prompt_that_names_it_is_told_where_it_is(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    """Catches a deleted product that is still drawn, and a night cut short after the list was written."""
+    folder = shutil.copytree(finished_run.folder, tmp_path / "run")
+    run = RunFolder(Storage(str(folder)))
+    (before,) = read_lists(run)
+    keys = {"text_encoder": "text_encoder"}
+    assert {row["concept"] for row in public_rows(run, keys)} == set(LEARNED)
+    write_list(run, replace(before, concepts=("mixed",)))
+    assert {row["concept"] for row in public_rows(run, keys)} == {"mixed"}
+    request = PictureRequest(str(folder), ("a photo of <owl>",))
+    with pytest.raises(NotStartedError, match="this run has no word <owl>"):
+        generate(request)
+    run.write_json("_retired/owl@0123456789abcdef@20260131@marker.json", {})
+    kept = f"{folder}/_retired/owl@0123456789abcdef@20260131@word.safetensors"
+    with pytest.raises(
+        NotStartedError, match=f"owl is no longer in the manifest, so its word is retired; .* --word {kept}"
+    ):
+        generate(request)

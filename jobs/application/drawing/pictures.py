@@ -20,6 +20,7 @@ from pipeline.records import AGAINST, Sample
 from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
 from pipeline.store.catalogue.accepted import public_rows
+from pipeline.store.catalogue.retired import retired_words
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.text_files import refuse_long
@@ -53,7 +54,7 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
             family.refuse_negative("--negative")
         for text in (*request.prompts, request.negative):
             refuse_long(text)
-        _refuse_unknown_words(request.prompts, request.negative, list(words))
+        _refuse_unknown_words(request.prompts, request.negative, list(words), run)
         _refuse_negative_words(request.prompts, _negative_words(rows, request.word_files, options))
         bare = _bare_words(request.prompts, list(words))
         output = _unused(Storage(request.output or f"{request.run.rstrip('/')}/generated", options))
@@ -190,7 +191,7 @@ def _refuse_negative_words(prompts: Sequence[str], negative: list[str]) -> None:
             )
 
 
-def _refuse_unknown_words(prompts: Sequence[str], negative: str, known: list[str]) -> None:
+def _refuse_unknown_words(prompts: Sequence[str], negative: str, known: list[str], run: RunFolder) -> None:
     from pipeline.sampling.generation import words_in
 
     if not prompts:
@@ -199,6 +200,12 @@ def _refuse_unknown_words(prompts: Sequence[str], negative: str, known: list[str
         unknown = [word for word in re.findall(r"<[^<>\s]+>", prompt) if not words_in(word, known)]
         if unknown:
             near = difflib.get_close_matches(unknown[0], known, 3)
+            for word in retired_words(run):
+                if unknown[0] == f"<{word.concept}>":
+                    raise ValueError(
+                        f"prompt {prompt!r}: {word.concept} is no longer in the manifest, so its word is retired; to draw it all "
+                        f"the same, give --word {without_credentials(run.storage.join(word.path('word.safetensors')))}"
+                    )
             hint = f"did you mean {' or '.join(near)}?" if near else f"the run knows {', '.join(sorted(known)[:10])}"
             raise ValueError(f"prompt {prompt!r}: this run has no word {unknown[0]}; {hint}")
 
