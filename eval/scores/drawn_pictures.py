@@ -92,10 +92,12 @@ def draw_missing(
     protocol: Protocol,
     model: RunModel,
     judge: Judge | None = None,
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Failure, ...]:
     """Draws the missing pictures of these concepts, one Ray task per part. Returns the concepts that cannot be drawn.
 
-    judge: scores the pictures under a protocol with `until_ci`, which stops when they are enough.
+    judge: scores the pictures under a protocol with `until_ci`, which stops when they are enough. step: called with the number of
+    concepts that are drawn, and of all.
     """
     by_part: dict[int, list[str]] = defaultdict(list)
     for name in names:
@@ -103,8 +105,17 @@ def draw_missing(
     gpus = 1 if model.device == "cuda" else 0
     # Ray's type annotations cover at most six arguments.
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(draw_part)
-    tasks = [draw.remote(run, number, some, parts, protocol, model, judge) for number, some in sorted(by_part.items())]
-    return tuple(failure for task in tasks for failure in ray.get(task))
+    tasks = [
+        (len(some), draw.remote(run, number, some, parts, protocol, model, judge))
+        for number, some in sorted(by_part.items())
+    ]
+    failures: list[Failure] = []
+    drawn = 0
+    for count, task in tasks:
+        failures += ray.get(task)
+        drawn += count
+        step(drawn, len(names))
+    return tuple(failures)
 
 
 def draw_part(

@@ -110,16 +110,25 @@ def left_to_score(run: RunFolder, judgement: Judgement) -> Left:
     return Left(under, names)
 
 
-def score_run(run: RunFolder, judgement: Judgement, left: Left | None = None) -> Evaluation:
-    """left: as left_to_score found it; None finds it. What cannot be drawn or scored is among the failures."""
+def score_run(
+    run: RunFolder,
+    judgement: Judgement,
+    left: Left | None = None,
+    drawn: Callable[[int, int], None] = lambda *_: None,
+    scored: Callable[[int, int], None] = lambda *_: None,
+) -> Evaluation:
+    """left: as left_to_score found it; None finds it. What cannot be drawn or scored is among the failures.
+
+    drawn, scored: called with the number of words that are, and of all that are to be.
+    """
     left = left or left_to_score(run, judgement)
     under, names = left.under, left.names
     parts = read_layout(run)
     failures: tuple[Failure, ...] = ()
     if judgement.drawing and not judgement.answers:
         judge = functools.partial(load_scorer, judgement.clip, judgement.device)
-        failures = draw_missing(run, names, parts, judgement.protocol, judgement.drawing, judge)
-    fresh, unsuited = stream(run, names, parts, judgement)
+        failures = draw_missing(run, names, parts, judgement.protocol, judgement.drawing, judge, drawn)
+    fresh, unsuited = stream(run, names, parts, judgement, scored)
     take_in_fragments(run, parts)
     return Evaluation(fresh, under, failures + tuple(unsuited))
 
@@ -147,7 +156,11 @@ def take_in_part(
 
 
 def stream(
-    run: RunFolder, names: Sequence[str], parts: Mapping[str, int], judgement: Judgement
+    run: RunFolder,
+    names: Sequence[str],
+    parts: Mapping[str, int],
+    judgement: Judgement,
+    step: Callable[[int, int], None],
 ) -> tuple[int, list[Failure]]:
     """Scores these concepts into fragments; returns how many, and what could not be scored."""
     by_part: dict[int, list[str]] = defaultdict(list)
@@ -178,7 +191,10 @@ def stream(
             max_restarts=-1,  # actors are restarted without limit, but the attempts at a part are limited
             max_task_retries=TRIES,
         )
-        rows = list(scored.iter_rows())
+        rows: list[dict[str, Any]] = []
+        for row in scored.iter_rows():
+            rows.append(row)
+            step(sum(each["fresh"] for each in rows), len(names))
     failures = [Failure(**each) for row in rows for each in json.loads(row["failures"])]
     return sum(row["fresh"] for row in rows), failures
 

@@ -175,9 +175,11 @@ def _evaluate(
             refuse_long_prompts(run.folder, judgement, unscored.names)
     except ProtocolError as error:
         raise NotStartedError(f"--protocol {request.protocol or runs[0].protocol.label}: {error}") from error
-    with phase(events, "drawing and scoring"):
+    with phase(events, "drawing and scoring") as counts:
+        steps = counts.of("drew", "words"), counts.of("scored", "words")
         scored = [
-            score_run(run.folder, *each) for run, each in zip(runs, zip(judgements, left, strict=True), strict=True)
+            score_run(run.folder, *each, *steps)
+            for run, each in zip(runs, zip(judgements, left, strict=True), strict=True)
         ]
     for run, judgement, each in zip(runs, judgements, scored, strict=True):
         with phase(events, "scoring pairs"):
@@ -258,8 +260,9 @@ def _report(
         "protocol_settings": run.protocol.as_dict(),
     }
     background = Background(request.group_by, nights, judges)
-    with phase(events, "reporting"):
-        summary = write_report(run.folder, scored.under, configuration, background, metrics)
+    with phase(events, "reporting") as counts:
+        pictures = counts.of("read the pictures of", "words for the report")
+        summary = write_report(run.folder, scored.under, configuration, background, metrics, pictures)
     done = len(summary.concepts) - summary.unscored
     events.say(
         "scores",

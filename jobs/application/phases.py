@@ -1,8 +1,8 @@
-"""Says now and then that a phase of a command goes on, if it lasts: publishing, drawing and scoring, reporting."""
+"""Says now and then how far a phase of a command has come, if it lasts: "published 120 of 400 words, 34 s"."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jobs.application.progress import duration
@@ -11,22 +11,42 @@ from jobs.application.requests import Listener
 FIRST_SECONDS, MOST_SECONDS = 5.0, 60.0
 
 
+class Counts:
+    """How far a phase has come. done, total: 0 before its first step."""
+
+    def __init__(self) -> None:
+        self.verb, self.things, self.done, self.total = "", "", 0, 0
+
+    def of(self, verb: str, things: str) -> Callable[[int, int], None]:
+        """What the work is to call with (done, total). verb, things: such as "published" and "words"."""
+
+        def step(done: int, total: int) -> None:
+            self.verb, self.things, self.done, self.total = verb, things, done, total
+
+        return step
+
+
 @contextmanager
-def phase(events: Listener, what: str, first: float = FIRST_SECONDS) -> Iterator[None]:
-    """what: such as "publishing 12 words". first: seconds until the first line; each wait is twice the last, up to a minute."""
-    began, ended = time.monotonic(), threading.Event()
+def phase(events: Listener, what: str, first: float | None = None) -> Iterator[Counts]:
+    """what: such as "publishing". first: seconds until the first line, FIRST_SECONDS by default; each wait is twice the last, up
+    to a minute.
+    """
+    began, ended, counts = time.monotonic(), threading.Event(), Counts()
 
     def tell() -> None:
-        wait = first
+        wait = FIRST_SECONDS if first is None else first
         while not ended.wait(wait):
             seconds = time.monotonic() - began
-            events.say("phase", f"{what}, for {duration(seconds)} so far", phase=what, seconds=round(seconds, 1))
+            said = f"{what}, for {duration(seconds)} so far"
+            if counts.total:
+                said = f"{counts.verb} {counts.done:,} of {counts.total:,} {counts.things}, {duration(seconds)}"
+            events.say("phase", said, phase=what, seconds=round(seconds, 1), done=counts.done, total=counts.total)
             wait = min(2 * wait, MOST_SECONDS)
 
     telling = threading.Thread(target=tell, name=what, daemon=True)
     telling.start()
     try:
-        yield
+        yield counts
     finally:
         ended.set()
         telling.join()

@@ -1,7 +1,7 @@
 """Writes a run's report/ from its tables and grids: the page, the headline figures and one row a concept."""
 
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,13 +36,16 @@ MOST_GRID_BYTES = 100_000_000
 class Grids(Mapping[str, bytes]):
     """A run's grids by concept, each read on access, because a hundred thousand of them are tens of gigabytes."""
 
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
+    def __init__(self, run: RunFolder, step: Callable[[int, int], None] = lambda *_: None) -> None:
+        """step: called with the number of grids that were read, and of all."""
+        self._run, self._step, self._read = run, step, 0
         self._names = {name.removesuffix(".png") for name in run.storage.names("grids")}
 
     def __getitem__(self, concept: str) -> bytes:
         if concept not in self._names:
             raise KeyError(concept)
+        self._read += 1
+        self._step(self._read, len(self._names))
         try:
             return self._run.storage.read_bytes(self._run.grid_path(concept), at_most=MOST_GRID_BYTES)
         except StorageUnavailableError:
@@ -107,14 +110,15 @@ def write_report(
     configuration: Mapping[str, Any],
     background: Background | None = None,
     outside: Sequence[OutsideMetric] = (),
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> Summary:
-    """background: what the run itself does not hold, such as earlier nights."""
+    """background: what the run itself does not hold, such as earlier nights. step: of Grids."""
     summary = summarise_run(run, under, outside)
     title = "wordmint: " + without_credentials(run.storage.url).rstrip("/").rsplit("/", 1)[-1]
     plain = all_without_credentials(configuration, run.storage.options)  # an older run.json may have some
     pairs = read_pairs(run, under)
     background = replace(background or Background(), events=read_events(run), pairs=pairs)
-    page = render_report(summary, Grids(run), read_failures(run), plain, title, background)
+    page = render_report(summary, Grids(run, step), read_failures(run), plain, title, background)
     run.storage.write_bytes("report/index.html", page.encode())
     run.write_json("report/summary.json", summary_json(summary) | ({"pairs": pairs_json(pairs)} if pairs else {}))
     sink = io.BytesIO()

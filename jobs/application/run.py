@@ -108,12 +108,14 @@ class Run:
     def to_the_end(self) -> RunResult:
         total = len(names_of(self.manifest))
         parts = create_layout(self.folder, total)
-        planned = plan(
-            self.manifest.concepts, self.folder, self.model, self.request.model_settings.label,
-            self.settings,
-            dict(self.folder.storage.options), retry_failed=self.request.retry_failed,
-            retired={(word.concept, word.short) for word in retired_words(self.folder)},
-        )  # fmt: skip
+        with phase(self.events, "reading the pictures") as counts:
+            planned = plan(
+                self.manifest.concepts, self.folder, self.model, self.request.model_settings.label,
+                self.settings,
+                dict(self.folder.storage.options), retry_failed=self.request.retry_failed,
+                retired={(word.concept, word.short) for word in retired_words(self.folder)},
+                step=counts.of("looked at the pictures of", "concepts"),
+            )  # fmt: skip
         self._reach("planned")
         self.done |= planned.done
         self.failures |= {failure.concept: failure for failure in planned.failed}
@@ -163,8 +165,9 @@ class Run:
         digests = self._invert(planned.left, session) if planned.left else None
         self._reach("last_word")
         concepts = {concept.name: concept for concept in self.manifest.concepts}
-        with phase(self.events, f"publishing {len(self.done)} words"):
-            publish(self.folder, self.done, parts, concepts, gated=self.gate is not None)
+        with phase(self.events, "publishing") as counts:
+            published = counts.of("published", "words")
+            publish(self.folder, self.done, parts, concepts, gated=self.gate is not None, step=published)
         committed = self.folder.committed()
         for name in [name for name, fingerprint in self.done.items() if (name, short(fingerprint)) not in committed]:
             reason = "its files are not in the run folder; the same command learns it again"

@@ -69,8 +69,8 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
     from jobs.application.report_run import headline, summarise_run, write_report
 
     events.say("scoring", "scoring")
-    with phase(events, "drawing and scoring"):
-        scored = score_run(run, judgement)
+    with phase(events, "drawing and scoring") as counts:
+        scored = score_run(run, judgement, None, counts.of("drew", "words"), counts.of("scored", "words"))
         pairs = score_pairs(run, judgement, scored.under)
     for failure in scored.failures:
         events.complain("score", f"score     {failure.concept}: {failure.reason}", concept=failure.concept)
@@ -78,8 +78,11 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
         events.say("pair", f"pair      {failure.concept}: {failure.reason}", concept=failure.concept)
     if gate is not None:
         rule = Rule(gate.word_drop, gate.least_covered, gate.night_drop)
-        gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events)
-    with phase(events, "reporting"):
-        summary = write_report(run, scored.under, run.read_json("run.json"), outside=judgement.metrics)
+        with phase(events, "judging new words"):
+            gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events)
+    with phase(events, "reporting") as counts:
+        pictures = counts.of("read the pictures of", "words for the report")
+        configuration = run.read_json("run.json")
+        summary = write_report(run, scored.under, configuration, outside=judgement.metrics, step=pictures)
     if summary.concepts:
         events.say("scores", headline(summary))

@@ -6,7 +6,7 @@ digest noted there. Only changed images, and those of stores without identities,
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,9 +50,10 @@ def plan(
     *,
     retry_failed: bool = False,
     retired: Collection[tuple[str, str]] = (),
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> Plan:
     """precision: the model's dtype as it enters fingerprints. retired: (concept, short fingerprint) of retired words, which
-    are done as soon as a row asks for them.
+    are done as soon as a row asks for them. step: called with the number of concepts whose pictures were looked at, and of all.
     """
     committed, failed_before = run.committed().union(retired), run.failed()
     touched = {name for name, _ in committed | failed_before}
@@ -74,9 +75,12 @@ def plan(
         return fingerprint(concept, digests, model.digest, precision, settings), read
 
     with ThreadPoolExecutor(READERS) as readers:
-        for some, known in _by_part([concept for concept in concepts if concept.name in touched], run):
+        again, looked_at = [concept for concept in concepts if concept.name in touched], 0
+        for some, known in _by_part(again, run):
             seen = readers.map(look, some, [known.get(concept.name) for concept in some])
             for concept, looked in zip(some, seen, strict=True):
+                looked_at += 1
+                step(looked_at, len(again))
                 if isinstance(looked, Failure):
                     failed.append(looked)
                     continue

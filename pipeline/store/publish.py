@@ -31,17 +31,18 @@ def publish(
     concepts: Mapping[str, Concept] = MappingProxyType({}),
     *,
     gated: bool = False,
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[str, ...]:
     """Brings `embeddings/` and `samples/` up to date with the committed ones of `expected` (concept -> fingerprint).
 
     concepts: name -> its row of the manifest; columns that change no word, such as carried ones, are brought up to date too.
-    gated: words that a worker left behind become candidates.
+    gated: words that a worker left behind become candidates. step: called with the number of words published, and of all.
 
     Returns the committed concepts whose rows are lost. Their markers are withdrawn, and the next run learns them again.
     Drivers of one run publish one after the other, under a lease, because each one reads a part, adds to it and replaces it.
     """
     with lease(run.storage, "publish") as renew:
-        return _publish(run, expected, parts, concepts, renew, gated)
+        return _publish(run, expected, parts, concepts, renew, gated, step)
 
 
 def _publish(
@@ -51,6 +52,7 @@ def _publish(
     concepts: Mapping[str, Concept],
     renew: Callable[[], None],
     gated: bool,
+    step: Callable[[int, int], None],
 ) -> tuple[str, ...]:
     markers = run.committed()
     done = {name: fingerprint for name, fingerprint in expected.items() if (name, short(fingerprint)) in markers}
@@ -75,8 +77,13 @@ def _publish(
             return set()  # adding a hundred words must not read the pictures of ten thousand
         return _publish_part(run, table, path, members, concepts, renew)
 
+    lost: set[str] = set()
+    rows = 0
     with ThreadPoolExecutor(WRITERS) as writers:
-        lost = set().union(*writers.map(publish_part, sorted(by_part)))
+        for part, gone in zip(sorted(by_part), writers.map(publish_part, sorted(by_part)), strict=True):
+            lost |= gone
+            rows += len(by_part[part])
+            step(rows // len(SOURCES), len(done))  # a word has a row in each table
     renew()
     published = {name: fingerprint for name, fingerprint in done.items() if name not in lost}
     lost |= _clear_attempts(run, published, gated)

@@ -1,12 +1,21 @@
-"""A phase that lasts says so now and then, and one that does not is silent."""
+"""A phase that lasts says how far it has come, and one that does not is silent."""
 
+import json
+import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.application.phases import phase
+import jobs.application.run
+import jobs.application.run_scores
+from jobs import invert_all
+from jobs.application.phases import Counts, phase
 from jobs.application.requests import Listener
+from tests.job_process import LEARNED, FinishedRun
 
 
 class Heard(Listener):
@@ -30,6 +39,43 @@ def test_a_long_phase_is_told_while_it_lasts_and_no_longer() -> None:
     assert all(line.startswith("scoring 3 words, for ") for line in heard.lines)
     assert not any(thread.name == "scoring 3 words" for thread in threading.enumerate())
     assert len(heard.lines) == count
+
+
+def test_a_phase_that_counts_says_how_far_it_has_come() -> None:
+    heard = Heard(1)
+    with phase(heard, "scoring 3 words", first=0.01) as counts:
+        counts.of("scored", "words")(1200, 4000)
+        assert heard.done.wait(60)
+    assert heard.lines[0] == "scored 1,200 of 4,000 words, 0 s"
+
+
+def test_every_phase_of_a_run_counts_to_its_end(
+    finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a phase whose line would say 0 of 400 for ten minutes. The words are learned already; all else is done again."""
+    reached: dict[str, Counts] = {}
+
+    @contextmanager
+    def recorded(_: Listener, what: str) -> Iterator[Counts]:
+        yield reached.setdefault(what, Counts())
+
+    for module in (jobs.application.run, jobs.application.run_scores):
+        monkeypatch.setattr(module, "phase", recorded)
+    folder = shutil.copytree(finished_run.folder, tmp_path / "run")
+    for gone in ("scores", "features", "report"):
+        shutil.rmtree(folder / gone)
+    made = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**made, "finished": False}), encoding="utf-8")
+    manifest, _, _, *rest = finished_run.arguments
+    assert invert_all.main([manifest, "--output", str(folder), *rest]) == 1
+    said = {what: (counts.verb, counts.done, counts.total, counts.things) for what, counts in reached.items()}
+    words = len(LEARNED)
+    assert said["publishing"] == ("published", words, words, "words")
+    assert said["drawing and scoring"] == ("scored", words, words, "words")
+    assert said["reporting"] == ("read the pictures of", words, words, "words for the report")
+    verb, looked_at, total, _ = said["reading the pictures"]
+    assert (verb, looked_at) == ("looked at the pictures of", total)
+    assert total >= words
 
 
 def test_a_short_phase_says_nothing_and_one_that_fails_stops_telling() -> None:

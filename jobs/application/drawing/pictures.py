@@ -4,7 +4,7 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster.addresses import ClusterError
 from cluster.session import ray_session
+from jobs.application.phases import phase
 from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import Listener, NotStartedError, PictureRequest, PictureResult
 from pipeline.models.families import family_of
@@ -66,7 +67,8 @@ def generate(request: PictureRequest, events: Listener | None = None) -> Picture
             "bare", f"prompt {prompt!r} names {word[1:-1]} without brackets, which is plain text; the word is {word}"
         )
     try:
-        samples = _draw(request, configuration, model.name, words, output, choose)
+        with phase(events, "drawing") as counts:
+            samples = _draw(request, configuration, model.name, words, output, choose, counts.of("drew", "pictures"))
     except (ClusterError, ModelError, ValueError) as error:
         raise NotStartedError(str(error)) from error
     events.say("pictures", f"{len(samples)} pictures and {SHEET} in {output.url}", count=len(samples))
@@ -80,6 +82,7 @@ def _draw(
     words: Words,
     output: Storage,
     choose: "Choose",
+    step: Callable[[int, int], None],
 ) -> tuple[Sample, ...]:
     # torch and diffusers take seconds to import; a mistyped prompt should be reported at once.
     from pipeline.randomness import derive_seed
@@ -91,7 +94,7 @@ def _draw(
     asked = [(prompt, index) for prompt in request.prompts for index in range(request.count * request.best_of)]
     against = f"{AGAINST}{request.negative}" if request.negative else ""
     seeds = [derive_seed(request.seed, "", prompt, index) for prompt, index in asked]
-    samples = []
+    samples, made = [], 0
     with ray_session(request.ray_address) as session:
         drawings = generate(
             [prompt + against for prompt, _ in asked],
@@ -105,7 +108,11 @@ def _draw(
             configuration["model_digest"],
         )
         for prompt in request.prompts:
-            drawn = list(itertools.islice(drawings, request.count * request.best_of))
+            drawn = []
+            for drawing in itertools.islice(drawings, request.count * request.best_of):
+                drawn.append(drawing)
+                made += 1
+                step(made, len(asked))
             for index, drawing in enumerate(choose(prompt, drawn)):
                 png = encode_png(drawing.pixels)
                 output.write_bytes(f"{request.prompts.index(prompt):03d}-{_slug(prompt)}-{index:02d}.png", png)
