@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from jobs.api import EvaluationRequest, EvaluationResult, NotComparedError, NotStartedError, evaluate
 from jobs.application.local_paths import absolute_name
-from jobs.cli.arguments import add_metrics, add_storage_and_cluster
+from jobs.cli.arguments import add_keep_features, add_metrics, add_storage_and_cluster
 from jobs.cli.log import open_log
 from pipeline.protocols import PROTOCOLS
 from pipeline.store.storage import parse_storage_options
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         help="draw a prompt's pictures in rounds, and stop when its score's 95%% interval is within X on either side",
     )  # fmt: skip
     add_metrics(parser)
+    add_keep_features(parser)
     nightly = parser.add_argument_group("nightly")
     nightly.add_argument(
         "--history",
@@ -110,6 +111,7 @@ def request_of(arguments: argparse.Namespace) -> EvaluationRequest:
             baseline=arguments.baseline,
             group_by=arguments.group_by,
             metrics=tuple(arguments.metric),
+            keep_features=arguments.keep_features,
             storage_options=parse_storage_options(arguments.storage_option),
             ray_address=arguments.ray_address,
         )

@@ -22,7 +22,7 @@ from jobs.application.local_paths import absolute_name
 from jobs.application.night.plan_run import lines_of_plan, plan_run
 from jobs.application.recorded import ending_of
 from jobs.application.requests import require
-from jobs.cli.arguments import add_metrics, add_storage_and_cluster
+from jobs.cli.arguments import add_keep_features, add_metrics, add_storage_and_cluster
 from jobs.cli.log import Log, open_log
 from jobs.cli.training_arguments import add_training, settings_of, start_file_of
 from pipeline.inputs.manifest import RowDefaults
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"which pictures are drawn and scored: {', '.join(sorted(PROTOCOLS))} or a .toml file (default: %(default)s)",
     )
     add_metrics(what)
+    add_keep_features(what)
     what.add_argument(
         "--column",
         action="append",
@@ -331,6 +332,7 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         ),
         metrics=tuple(arguments.metric),
         repeats=arguments.repeats,
+        keep_features=arguments.keep_features,
         storage_options=options,
         placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),
         limits=Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)}),

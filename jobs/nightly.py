@@ -171,7 +171,7 @@ def _evaluation_of(arguments: argparse.Namespace, request: RunRequest) -> Evalua
     return EvaluationRequest(
         (str(request.output),), model=request.model, clip=request.clip, history=arguments.history, night=arguments.night,
         fail_on_drop=request.gate.night_drop, group_by=arguments.group_by, baseline=arguments.baseline,
-        metrics=request.metrics, storage_options=request.storage_options,
+        metrics=request.metrics, keep_features=request.keep_features, storage_options=request.storage_options,
         ray_address=request.placement.ray_address,
     )  # fmt: skip
 

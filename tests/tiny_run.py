@@ -80,9 +80,8 @@ def learn(run: RunFolder, model: Path, words: Mapping[str, int], protocol: Proto
 def evaluate(run: RunFolder, judgement: Judgement, scorer: Judge | None = None) -> int:
     """What score_run does, in this process; returns how many were scored. scorer: None is Colours."""
     parts, under = read_layout(run), conditions(judgement)
-    todo = unscored(
-        run, 0, parts, under, expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers)
-    )
+    metrics = expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers)
+    todo = unscored(run, 0, parts, under, metrics, judgement.keep_features)
     failures = []
     if todo and judgement.drawing:
         failures = draw_part(run, 0, todo, parts, judgement.protocol, judgement.drawing, Colours)

@@ -12,16 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 import pyarrow as pa
 
 from eval.scores.confusion import FEATURES
-from eval.scores.score_tables import CONDITIONS, SCORES
+from eval.scores.score_tables import CONDITIONS, PICTURE_FEATURES, SCORES
 from pipeline.store.parts import conformed, part_path, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 
 SCORING = "_scoring"
-TABLES = {"features": FEATURES, "scores": SCORES}
+TABLES = {"picture_features": PICTURE_FEATURES, "features": FEATURES, "scores": SCORES}
 
 
-def leave_fragment(run: RunFolder, part: int, name: str, scores: pa.Table, features: pa.Table) -> None:
-    """part: number of the part of `scores/`. name: unique to this work, and the same if it is repeated."""
+def leave_fragment(
+    run: RunFolder, part: int, name: str, scores: pa.Table, features: pa.Table, of_pictures: pa.Table | None = None
+) -> None:
+    """part: number of the part of `scores/`. name: unique to this work, and the same if it is repeated. of_pictures: rows of
+    PICTURE_FEATURES, where they are kept.
+    """
+    if of_pictures is not None:
+        write_table(run, _path("picture_features", part, name), of_pictures)
     write_table(run, _path("features", part, name), features)
     write_table(run, _path("scores", part, name), scores)
 

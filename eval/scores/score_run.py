@@ -30,7 +30,7 @@ from eval.scores.encoded import Encoded, ImageScorer, Judge, encode_concept, wit
 from eval.scores.fragments import fragments, leave_fragment, take_in
 from eval.scores.metric import Metric
 from eval.scores.metric_table import expected_metrics, metric_of
-from eval.scores.score_tables import SCORES, ScoredUnder, made_under, score_rows
+from eval.scores.score_tables import SCORES, ScoredUnder, made_under, picture_rows, score_rows
 from eval.scores.scoring import score_concept, score_metric
 from eval.scores.stopping import cut, decide
 from pipeline.protocols import Protocol
@@ -44,6 +44,7 @@ from pipeline.store.run_folder import RunFolder, shard_of
 # Decoding PNGs keeps a core busy while the CLIP uses a small part of a GPU.
 GPU_SHARE = 0.25
 DAY = 24 * 60 * 60
+FEATURES_OF = ["concept", "fingerprint", "protocol", "clip_digest"]
 TRIES = 3  # attempts at a part whose actor dies; Ray Data's default is unlimited
 
 
@@ -55,7 +56,7 @@ class Judgement:
     model ("vqa:..."), which draws none and scores those that a judge before it had drawn.
     device: where the CLIP runs.
     drawing: how to draw pictures that the protocol needs and that are missing; None: the protocol's are in `samples/`.
-    metrics: from outside, computed besides ours.
+    metrics: from outside, computed besides ours. keep_features: in `picture_features/`, of all pictures and texts.
     """
 
     protocol: Protocol
@@ -65,6 +66,7 @@ class Judgement:
     device: str = "cpu"
     drawing: RunModel | None = None
     metrics: tuple[OutsideMetric, ...] = ()
+    keep_features: bool = False
 
     @property
     def reads_texts(self) -> bool:
@@ -105,7 +107,10 @@ def left_to_score(run: RunFolder, judgement: Judgement) -> Left:
     take_in_fragments(run, parts)
     under = ray.get(task(num_gpus=gpus)(conditions).remote(judgement, run))
     metrics = expected_metrics(judgement.protocol, judgement.reads_texts, judgement.answers, judgement.metrics)
-    todo = ray.get([task()(unscored).remote(run, number, parts, under, metrics) for number in range(parts["scores"])])
+    todo = ray.get([
+        task()(unscored).remote(run, number, parts, under, metrics, judgement.keep_features)
+        for number in range(parts["scores"])
+    ])  # fmt: skip
     names = tuple(name for some in todo for name in some)
     return Left(under, names)
 
@@ -256,10 +261,11 @@ def unscored(
     parts: Mapping[str, int],
     under: ScoredUnder,
     metrics: Collection[tuple[str, str | None]],
+    features: bool = False,
 ) -> list[str]:
     """Concepts of one part of `embeddings/` whose present word lacks one of the metrics under these conditions.
 
-    metrics: (name, version) each.
+    metrics: (name, version) each. features: those without a row in `picture_features/`, too.
     """
     words = read_table(run, part_path("embeddings", number, parts["embeddings"]), ["concept", "fingerprint"])
     if words is None:
@@ -267,6 +273,11 @@ def unscored(
     done = _scored(read_table(run, part_path("scores", number, parts["scores"])), under, metrics)
     pairs = zip(words["concept"].to_pylist(), words["fingerprint"].to_pylist(), strict=True)
     # A word of two text encoders has two rows.
+    if features:
+        kept = read_table(run, part_path("picture_features", number, parts["scores"]), FEATURES_OF)
+        of = [] if kept is None else kept.to_pylist()
+        mine = (under.protocol, under.clip_digest)
+        done &= {(row["concept"], row["fingerprint"]) for row in of if (row["protocol"], row["clip_digest"]) == mine}
     return sorted({name for name, fingerprint in pairs if (name, fingerprint) not in done})
 
 
@@ -290,6 +301,7 @@ def score_part(
     wanted = {name: words[name] for name in names}
     outside = [metric_of(each) for each in judgement.metrics]
     scores, features, failures = [SCORES.empty_table()], [FEATURES.empty_table()], []
+    of_pictures: list[pa.Table] = []
     for word, samples in pictures_of(run, wanted, parts, judgement.protocol, seed):
         rng = numpy_generator(0, word.concept.name, f"bootstrap {under.protocol}")
         try:
@@ -308,9 +320,18 @@ def score_part(
         scores.append(score_rows(word.fingerprint, scored, under, judgement.protocol))
         if encoded is not None:
             features.append(_feature_row(word, encoded, under))
+            if judgement.keep_features:
+                of_pictures.append(picture_rows(word.concept, word.fingerprint, encoded, under, texts))
     if len(scores) > 1:
         digest = hashlib.sha256(repr((under, sorted(names))).encode()).hexdigest()[:12]
-        leave_fragment(run, part, f"{number:05d}@{digest}", pa.concat_tables(scores), pa.concat_tables(features))
+        leave_fragment(
+            run,
+            part,
+            f"{number:05d}@{digest}",
+            pa.concat_tables(scores),
+            pa.concat_tables(features),
+            pa.concat_tables(of_pictures) if of_pictures else None,
+        )
     return len(scores) - 1, failures
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.scores.encoded import Judge
+from eval.judges.clip import ClipScorer
+from eval.scores.encoded import Encoded, Judge
 from pipeline.protocols import Protocol
-from pipeline.records import Score
+from pipeline.records import Concept, Score
 from pipeline.store.run_tables import KEY
 
 SCORES = pa.schema([
@@ -23,6 +24,15 @@ SCORES = pa.schema([
     ("protocol", pa.string()), ("model", pa.string()), ("model_digest", pa.string()), ("clip", pa.string()),
     ("clip_digest", pa.string()), ("sampler", pa.string()), ("sampler_steps", pa.int64()), ("guidance", pa.float64()),
     ("metric_version", pa.string()),
+])  # fmt: skip
+
+
+# With --keep-features. kind: of the picture, or "text" (an edit prompt without the word) or "class" (the plain prompt with the
+# class in the word's place); text: what was read of these. feature: of length one.
+PICTURE_FEATURES = pa.schema([
+    *KEY, ("protocol", pa.string()), ("clip", pa.string()), ("clip_digest", pa.string()), ("kind", pa.string()),
+    ("prompt", pa.string()), ("text", pa.string()), ("index", pa.int64()), ("seed", pa.int64()),
+    ("feature", pa.list_(pa.float32())),
 ])  # fmt: skip
 
 
@@ -96,3 +106,26 @@ def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def picture_rows(
+    concept: Concept, fingerprint: str, encoded: Encoded, under: ScoredUnder, texts: ClipScorer | None
+) -> pa.Table:
+    """PICTURE_FEATURES of one word. texts: reads the prompts; None has no rows for them."""
+    rows: list[dict[str, Any]] = [
+        {"kind": each.kind, "prompt": each.prompt, "index": each.index, "seed": each.seed, "feature": feature}
+        for each, feature in zip(encoded.samples, encoded.features, strict=True)
+    ]
+    stated = [("text", prompt, text) for prompt, text in encoded.edits.items()]
+    if concept.noun:
+        plain = encoded.plain_prompt
+        stated.append(("class", plain, plain.replace(concept.placeholder, concept.noun)))
+    if texts is not None and stated:
+        features = texts.encode_texts([text for _, _, text in stated])
+        rows += [
+            {"kind": kind, "prompt": prompt, "text": text, "feature": feature}
+            for (kind, prompt, text), feature in zip(stated, features, strict=True)
+        ]
+    of = {"concept": concept.name, "fingerprint": fingerprint, "protocol": under.protocol, "clip": under.clip,
+          "clip_digest": under.clip_digest}  # fmt: skip
+    return pa.Table.from_pylist([{**of, **row} for row in rows], PICTURE_FEATURES)

@@ -46,7 +46,9 @@ class EvaluatedRun:
     clip: str
     model: str
 
-    def judgement(self, session: Session, clip: str, metrics: "Sequence[OutsideMetric]" = ()) -> "Judgement":
+    def judgement(
+        self, session: Session, clip: str, metrics: "Sequence[OutsideMetric]" = (), *, keep_features: bool = False
+    ) -> "Judgement":
         from eval.scores.drawn_pictures import RunModel
         from eval.scores.score_run import Judgement
 
@@ -56,7 +58,14 @@ class EvaluatedRun:
             made["settings"]["resolution"], self.folder.storage.options,
         )  # fmt: skip
         return Judgement(
-            self.protocol, made["model"], made["model_digest"], clip, session.device, drawing, tuple(metrics)
+            self.protocol,
+            made["model"],
+            made["model_digest"],
+            clip,
+            session.device,
+            drawing,
+            tuple(metrics),
+            keep_features,
         )
 
 
@@ -168,7 +177,7 @@ def _evaluate(
     from eval.scores.score_run import left_to_score, score_run
     from jobs.application.report_run import summarise_run
 
-    judgements = [run.judgement(session, run.clip, metrics) for run in runs]
+    judgements = [run.judgement(session, run.clip, metrics, keep_features=request.keep_features) for run in runs]
     left = [left_to_score(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
     try:
         for run, judgement, unscored in zip(runs, judgements, left, strict=True):

@@ -160,6 +160,7 @@ class RunRequest:
     accepted_failures: how many concepts, or which, may fail without making the run a bad one.
     repeats: words of each concept, each from draws of its own; see pipeline/inputs/repeats.py.
     metrics: from outside, as module:function or entry points of `wordmint.metrics`; see eval/judges/outside_metric.py.
+    keep_features: of all pictures and texts, in picture_features/.
     storage_options: keyword arguments for fsspec.
     Raises ValueError with the option, its value and the values allowed.
     """
@@ -183,6 +184,7 @@ class RunRequest:
     accepted_failures: int | frozenset[str] = 0
     gate: Gate = field(default_factory=Gate)
     metrics: tuple[str, ...] = ()
+    keep_features: bool = False
     repeats: int = 1
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
@@ -242,7 +244,7 @@ class EvaluationRequest:
     history: URL of the folder of earlier nights; None is history/ in the first run. night: its name; None is today's date.
     baseline: a night to compare with besides the last good one; None is the first good one.
     fail_on_drop: a loss of this size, beyond chance, makes the night a bad one. group_by: a column of the manifest.
-    metrics: from outside, as RunRequest's.
+    metrics: from outside, as RunRequest's. keep_features: of all pictures and texts, in picture_features/.
     Raises ValueError with the option, its value and the values allowed.
     """
 
@@ -259,6 +261,7 @@ class EvaluationRequest:
     group_by: str | None = None
     baseline: str | None = None
     metrics: tuple[str, ...] = ()
+    keep_features: bool = False
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     ray_address: str | None = None
 

@@ -304,7 +304,8 @@ class Run:
             self.folder.storage.options,
         )
         return Judgement(
-            self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing, self.metrics
+            self.protocol, self.model.name, self.model.digest, self.request.clip, session.device, drawing, self.metrics,
+            self.request.keep_features,
         )  # fmt: skip
 
     def _write_run_json(self, session: Session, digests: tuple[str, str] | None, *, finished: bool) -> None:
@@ -314,7 +315,7 @@ class Run:
             "model_config_digest": self.model.config_digest, "model_revision": self.model.revision,
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
-            "metrics": self._metrics(),
+            "metrics": self._metrics(), "kept_features": self.request.keep_features,
             "settings": self.settings.as_dict(),
             "model_settings": asdict(self.request.model_settings),
             "slots": self.request.placement.slots or "measured",
@@ -339,6 +340,7 @@ class Run:
         columns = columns_digest(self.manifest, self.catalogue.others)
         # An older run.json does not say; its tables then are as they are until there is something else to do.
         same = last.get("columns_of_all", columns) == columns and last.get("metrics", {}) == self._metrics()
+        same = same and (last.get("kept_features", False) or not self.request.keep_features)
         return same and all(last.get(key) == value for key, value in wanted.items())
 
     def _metrics(self) -> dict[str, str]:

@@ -39,6 +39,14 @@ def add_metrics(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_keep_features(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--keep-features",
+        action="store_true",
+        help="keep the CLIP's features of all pictures and texts in picture_features/",
+    )
+
+
 def add_storage_and_cluster(parser: argparse._ActionsContainer) -> None:
     add_storage(parser)
     add_log(parser)

@@ -24,7 +24,11 @@ from pipeline.store.storage import StorageNotFoundError
 
 RETIRED, MARKER = "_retired", "marker.json"
 DAYS = 30
-SCORED = ("scores", "features")  # tables with as many parts as `scores`; a word that returns is scored again
+SCORED = (
+    "scores",
+    "features",
+    "picture_features",
+)  # tables with as many parts as `scores`; a word that returns is scored again
 
 
 @dataclass(frozen=True, slots=True)
