@@ -38,12 +38,10 @@ def write_three_kinds(drawings: art.Art, folder: Path, count: int) -> Path:
     rows: list[dict[str, str]] = []
     known, new = individuals(count), things.held_out_things()[:count]
     for number, (name, other) in enumerate(zip(known, new, strict=True)):
-        sprite = drawings.only((name,)).sprites[0, number % drawings.sprites.shape[1]]
-        recoloured = sprite[..., [*COLOURS[number % len(COLOURS)], 3]]
         mine, partner = f"my-{_slug(name)}", _slug(other)
-        _save(folder / mine, [_page(recoloured, *pose) for pose in POSES])
+        _save(folder / mine, individual_pages(drawings, name, number))
         rows.append({"concept": mine, "class": name, "group": INDIVIDUAL, "partner": partner, "thing": name})
-        _save(folder / partner, [_page(each) for each in drawings.only((other,)).sprites[0]])
+        _save(folder / partner, new_kind_pages(drawings, other))
         rows.append({"concept": partner, "class": "", "group": NEW_KIND, "partner": mine, "thing": other})
     for place, (style, redraw) in enumerate(STYLES.items()):
         shown = individuals(len(known) + 16)[len(known) + 4 * place :][:4]
@@ -55,6 +53,18 @@ def write_three_kinds(drawings: art.Art, folder: Path, count: int) -> Path:
         kinds = {STYLE: "style"}
         writer.writerows({**row, "images": row["concept"], "kind": kinds.get(row["group"], "object")} for row in rows)
     return folder / "manifest.csv"
+
+
+def individual_pages(drawings: art.Art, name: str, number: int) -> list[Image.Image]:
+    """One drawing of a thing in other colours, in four poses. number: chooses the drawing and the colours."""
+    sprite = drawings.only((name,)).sprites[0, number % drawings.sprites.shape[1]]
+    recoloured = sprite[..., [*COLOURS[number % len(COLOURS)], 3]]
+    return [_page(recoloured, *pose) for pose in POSES]
+
+
+def new_kind_pages(drawings: art.Art, name: str) -> list[Image.Image]:
+    """All drawings of a thing, as they are."""
+    return [_page(each) for each in drawings.only((name,)).sprites[0]]
 
 
 def _slug(name: str) -> str:

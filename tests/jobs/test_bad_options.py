@@ -139,6 +139,10 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--learning-rate": number("--learning-rate", "nan"),
     }),
     "bench.count_sizes": ((), {}),
+    "bench.bench_starts": ((), {
+        "--output": NO_FOLDER, "--art": NO_FOLDER, "--archives": number("--archives", "9"), "--concepts": number("--concepts", "1"),
+        "--seeds": number("--seeds", "0"),
+    }),
     "mini.make_mini": ((), {
         "--work": NO_FOLDER, "--stage": choice("--stage"), "--device": choice("--device"), "--threads": number("--threads", "0"),
     }),
