@@ -13,6 +13,7 @@ Exit codes: 0 compared; 1 compared, but some concepts failed; 2 nothing was star
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,14 +27,16 @@ from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
 from eval.comparison.comparison_page import page_of
 from eval.comparison.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
+from eval.comparison.picture_sets import manifest_of, picture_set, similarity_to_all
 from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, table_of
 from eval.comparison.variants import (
     BASE,
     CAPTION,
+    SETS,
     TRAINED,
     Variant,
+    ceilings,
     folder_of,
-    points_of_captions,
     points_of_run,
     untrained_points,
 )
@@ -53,6 +56,8 @@ from pipeline.store.storage import Storage, StorageError, parse_storage_options,
 
 COMPARED, NOT_STARTED = 0, 2
 CONCEPTS, SEEDS = 20, 3
+PROTOCOL = "compare"  # without floors, which would be the same for every variant
+CAPTION_COLUMN = "description"
 MOST_CONCEPTS, MOST_STEPS, MOST_SEEDS = 1_000_000, 1_000_000, 1000
 
 
@@ -111,13 +116,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--variants",
         metavar="NAME,...",
-        help=f"some of {', '.join(variant.name for variant in TRAINED)} (default: all; {BASE} is always there)",
+        help=f"some of {', '.join(variant.name for variant in (*TRAINED, *SETS))} (default: all without a number of "
+        f"pictures; {BASE} is always there)",
     )
     parser.add_argument(
         "--caption-column",
-        default="description",
+        action="append",
         metavar="COLUMN",
-        help="manifest column with a caption of each concept (default: %(default)s)",
+        help=f"manifest column with a caption of each concept (default: {CAPTION_COLUMN}); repeat it for "
+        "captions of another length",
     )
     parser.add_argument(
         "--steps-curve",
@@ -167,9 +174,9 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
     if names is None:
         return TRAINED
     wanted = {BASE, *(name.strip() for name in names.split(","))}
-    if unknown := wanted - {variant.name for variant in TRAINED}:
+    if unknown := wanted - {variant.name for variant in (*TRAINED, *SETS)}:
         raise ValueError(f"--variants: there is no {min(unknown)!r}; see --help")
-    return tuple(variant for variant in TRAINED if variant.name in wanted)
+    return tuple(variant for variant in (*TRAINED, *SETS) if variant.name in wanted)
 
 
 def held_out(arguments: argparse.Namespace) -> str:
@@ -197,10 +204,17 @@ def compare(
     log: Log,
 ) -> int:
     codes = []
+    base = RunFolder(output.folder(folder_of(variants[0], 0)))
+    left_out = set()
     for seed, variant in ((seed, variant) for seed in range(arguments.seeds) for variant in variants):
+        learned_from = manifest if variant.pictures is None else set_manifest(variant, base, manifest, output)
+        if learned_from is None:
+            left_out.add(variant)
+            continue
         log.say("variant", f"variant   {variant.name}: {variant}; training seed {seed}")
         request = RunRequest(
-            manifest=manifest,
+            manifest=learned_from,
+            protocol=PROTOCOL,
             output=output.folder(folder_of(variant, seed)).url,
             model=arguments.model,
             clip=arguments.clip,
@@ -212,17 +226,19 @@ def compare(
         codes.append(exit_code(request, log))
         if codes[-1] > SOME_FAILED:
             return codes[-1]
+    for variant in left_out:
+        log.say("left out", f"variant   {variant.name}: left out, as no concept has so many pictures")
     points = [
         point
         for seed in range(arguments.seeds)
         for variant in variants
-        for point in points_of_run(RunFolder(output.folder(folder_of(variant, seed))), variant.name, seed)
+        if variant not in left_out
+        for point in points_of_variant(variant, seed, output, base)
     ]
-    base = RunFolder(output.folder(folder_of(variants[0], 0)))
-    points += untrained_points(base)
     with ray_session(arguments.ray_address) as session:
+        points += untrained_points(base, None, arguments.model, arguments.clip, session.device)
         points += captions(arguments, session, base, log)
-    ceiling = float(np.nanmean([each.reconstruction for each in untrained_points(base, "ceiling")]))
+    ceiling = float(np.nanmean(ceilings(base)))
     marks = marks_of(points, BASE)
     table = table_of(marks, BASE)
     page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
@@ -231,10 +247,34 @@ def compare(
     return max(codes)
 
 
+def set_manifest(variant: Variant, base: RunFolder, manifest: str, output: Storage) -> str | None:
+    """The URL of a manifest with as many pictures a concept as the variant is trained on; None if no concept has them."""
+    assert variant.pictures is not None
+    sets = picture_set(base, variant.pictures, variant.curated)
+    if not sets:
+        return None
+    path = f"sets/{variant.folder}.csv"
+    output.write_bytes(path, manifest_of(read_manifest(manifest, dict(output.options)).concepts, sets))
+    return f"{output.url.rstrip('/')}/{path}"
+
+
+def points_of_variant(variant: Variant, seed: int, output: Storage, base: RunFolder) -> list[Point]:
+    run = RunFolder(output.folder(folder_of(variant, seed)))
+    points = points_of_run(run, variant.name, seed)
+    if variant.pictures is None:
+        return points
+    similar = similarity_to_all(run, base)
+    return [replace(each, reconstruction=similar.get(each.concept, math.nan)) for each in points]
+
+
 def captions(arguments: argparse.Namespace, session: Session, run: RunFolder, log: Log) -> list[Point]:
-    points = points_of_captions(run, arguments.caption_column, arguments.model, arguments.clip, session.device)
-    if not points:
-        log.say("left out", f"variant   {CAPTION}: left out, as no concept has a column {arguments.caption_column!r}")
+    """Of every length of caption that the manifest has a column of."""
+    points = []
+    for column in arguments.caption_column or [CAPTION_COLUMN]:
+        some = untrained_points(run, column, arguments.model, arguments.clip, session.device)
+        if not some:
+            log.say("left out", f"variant   {CAPTION}: left out, as no concept has a column {column!r}")
+        points += some
     return points
 
 

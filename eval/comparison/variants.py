@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +19,7 @@ from eval.scores.scoring import score_concept
 from pipeline.models.base import PromptError, placeholder_pattern
 from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol
-from pipeline.sampling.picture_pool import Wanted
-from pipeline.sampling.pictures_of_a_word import draw_pictures
+from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import ModelSettings
 from pipeline.store.parts import read_layout
@@ -31,15 +30,21 @@ BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """folder: of its run, in the output. vectors: per word. settings: InversionSettings that differ from the common ones."""
+    """folder: of its run, in the output. vectors: per word. settings: InversionSettings that differ from the common ones.
+
+    pictures: how many of each concept's it is trained on, None for all; curated: those most like the others, not the first ones.
+    """
 
     name: str
     folder: str
     vectors: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
+    pictures: int | None = None
+    curated: bool = False
 
     def __str__(self) -> str:
-        changed = {**({"vectors": self.vectors} if self.vectors > 1 else {}), **self.settings}
+        changed: dict[str, Any] = {**({"vectors": self.vectors} if self.vectors > 1 else {}), **self.settings}
+        changed |= {"pictures": self.pictures} if self.pictures else {}
         return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as it is by default"
 
 
@@ -55,6 +60,15 @@ TRAINED = (
     Variant("low rate", "low-rate", settings={"learning_rate": 0.0001}),
     # Kim et al. 2025; the rate of its authors' code.
     Variant("directional", "directional", settings={"optimiser": "directional", "learning_rate": 0.01}),
+)
+
+# The paper's study of set size, and of curation.
+SETS = (
+    *(
+        Variant(f"{count} picture{'s' if count > 1 else ''}", f"pictures-{count}", pictures=count)
+        for count in (1, 2, 3, 5, 10, 25)
+    ),
+    Variant("3 curated pictures", "pictures-3-curated", pictures=3, curated=True),
 )
 
 
@@ -73,44 +87,50 @@ def points_of_run(run: RunFolder, name: str, seed: int = 0) -> list[Point]:
     ]  # fmt: skip
 
 
-def untrained_points(run: RunFolder, of: Literal["floor", "ceiling"] = "floor") -> list[Point]:
-    """Points of the initializer in place of the word, from the floors (or ceilings) in the run's scores."""
-    return [
-        Point(NO_WORD, row["concept"], _number(row[f"reconstruction_{of}"]), _number(row["editability_ceiling"]))
-        for row in _concepts(run)
-    ]
+def ceilings(run: RunFolder) -> list[float]:
+    """Of each concept: its training pictures' similarity to each other."""
+    return [_number(row["reconstruction_ceiling"]) for row in _concepts(run)]
 
 
-def points_of_captions(run: RunFolder, column: str, model: str, clip: str, device: str) -> list[Point]:
-    """Points of a person's caption in place of each word, drawn by the frozen model; one Ray task per part."""
+def untrained_points(run: RunFolder, column: str | None, model: str, clip: str, device: str) -> list[Point]:
+    """Points of the frozen model alone, from the noise of the run's own pictures; one Ray task per part.
+
+    column: a person's caption, from this column of the manifest, stands in place of the word; None: the word as it was before
+    training.
+    """
     parts = read_layout(run)
     gpus = 1 if device == "cuda" else 0
-    draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_caption_points)
+    draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_untrained_points)
     tasks = [draw.remote(run, number, parts, column, model, clip, device) for number in range(parts["embeddings"])]
     return [point for task in tasks for point in ray.get(task)]
 
 
-def _caption_points(
-    run: RunFolder, number: int, parts: Mapping[str, int], column: str, named: str, clip: str, device: str
+def _untrained_points(
+    run: RunFolder, number: int, parts: Mapping[str, int], column: str | None, named: str, clip: str, device: str
 ) -> Sequence[Point]:
     torch.set_num_threads(1)
     made = run.read_json("run.json")
     held = ModelSettings(**made["model_settings"])
     model = RunModel(named, device, held, made["settings"]["seed"], made["settings"]["resolution"])
     protocol = Protocol.of_dict(made["protocol_settings"])
-    words = {name: word for name, word in learned_words(run, number, parts).items() if word.concept.carried.get(column)}
+    words = learned_words(run, number, parts)
+    if column is not None:
+        words = {name: word for name, word in words.items() if word.concept.carried.get(column)}
     if not words:
         return []
     backbone, scorer = load_backbone(model.model, device, held), load_scorer(clip, device)
     points = []
     for word, samples in pictures_of(run, words, parts, protocol, model.seed):
-        concept, caption = word.concept, word.concept.carried[column]
+        concept = word.concept
         requests = [each for each in requests_for(concept, protocol, model.seed) if each.trained]
-        pattern, plain_caption = placeholder_pattern([concept.placeholder]), caption.replace("\\", r"\\")
-        said = [replace(each, prompt=pattern.sub(plain_caption, each.prompt)) for each in requests]
+        if column is None:
+            requests = [replace(each, trained=False) for each in requests]
+        else:
+            pattern, caption = placeholder_pattern([concept.placeholder]), concept.carried[column].replace("\\", r"\\")
+            requests = [replace(each, prompt=pattern.sub(caption, each.prompt)) for each in requests]
         try:
             drawn = draw_pictures(
-                backbone, [Wanted(concept, each, word.vectors) for each in said], protocol, model.resolution
+                backbone, wanted_of(backbone, concept, word.vectors, requests), protocol, model.resolution
             )
         except PromptError:
             continue  # a caption that is too long for the model gives no point
@@ -118,8 +138,12 @@ def _caption_points(
         texts = scorer if isinstance(scorer, ClipScorer) else None
         scores = score_concept(encode_concept([*training, *drawn], scorer), texts, np.random.default_rng(0))
         edits = [each.value for each in scores if each.metric == "text_similarity"]
-        points.append(Point(CAPTION, concept.name, scores[0].value, float(np.mean(edits))))
+        points.append(Point(untrained_name(column), concept.name, scores[0].value, float(np.mean(edits))))
     return points
+
+
+def untrained_name(column: str | None) -> str:
+    return NO_WORD if column is None else f"{CAPTION}, {column}"
 
 
 def _concepts(run: RunFolder) -> list[dict[str, Any]]:

@@ -124,6 +124,25 @@ class OpenClipScorer:
         return features
 
 
+class OpenClipPatchScorer(OpenClipScorer):
+    """One whose tower of pictures is a vision transformer."""
+
+    def encode_patches(self, pictures: Sequence[Picture]) -> Features:
+        """-> float32 (N, G, G, D), the last layer's patches, vectors of length one."""
+        batches = [
+            self._encode(torch.stack([self._prepared(picture) for picture in batch]), self._patches)
+            for batch in _batches(pictures)
+        ]
+        return np.concatenate(batches) if batches else np.empty((0, 1, 1, self._width), np.float32)
+
+    def _patches(self, batch: Tensor) -> Tensor:
+        layers = self._model.visual.forward_intermediates(
+            batch, indices=1, normalize_intermediates=True, intermediates_only=True
+        )
+        patches: Tensor = layers["image_intermediates"][-1].permute(0, 2, 3, 1)
+        return patches
+
+
 def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
     """Loads a CLIP by one of the names above.
 
@@ -149,7 +168,9 @@ def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
         raise ValueError(f"CLIP {name!r} does not load: {error}") from error
     model.eval().requires_grad_(False)
     digest = tokenizer_digest(folder, text) if folder else hashlib.sha256(name.encode()).hexdigest()
-    return OpenClipScorer(name, model, preprocess, tokenizer, _fingerprint(model), digest)
+    patched = isinstance(model.visual, open_clip.transformer.VisionTransformer)
+    made = OpenClipPatchScorer if patched else OpenClipScorer
+    return made(name, model, preprocess, tokenizer, _fingerprint(model), digest)
 
 
 def _folder(name: str) -> Path | None:

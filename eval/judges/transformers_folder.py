@@ -7,7 +7,8 @@ and nothing is downloaded.
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,14 @@ class TransformersPictures:
         features = [self._encode(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
         return np.concatenate(features) if features else np.empty((0, self._width), np.float32)
 
-    @torch.no_grad()
     def _encode(self, pictures: Sequence[Picture]) -> Features:
+        return self._read(pictures, self._pooled)
+
+    @torch.no_grad()
+    def _read(self, pictures: Sequence[Picture], states: Callable[[Any], Any]) -> Features:
         opened = [each if isinstance(each, Image.Image) else Image.fromarray(each) for each in pictures]
         prepared = self._prepare(images=[each.convert("RGB") for each in opened], return_tensors="pt").to(self._device)
-        return _unit(self._pooled(prepared))
+        return _unit(states(prepared))
 
     def _pooled(self, prepared: Any) -> Any:
         return self._model(**prepared)
@@ -63,6 +67,22 @@ class TransformersPictures:
     @property
     def _width(self) -> int:
         return int(self._model.config.hidden_size)
+
+
+class TransformersPatches(TransformersPictures):
+    """A DINO, whose patches have features as well."""
+
+    def encode_patches(self, pictures: Sequence[Picture]) -> Features:
+        """-> float32 (N, G, G, D), the last layer's patches, vectors of length one."""
+        starts = range(0, len(pictures), BATCH)
+        features = [self._read(pictures[start : start + BATCH], self._patches) for start in starts]
+        return np.concatenate(features) if features else np.empty((0, 1, 1, self._width), np.float32)
+
+    def _patches(self, prepared: Any) -> Any:
+        before = 1 + getattr(self._model.config, "num_register_tokens", 0)
+        states = self._model(**prepared).last_hidden_state[:, before:]
+        side = math.isqrt(states.shape[1])
+        return states.reshape(len(states), side, side, -1)
 
 
 class TransformersClip(TransformersPictures):
@@ -110,7 +130,7 @@ def load_transformers(name: str, device: str = "cpu") -> TransformersPictures:
     model that is not in the list above, weights that do not fit it, or a configuration that would run code.
     """
     folder, kind = _checked(name)
-    made = TransformersClip if kind in OF_TEXTS_TOO else TransformersPictures
+    made = TransformersClip if kind in OF_TEXTS_TOO else TransformersPatches
     try:
         return made(name, folder, getattr(transformers, {**OF_PICTURES, **OF_TEXTS_TOO}[kind]), device)
     except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:

@@ -10,8 +10,9 @@ from PIL import Image
 from eval.judges.clip import Picture
 from eval.judges.outside_metric import Pictures, WordPictures
 from eval.judges.vision_language import VisionLanguageJudge
+from eval.scores.background import PatchScorer, without_background
 from eval.scores.metrics import Floats
-from pipeline.inputs.picture_file import decode_drawn
+from pipeline.inputs.picture_file import decode_drawn, decode_drawn_mask
 from pipeline.models.base import placeholder_pattern
 from pipeline.records import AGAINST, Concept, Sample, SampleKind
 
@@ -33,12 +34,25 @@ Judge = ImageScorer | VisionLanguageJudge
 
 
 @dataclass(frozen=True, slots=True)
+class WithoutBackground:
+    """Features of pictures whose background is white: training images, and the plain prompt's by the learned and untrained word."""
+
+    training: Floats
+    plain: Floats
+    untrained: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """One concept's samples, by kind, prompt and index, with their features (N, D), rows of length one."""
+    """One concept's samples, by kind, prompt and index, with their features (N, D), rows of length one.
+
+    without_background: None if the judge has no features of patches.
+    """
 
     concept: str
     samples: tuple[Sample, ...]
     features: Floats
+    without_background: WithoutBackground | None = None
 
     def of(self, kind: SampleKind, prompt: str | None = None) -> Floats:
         """The samples of one kind, for one prompt or for all."""
@@ -81,7 +95,8 @@ def encode_concept(samples: Sequence[Sample], scorer: ImageScorer | None) -> Enc
     if not any(sample.kind == "training" for sample in ordered):
         raise ValueError(f"{concept} has no training images among its samples to compare with")
     features = encode_samples(ordered, scorer) if scorer else np.empty((len(ordered), 0), np.float32)
-    return Encoded(concept, ordered, features)
+    alone = _without_background(ordered, scorer) if isinstance(scorer, PatchScorer) else None
+    return Encoded(concept, ordered, features, alone)
 
 
 def without_features(samples: Sequence[Sample], concept: Concept) -> Encoded:
@@ -99,6 +114,18 @@ def _with_noun(sample: Sample, concept: Concept) -> str:
     if not noun or AGAINST in sample.prompt or noun in sample.stated:
         return sample.stated
     return " ".join(placeholder_pattern([concept.placeholder]).sub(lambda _: noun, sample.prompt).split())
+
+
+def _without_background(samples: Sequence[Sample], scorer: PatchScorer) -> WithoutBackground:
+    plain_prompt = next(each.prompt for each in samples if each.kind == "reconstruction")
+    training, plain, untrained = (
+        [each for each in samples if each.kind == kind and each.prompt == prompt]
+        for kind, prompt in (("training", ""), ("reconstruction", plain_prompt), ("untrained", plain_prompt))
+    )
+    pictures = [[_decoded(each) for each in some] for some in (training, [*plain, *untrained])]
+    masks = [decode_drawn_mask(each.png) for each in training]
+    own, drawn = without_background(pictures[0], masks, pictures[1], scorer)
+    return WithoutBackground(own, drawn[: len(plain)], drawn[len(plain) :])
 
 
 def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:

@@ -113,6 +113,15 @@ def decode_drawn(png: bytes) -> Image.Image:
         raise ValueError(f"a picture of the run folder is no PNG that can be read ({error})") from None
 
 
+def decode_drawn_mask(png: bytes) -> Image.Image | None:
+    """The mask of a training image in a run folder, 255 where the concept is, which is the PNG's alpha; None if it has none.
+
+    png: one that decode_drawn reads.
+    """
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+        return picture.getchannel("A") if picture.mode == "RGBA" else None
+
+
 def _refuse_large_tiles(image: Image.Image) -> None:
     """Raises ValueError for a TIFF whose tiles or strips, each unpacked whole, are far larger than the picture."""
     if image.format != "TIFF":

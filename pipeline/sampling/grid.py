@@ -51,7 +51,7 @@ def _fit(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageF
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) -> PNG bytes."""
+    """uint8 (H, W, 3), or (H, W, 4) with alpha -> PNG bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

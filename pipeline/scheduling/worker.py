@@ -302,9 +302,12 @@ class Worker:
         requests = requests_for(concept, self.settings.protocol, self.settings.inversion.seed)
         wanted = self.batch.run(lambda: wanted_of(self.backbone, concept, word.vectors, requests))
         drawn = samples_of(wanted, self.batch.draw(wanted))
+        # A mask becomes alpha, which readers of pictures leave out and the judge of the concept alone uses.
+        seen = (
+            images.pixels if images.masks is None else np.concatenate([images.pixels, images.masks[..., None]], axis=3)
+        )
         training = [
-            Sample(concept.name, "training", "", "", index, 0, encode_png(pixels))
-            for index, pixels in enumerate(images.pixels)
+            Sample(concept.name, "training", "", "", index, 0, encode_png(pixels)) for index, pixels in enumerate(seen)
         ]
         return training + drawn
 
