@@ -151,6 +151,9 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     }),
     "demo.make_concepts": ((), {"--art": NO_FOLDER}),
     "demo.make_picture": ((), {}),
+    "demo.applications": ((), {
+        "--output": NO_FOLDER, "--steps": number("--steps", "0"), "--pictures": number("--pictures", "2"),
+    }),
     "dreambench_plus_manifest": (("{folder}/plus",), {"--output": ("no-such-folder/x", "no-such-folder/x"), **LOG}),
     "dreambench_manifest": (("{folder}/bench",), {"--output": ("no-such-folder/x.csv", "no-such-folder/x.csv"), **LOG}),
 }  # fmt: skip
