@@ -205,11 +205,12 @@ def compare(
 ) -> int:
     codes = []
     base = RunFolder(output.folder(folder_of(variants[0], 0)))
-    left_out = set()
+    left_out: list[Variant] = []
     for seed, variant in ((seed, variant) for seed in range(arguments.seeds) for variant in variants):
         learned_from = manifest if variant.pictures is None else set_manifest(variant, base, manifest, output)
         if learned_from is None:
-            left_out.add(variant)
+            log.say("left out", f"variant   {variant.name}: left out, as no concept has so many pictures")
+            left_out.append(variant)
             continue
         log.say("variant", f"variant   {variant.name}: {variant}; training seed {seed}")
         request = RunRequest(
@@ -226,8 +227,6 @@ def compare(
         codes.append(exit_code(request, log))
         if codes[-1] > SOME_FAILED:
             return codes[-1]
-    for variant in left_out:
-        log.say("left out", f"variant   {variant.name}: left out, as no concept has so many pictures")
     points = [
         point
         for seed in range(arguments.seeds)
