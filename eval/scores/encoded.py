@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from eval.judges.background import PatchScorer, without_background
 from eval.judges.clip import Picture
 from eval.judges.outside_metric import Pictures, WordPictures
 from eval.judges.vision_language import VisionLanguageJudge
-from eval.scores.background import PatchScorer, without_background
 from eval.scores.metrics import Floats
 from pipeline.inputs.picture_file import decode_drawn, decode_drawn_mask
 from pipeline.models.base import placeholder_pattern

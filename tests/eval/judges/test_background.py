@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from eval.judges.background import PatchScorer, without_background
 from eval.judges.clip import load_clip
 from eval.judges.transformers_folder import load_transformers
-from eval.scores.background import PatchScorer, without_background
 from eval.scores.encoded import encode_concept
 from eval.scores.scoring import score_concept
 from pipeline.inputs.picture_file import decode_drawn, decode_drawn_mask

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eval.judges.clip import Picture
-from eval.scores.metrics import Floats
+from eval.judges.clip import Features, Picture
 
 HALF = 128  # of a mask's 255
 
@@ -23,9 +22,9 @@ HALF = 128  # of a mask's 255
 class PatchScorer(typing.Protocol):
     """A judge that has features of a picture's patches as well."""
 
-    def encode_images(self, pictures: Sequence[Picture]) -> Floats: ...
+    def encode_images(self, pictures: Sequence[Picture]) -> Features: ...
 
-    def encode_patches(self, pictures: Sequence[Picture]) -> Floats:
+    def encode_patches(self, pictures: Sequence[Picture]) -> Features:
         """-> (N, G, G, D), rows of patches from the top, vectors of length one."""
         ...
 
@@ -35,7 +34,7 @@ def without_background(
     masks: Sequence[Image.Image | None],
     pictures: Sequence[Image.Image],
     scorer: PatchScorer,
-) -> tuple[Floats, Floats]:
+) -> tuple[Features, Features]:
     """Features of the training images (M, D) and of the pictures (N, D), all on white.
 
     masks: of the training images, 255 where the concept is; the judge decides where one is None.
@@ -50,7 +49,7 @@ def without_background(
         inside = _least_like_the_border(patches)
     concept, background = (_mean_direction(patches[where]) for where in (inside, ~inside))
 
-    def cut_out(picture: Image.Image, own: Floats) -> Image.Image:
+    def cut_out(picture: Image.Image, own: Features) -> Image.Image:
         return _on_white(picture, Image.fromarray(np.uint8(255) * (own @ concept > own @ background)))
 
     alone = [
@@ -62,7 +61,7 @@ def without_background(
     return features[: len(alone)], features[len(alone) :]
 
 
-def _least_like_the_border(patches: Floats) -> npt.NDArray[np.bool_]:
+def _least_like_the_border(patches: Features) -> npt.NDArray[np.bool_]:
     border = np.ones(patches.shape[1:3], bool)
     border[1:-1, 1:-1] = False
     alike = patches @ _mean_direction(patches[:, border])
@@ -70,10 +69,10 @@ def _least_like_the_border(patches: Floats) -> npt.NDArray[np.bool_]:
     return least
 
 
-def _mean_direction(vectors: Floats) -> Floats:
+def _mean_direction(vectors: Features) -> Features:
     """(..., D) -> (D,), of length one; zeros if there are none."""
     mean = vectors.reshape(-1, vectors.shape[-1]).astype(np.float64).sum(axis=0)
-    unit: Floats = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    unit: Features = mean / max(float(np.linalg.norm(mean)), 1e-12)
     return unit
 
 
