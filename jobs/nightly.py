@@ -5,7 +5,7 @@
 
 It takes the options of invert_all.py. Words pass the gate before they are public (--gate), and a bad row is a failure of its own
 (--skip-invalid). The same command again goes on where the last one ended. A night that does not end with 0 is told to the webhook;
-the figures of every night go to --metrics.
+the figures of every night go to --prometheus.
 
 Exit codes: 0 a good night; 1 some concepts failed or have no score; 2 nothing was started; 3 the run was interrupted; 4 the gate
 said no: words were held back, or tonight's are worse than on the last good night.
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         help='receives a POST of {"text": ...} after a night that was not good (default: $WORDMINT_WEBHOOK)',
     )
     night.add_argument(
-        "--metrics",
+        "--prometheus",
         metavar="FILE|URL",
         help="Prometheus figures of the night: a file for node_exporter's textfile collector, or a Pushgateway's URL",
     )
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
     log = NightLog(arguments.log_format)
     show_log(arguments.log_format, verbose=arguments.verbose)
     try:
-        alerts = Alerts(arguments.webhook, arguments.metrics)
+        alerts = Alerts(arguments.webhook, arguments.prometheus)
     except ValueError as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED

@@ -194,9 +194,7 @@ def makefile_targets() -> set[str]:
 
 
 DOCUMENTS = [*MARKDOWN, *YAML, *SCRIPTS, *JOBS, *sorted((ROOT / "cluster").glob("*.py"))]
-SHARED = "".join(
-    (ROOT / "jobs" / "cli" / name).read_text("utf-8") for name in ("arguments.py", "training_arguments.py")
-)
+SHARED = "".join(path.read_text("utf-8") for path in sorted((ROOT / "jobs" / "cli").glob("*arguments.py")))
 OPTIONS_OF = {path.name: set(re.findall(r"\"(--[a-z][a-z-]+)\"", path.read_text("utf-8") + SHARED)) for path in JOBS}
 COMMANDS = [(path.relative_to(ROOT), command) for path in DOCUMENTS for command in commands(path)]
 

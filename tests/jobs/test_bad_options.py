@@ -106,7 +106,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--night": ("a/b", "--night 'a/b'"), "--history": UNKNOWN_STORE, "--baseline": ("no-night", "the baseline 'no-night'"),
         "--group-by": ("no-column", "there is no column 'no-column' to group by"),
         "--webhook": ("ftp://x", "--webhook 'ftp://x': it takes a URL"),
-        "--metrics": ("no-such-folder/x", "--metrics no-such-folder/x: there is no"),
+        "--prometheus": ("no-such-folder/x", "--prometheus no-such-folder/x: there is no"),
     }),
     "promote": (("{gated}",), {
         "--promote": ("nobody", "--promote nobody: no candidate"), "--roll-back": ("nobody", "--roll-back nobody: no word"),

@@ -66,7 +66,7 @@ def test_a_night_that_cannot_start_is_told_with_its_reason(
     """Catches the night on which the manifest was gone and nobody heard of it."""
     code = main([
         str(tmp_path / "gone.csv"), "--output", str(tmp_path / "run"), "--webhook", f"{receiver.url}/hook-secret",
-        "--metrics", str(tmp_path / "night.prom"),
+        "--prometheus", str(tmp_path / "night.prom"),
     ])  # fmt: skip
     assert code == 2
     told = receiver.told()
@@ -96,7 +96,7 @@ def test_a_receiver_that_refuses_is_said_without_its_address(
 
 
 def test_figures_go_to_a_pushgateway_as_prometheus_reads_them(receiver: Receiver) -> None:
-    Alerts(metrics=f"{receiver.url}/metrics/job/wordmint").export(
+    Alerts(prometheus=f"{receiver.url}/metrics/job/wordmint").export(
         {"wordmint_night_done": 3, "wordmint_night_seconds": 1.5}
     )
     ((method, path, body),) = receiver.got
@@ -116,7 +116,7 @@ def test_two_nights_in_one_command_each(tmp_path: Path, receiver: Receiver, caps
         manifest.write_text("\n".join(lines), encoding="utf-8")
         return main([
             str(manifest), "--output", str(tmp_path / "run"), "--steps", "4", "--slots", "2", "--workers", "1", "--night", name,
-            "--protocol", str(few_pictures(tmp_path)), "--webhook", receiver.url, "--metrics", str(prom), "--group-by", "shop",
+            "--protocol", str(few_pictures(tmp_path)), "--webhook", receiver.url, "--prometheus", str(prom), "--group-by", "shop",
             *more,
         ])  # fmt: skip
 

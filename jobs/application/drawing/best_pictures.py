@@ -47,7 +47,7 @@ def chooser(
         for word in there:
             row = rows.get(word, {})
             noun = row.get("class") or row.get("initializer") or ""
-            sentence = placeholder_pattern([word]).sub(noun, sentence)
+            sentence = placeholder_pattern([word]).sub(noun.replace("\\", r"\\"), sentence)
         order = best_first(
             scorer,
             [each.pixels for each in drawn],

@@ -28,19 +28,25 @@ class AlertError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """webhook: receives a POST of {"text": ...}, as Slack, Teams and Mattermost read it. metrics: a file for node_exporter's
+    """webhook: receives a POST of {"text": ...}, as Slack, Teams and Mattermost read it. prometheus: a file for node_exporter's
     textfile collector, or the URL of a Pushgateway's group, such as http://pushgateway:9091/metrics/job/wordmint.
     Raises ValueError with the option.
     """
 
     webhook: str | None = None
-    metrics: str | None = None
+    prometheus: str | None = None
 
     def __post_init__(self) -> None:
         if self.webhook is not None and not _is_web(self.webhook):
             raise ValueError(f"--webhook {self.webhook[:20]!r}: it takes a URL that begins with https:// or http://")
-        if self.metrics is not None and not _is_web(self.metrics) and not Path(self.metrics).absolute().parent.is_dir():
-            raise ValueError(f"--metrics {self.metrics}: there is no folder {Path(self.metrics).absolute().parent}")
+        if (
+            self.prometheus is not None
+            and not _is_web(self.prometheus)
+            and not Path(self.prometheus).absolute().parent.is_dir()
+        ):
+            raise ValueError(
+                f"--prometheus {self.prometheus}: there is no folder {Path(self.prometheus).absolute().parent}"
+            )
 
     def send(self, text: str, **fields: object) -> None:
         """Raises AlertError."""
@@ -50,18 +56,18 @@ class Alerts:
 
     def export(self, figures: Mapping[str, float]) -> None:
         """Raises AlertError."""
-        if self.metrics is None:
+        if self.prometheus is None:
             return
         data = prometheus_text(figures).encode()
-        if _is_web(self.metrics):
-            _request("--metrics", self.metrics, "PUT", data, "text/plain; version=0.0.4")
+        if _is_web(self.prometheus):
+            _request("--prometheus", self.prometheus, "PUT", data, "text/plain; version=0.0.4")
             return
         try:
-            part = Path(f"{self.metrics}.part")  # the collector must not read half a file
+            part = Path(f"{self.prometheus}.part")  # the collector must not read half a file
             part.write_bytes(data)
-            part.replace(self.metrics)
+            part.replace(self.prometheus)
         except OSError as error:
-            raise AlertError(f"--metrics {self.metrics}: {error}") from error
+            raise AlertError(f"--prometheus {self.prometheus}: {error}") from error
 
 
 def prometheus_text(figures: Mapping[str, float]) -> str:
