@@ -32,6 +32,8 @@ from pipeline.sampling.grid import encode_png
 from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import EarlyStop, InversionSettings
+from pipeline.store.damaged import say_damaged
+from pipeline.store.parquet.parquet_tables import TableError, table_of
 from pipeline.store.storage import Storage, StorageNotFoundError
 from pipeline.training.early_stopping import VALIDATION_IMAGES, is_look
 from pipeline.training.inversion import train_step
@@ -118,8 +120,10 @@ def _measure_part(folder: Storage, model: Model, clip: str, recipe: Recipe, conc
     made_by = repr((model.digest, clip, recipe, PROTOCOL, [(each.name, each.initializer) for each in concepts]))
     path = f"curve/part-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.parquet"
     try:
-        return pq.read_table(pa.BufferReader(folder.read_bytes(path)))
-    except StorageNotFoundError:
+        return table_of(folder.read_bytes(path))
+    except (StorageNotFoundError, TableError) as error:
+        if isinstance(error, TableError):
+            say_damaged(path, str(error))
         rows = measured(load_backbone(model.name), clip, recipe, concepts)
     table = pa.Table.from_pylist([asdict(row) for row in rows], MEASURED)
     sink = pa.BufferOutputStream()

@@ -1,12 +1,10 @@
 """The ways of learning a word that compare.py compares, and their points in the plane."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -22,6 +20,7 @@ from pipeline.protocols import Protocol
 from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import ModelSettings
+from pipeline.store.parquet.parquet_tables import stored_table
 from pipeline.store.parts import read_layout
 from pipeline.store.run_folder import RunFolder
 
@@ -147,7 +146,7 @@ def untrained_name(column: str | None) -> str:
 
 
 def _concepts(run: RunFolder) -> list[dict[str, Any]]:
-    return list(pq.read_table(io.BytesIO(run.storage.read_bytes("report/concepts.parquet"))).to_pylist())
+    return list(stored_table(run.storage, "report/concepts.parquet").to_pylist())
 
 
 def _number(value: float | None) -> float:

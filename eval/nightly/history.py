@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from eval.nightly.gate import Change, Comparison, Pairs, compare, paired
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, with_nan, without_nan
 from eval.scores.summary import ConceptSummary, Estimate, mean_of
+from pipeline.store.parquet.parquet_tables import stored_table
 from pipeline.store.run_tables import KEY
 from pipeline.store.storage import Storage
 
@@ -149,7 +150,7 @@ class History:
         self._folder.write_bytes(verdict.night + self._suffix, sink.getvalue())
 
     def _read(self, night: str) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self._folder.read_bytes(night + self._suffix)))
+        return stored_table(self._folder, night + self._suffix)
 
 
 def judge_night(

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store.damaged import DamagedFileError, say_damaged
+from pipeline.store.parquet.parquet_tables import TableError, table_of
 from pipeline.store.run_folder import RunFolder
-from pipeline.store.storage import StorageError, StorageNotFoundError
+from pipeline.store.storage import StorageNotFoundError
 
 # Concepts in a part. Samples take megabytes a concept, embeddings and scores kilobytes; a part must fit into memory.
 FEW, MANY = 16, 512
@@ -84,12 +85,10 @@ def part_path(table: str, number: int, parts: int) -> str:
 def read_table(run: RunFolder, path: str, columns: list[str] | None = None) -> pa.Table | None:
     """One part; None if it is not written yet or is damaged, and then its rows are made again."""
     try:
-        return pq.read_table(pa.BufferReader(run.storage.read_bytes(path)), columns=columns)
+        return table_of(run.storage.read_bytes(path), columns)
     except StorageNotFoundError:
         return None
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, StorageError):
-            raise
+    except TableError as error:
         say_damaged(path, str(error))
         return None
 

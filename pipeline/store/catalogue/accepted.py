@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.damaged import DamagedFileError
+from pipeline.store.parquet.parquet_tables import TableError, table_of
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder, short
 from pipeline.store.run_tables import EMBEDDINGS, KEY
@@ -61,7 +62,7 @@ def is_gated(run: RunFolder) -> bool:
 def read_judged(run: RunFolder) -> list[JudgedWord]:
     """() for a folder without a gate. Raises DamagedFileError."""
     try:
-        table = pq.read_table(pa.BufferReader(run.storage.read_bytes(TABLE))).select(JUDGED.names).cast(JUDGED)
+        table = table_of(run.storage.read_bytes(TABLE)).select(JUDGED.names).cast(JUDGED)
         if empty := [name for name in STATED if table[name].null_count]:
             raise TypeError(f"a row without {empty[0]}")
         if odd := set(table["state"].to_pylist()).difference(get_args(State)):
@@ -69,7 +70,7 @@ def read_judged(run: RunFolder) -> list[JudgedWord]:
         return [JudgedWord(**row) for row in table.to_pylist()]
     except StorageNotFoundError:
         return []
-    except (pa.ArrowException, TypeError, KeyError) as error:
+    except (TableError, pa.ArrowException, TypeError, KeyError) as error:
         raise DamagedFileError(
             f"{TABLE} is damaged: {error}; delete it, and the next gated run takes the words in words/ as accepted"
         ) from None
