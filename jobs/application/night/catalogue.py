@@ -55,14 +55,17 @@ def follow_manifest(
     retired_days: int,
 ) -> Catalogue:
     """Writes the manifest's list, retires what is gone, brings back what returned, and says so."""
+    mine = ManifestList(manifest.url, names_of(manifest), manifest.types)
+    if read_lists(run):
+        write_list(run, mine)  # first, since its list may be damaged, and would count as listing every word
     catalogue = look_at(run, manifest, planned, only_this_manifest=only_this_manifest)
     others = _others(run, manifest)
     for one in others:
         if only_this_manifest:
             forget_list(run, one.manifest)
-        else:
+        elif one.manifest:
             write_list(run, one)  # of a folder of an older version there was none yet
-    write_list(run, ManifestList(manifest.url, names_of(manifest), manifest.types))
+    write_list(run, mine)
     bring_back(run, {name: planned.done[name] for name in catalogue.returned})
     names = listed(read_lists(run))
     retire(run, names, parts, today)

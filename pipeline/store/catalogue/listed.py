@@ -7,13 +7,17 @@ from a file of its own, takes nothing away from the others'. A folder of an olde
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.logged_events import log_event
 from pipeline.store.damaged import DamagedFileError
 from pipeline.store.run_folder import RunFolder
+from pipeline.text_files import visible
 
+_log = logging.getLogger(__name__)
 FOLDER = "_manifests"
 
 
@@ -21,8 +25,8 @@ FOLDER = "_manifests"
 class ManifestList:
     """One manifest as its latest run found it.
 
-    manifest: as it was given to the run, without credentials. concepts: the names of its rows, the bad ones too.
-    types: carried column -> "integer", "number", "boolean" or "text".
+    manifest: as it was given to the run, without credentials; "" for a damaged list. concepts: the names of its rows, the bad
+    ones too. types: carried column -> "integer", "number", "boolean" or "text".
     """
 
     manifest: str
@@ -39,9 +43,24 @@ def forget_list(run: RunFolder, manifest: str) -> None:
 
 
 def read_lists(run: RunFolder) -> tuple[ManifestList, ...]:
-    """() for a folder of an older version. Raises DamagedFileError: what a list says cannot be guessed."""
-    names = [name for name in run.storage.names(FOLDER) if name.endswith(".json")]
-    return tuple(_list(run.read_json(f"{FOLDER}/{name}"), f"{FOLDER}/{name}") for name in names)
+    """() for a folder of an older version.
+
+    What a damaged list named cannot be known, so it counts as one without a manifest that lists every word: nothing retires
+    until the next run of its manifest writes it anew.
+    """
+    return tuple(_read(run, f"{FOLDER}/{name}") for name in run.storage.names(FOLDER) if name.endswith(".json"))
+
+
+def _read(run: RunFolder, path: str) -> ManifestList:
+    try:
+        return _list(run.read_json(path), path)
+    except DamagedFileError as error:
+        cause, until = (
+            f"{path} is damaged ({visible(str(error)[:200])})",
+            "until its manifest runs again no word retires",
+        )
+        log_event(_log, "file_damaged", cause, until)
+        return ManifestList("", tuple(sorted({name for name, _ in run.committed()})))
 
 
 def listed(lists: Iterable[ManifestList]) -> frozenset[str]:
@@ -57,7 +76,7 @@ def _list(content: Mapping[str, Any], path: str) -> ManifestList:
             dict(content["types"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{path} is damaged: {error!r}; delete it, and run its manifest again") from None
+        raise DamagedFileError(f"{path} is damaged: {error!r}") from None
 
 
 def _path(manifest: str) -> str:

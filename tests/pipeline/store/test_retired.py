@@ -11,7 +11,6 @@ import pipeline.store.catalogue.retired as retiring
 from pipeline.records import Concept
 from pipeline.store.catalogue.listed import ManifestList, listed, read_lists, write_list
 from pipeline.store.catalogue.retired import bring_back, forget_old, retire, retired_names
-from pipeline.store.damaged import DamagedFileError
 from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.publish import publish
 from pipeline.store.run_folder import RunFolder
@@ -123,7 +122,16 @@ def test_a_concept_is_listed_while_any_manifest_lists_it(run: RunFolder) -> None
     assert listed(read_lists(run)) == {"ant", "cow"}
 
 
-def test_a_damaged_list_is_told_by_name_and_retires_nothing(run: RunFolder) -> None:
-    run.storage.write_bytes("_manifests/0123.json", b'{"manifest": "all.csv"}')
-    with pytest.raises(DamagedFileError, match=r"_manifests/0123\.json is damaged"):
-        read_lists(run)
+@pytest.mark.parametrize(
+    "data", [b"", b'{"manifest": "all.csv"}', b'{"manifest": "a", "concepts": 3, "types": {}}', b"["]
+)
+def test_a_damaged_list_is_told_by_name_and_retires_nothing(
+    run: RunFolder, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a torn list that ends every run, and one whose words retire as nobody lists them."""
+    write_list(run, ManifestList("some.csv", ("ant",)))
+    run.storage.write_bytes("_manifests/0123.json", data)
+    lists = read_lists(run)
+    assert "_manifests/0123.json is damaged" in caplog.text
+    assert listed(lists) >= {name for name, _ in run.committed()}
+    assert retire(run, listed(lists), create_layout(run, 3), date(2026, 1, 31)) == ()
