@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from jobs.application.requests import Listener
 from pipeline.inputs.manifest import Manifest
 from pipeline.scheduling.planning import Plan
-from pipeline.store.catalogue.listed import ManifestList, forget_list, listed, read_lists, write_list
+from pipeline.store.catalogue.listed import ManifestList, forget_others, has_lists, listed, read_lists, write_list
 from pipeline.store.catalogue.retired import bring_back, forget_old, retire, retired_names, retired_words
 from pipeline.store.locations import all_without_credentials
 from pipeline.store.run_folder import RunFolder
@@ -33,10 +33,14 @@ class Catalogue:
 
 
 def look_at(run: RunFolder, manifest: Manifest, planned: Plan, *, only_this_manifest: bool = False) -> Catalogue:
-    """Reads only. only_this_manifest: what other manifests list is gone as well. Raises DamagedFileError."""
+    """Reads only. only_this_manifest: what other manifests list is gone as well."""
+    return _catalogue(run, manifest, planned, [] if only_this_manifest else _others(run, manifest))
+
+
+def _catalogue(run: RunFolder, manifest: Manifest, planned: Plan, others: Sequence[ManifestList]) -> Catalogue:
     words = frozenset(name for name, _ in run.committed())
     mine = frozenset(names_of(manifest))
-    theirs = frozenset() if only_this_manifest else listed(_others(run, manifest)) - mine
+    theirs = listed(others) - mine
     retired = frozenset(word.concept for word in retired_words(run))
     back = {(word.concept, word.short) for word in retired_words(run)}
     returned = frozenset(name for name, fingerprint in planned.done.items() if (name, fingerprint[:16]) in back)
@@ -55,17 +59,14 @@ def follow_manifest(
     retired_days: int,
 ) -> Catalogue:
     """Writes the manifest's list, retires what is gone, brings back what returned, and says so."""
-    mine = ManifestList(manifest.url, names_of(manifest), manifest.types)
-    if read_lists(run):
-        write_list(run, mine)  # first, since its list may be damaged, and would count as listing every word
-    catalogue = look_at(run, manifest, planned, only_this_manifest=only_this_manifest)
-    others = _others(run, manifest)
+    others = [] if only_this_manifest else _others(run, manifest)
+    catalogue = _catalogue(run, manifest, planned, others)
+    if only_this_manifest:
+        forget_others(run, manifest.url)
     for one in others:
-        if only_this_manifest:
-            forget_list(run, one.manifest)
-        elif one.manifest:
+        if one.manifest:
             write_list(run, one)  # of a folder of an older version there was none yet
-    write_list(run, mine)
+    write_list(run, ManifestList(manifest.url, names_of(manifest), manifest.types))
     bring_back(run, {name: planned.done[name] for name in catalogue.returned})
     names = listed(read_lists(run))
     retire(run, names, parts, today)
@@ -88,8 +89,8 @@ def columns_digest(manifest: Manifest, others: Collection[str]) -> str:
 
 def _others(run: RunFolder, manifest: Manifest) -> list[ManifestList]:
     """The other manifests' lists. A folder of an older version lists what it holds under the manifest of its last run."""
-    if lists := read_lists(run):
-        return [one for one in lists if one.manifest != manifest.url]
+    if has_lists(run):
+        return list(read_lists(run, but=manifest.url))
     try:
         before = str(run.read_json("run.json")["manifest"])
     except (StorageError, KeyError):

@@ -38,28 +38,34 @@ def write_list(run: RunFolder, one: ManifestList) -> None:
     run.write_json(_path(one.manifest), asdict(one))
 
 
-def forget_list(run: RunFolder, manifest: str) -> None:
-    run.storage.delete(_path(manifest))
+def forget_others(run: RunFolder, manifest: str) -> None:
+    """Removes the lists of all other manifests."""
+    for path in _paths(run):
+        if path != _path(manifest):
+            run.storage.delete(path)
 
 
-def read_lists(run: RunFolder) -> tuple[ManifestList, ...]:
-    """() for a folder of an older version.
+def has_lists(run: RunFolder) -> bool:
+    """False for a folder of an older version."""
+    return bool(_paths(run))
+
+
+def read_lists(run: RunFolder, but: str | None = None) -> tuple[ManifestList, ...]:
+    """() for a folder of an older version. but: a manifest whose list is not read.
 
     What a damaged list named cannot be known, so it counts as one without a manifest that lists every word: nothing retires
     until the next run of its manifest writes it anew.
     """
-    return tuple(_read(run, f"{FOLDER}/{name}") for name in run.storage.names(FOLDER) if name.endswith(".json"))
+    left_out = None if but is None else _path(but)
+    return tuple(_read(run, path) for path in _paths(run) if path != left_out)
 
 
 def _read(run: RunFolder, path: str) -> ManifestList:
     try:
         return _list(run.read_json(path), path)
     except DamagedFileError as error:
-        cause, until = (
-            f"{path} is damaged ({visible(str(error)[:200])})",
-            "until its manifest runs again no word retires",
-        )
-        log_event(_log, "file_damaged", cause, until)
+        cause = f"{path} is damaged ({visible(str(error)[:200])})"
+        log_event(_log, "file_damaged", cause, "until its manifest runs again no word retires")
         return ManifestList("", tuple(sorted({name for name, _ in run.committed()})))
 
 
@@ -77,6 +83,10 @@ def _list(content: Mapping[str, Any], path: str) -> ManifestList:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}") from None
+
+
+def _paths(run: RunFolder) -> list[str]:
+    return [f"{FOLDER}/{name}" for name in run.storage.names(FOLDER) if name.endswith(".json")]
 
 
 def _path(manifest: str) -> str:

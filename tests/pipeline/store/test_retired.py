@@ -9,7 +9,7 @@ import pytest
 
 import pipeline.store.catalogue.retired as retiring
 from pipeline.records import Concept
-from pipeline.store.catalogue.listed import ManifestList, listed, read_lists, write_list
+from pipeline.store.catalogue.listed import ManifestList, forget_others, listed, read_lists, write_list
 from pipeline.store.catalogue.retired import bring_back, forget_old, retire, retired_names
 from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.publish import publish
@@ -134,4 +134,13 @@ def test_a_damaged_list_is_told_by_name_and_retires_nothing(
     lists = read_lists(run)
     assert "_manifests/0123.json is damaged" in caplog.text
     assert listed(lists) >= {name for name, _ in run.committed()}
+    assert read_lists(run, but="some.csv") == lists[:1] == (ManifestList("", tuple(sorted(listed(lists[:1])))),)
     assert retire(run, listed(lists), create_layout(run, 3), date(2026, 1, 31)) == ()
+
+
+def test_a_damaged_list_goes_with_the_other_manifests(run: RunFolder) -> None:
+    """Catches --only-this-manifest that retires nothing, as a torn list of another manifest stays."""
+    write_list(run, ManifestList("some.csv", ("ant",)))
+    run.storage.write_bytes("_manifests/0123.json", b"")
+    forget_others(run, "some.csv")
+    assert read_lists(run) == (ManifestList("some.csv", ("ant",)),)
