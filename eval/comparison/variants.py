@@ -14,7 +14,7 @@ from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of
 from eval.scores.encoded import encode_concept
 from eval.scores.score_run import load_scorer
 from eval.scores.scoring import score_concept
-from pipeline.models.base import PromptError, placeholder_pattern
+from pipeline.models.base import PromptError, in_its_place
 from pipeline.models.load import load_backbone
 from pipeline.protocols import Protocol
 from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
@@ -125,8 +125,10 @@ def _untrained_points(
         if column is None:
             requests = [replace(each, trained=False) for each in requests]
         else:
-            pattern, caption = placeholder_pattern([concept.placeholder]), concept.carried[column].replace("\\", r"\\")
-            requests = [replace(each, prompt=pattern.sub(caption, each.prompt)) for each in requests]
+            caption = concept.carried[column]
+            requests = [
+                replace(each, prompt=in_its_place(each.prompt, concept.placeholder, caption)) for each in requests
+            ]
         try:
             drawn = draw_pictures(
                 backbone, wanted_of(backbone, concept, word.vectors, requests), protocol, model.resolution

@@ -1,7 +1,7 @@
 """One concept's pictures with their features: what every metric is computed from."""
 
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from eval.judges.outside_metric import Pictures, WordPictures
 from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.metrics import Floats
 from pipeline.inputs.picture_file import decode_drawn, decode_drawn_mask
-from pipeline.models.base import placeholder_pattern
+from pipeline.models.base import in_its_place
 from pipeline.records import AGAINST, Concept, Sample, SampleKind
 
 
@@ -113,7 +113,7 @@ def _with_noun(sample: Sample, concept: Concept) -> str:
     # A prompt of a negative word, or one that names the class anyway, is asked as it is.
     if not noun or AGAINST in sample.prompt or noun in sample.stated:
         return sample.stated
-    return " ".join(placeholder_pattern([concept.placeholder]).sub(lambda _: noun, sample.prompt).split())
+    return " ".join(in_its_place(sample.prompt, concept.placeholder, noun).split())
 
 
 def _without_background(samples: Sequence[Sample], scorer: PatchScorer) -> WithoutBackground:
@@ -136,16 +136,12 @@ def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:
 def word_pictures(encoded: Encoded) -> WordPictures:
     """The same pictures for a metric from outside. Raises ValueError for one that cannot be decoded."""
 
-    def pixels(samples: Iterable[Sample]) -> Pictures:
-        return tuple(np.array(_decoded(each).convert("RGB")) for each in samples)
-
     def of(kind: SampleKind, prompt: str) -> Pictures:
-        return pixels(each for each in encoded.samples if each.kind == kind and each.prompt == prompt)
+        return tuple(np.array(each.convert("RGB")) for each in encoded.pictures(kind, prompt))
 
     plain = encoded.plain_prompt
-    training = pixels(each for each in encoded.samples if each.kind == "training")
     return WordPictures(
-        encoded.concept, training, plain, of("reconstruction", plain), of("untrained", plain),
+        encoded.concept, of("training", ""), plain, of("reconstruction", plain), of("untrained", plain),
         {prompt: of("edit", prompt) for prompt in encoded.edits}, encoded.edits,
     )  # fmt: skip
 

@@ -197,11 +197,13 @@ def stream(
             max_task_retries=TRIES,
         )
         rows: list[dict[str, Any]] = []
+        fresh = 0
         for row in scored.iter_rows():
             rows.append(row)
-            step(sum(each["fresh"] for each in rows), len(names))
+            fresh += row["fresh"]
+            step(fresh, len(names))
     failures = [Failure(**each) for row in rows for each in json.loads(row["failures"])]
-    return sum(row["fresh"] for row in rows), failures
+    return fresh, failures
 
 
 class Scorer:

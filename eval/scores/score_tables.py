@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from eval.judges.clip import ClipScorer
 from eval.scores.encoded import Encoded, Judge
+from pipeline.models.base import in_its_place
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Score
 from pipeline.store.run_tables import KEY
@@ -119,7 +120,7 @@ def picture_rows(
     stated = [("text", prompt, text) for prompt, text in encoded.edits.items()]
     if concept.noun:
         plain = encoded.plain_prompt
-        stated.append(("class", plain, plain.replace(concept.placeholder, concept.noun)))
+        stated.append(("class", plain, in_its_place(plain, concept.placeholder, concept.noun)))
     if texts is not None and stated:
         features = texts.encode_texts([text for _, _, text in stated])
         rows += [

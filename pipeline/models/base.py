@@ -285,6 +285,15 @@ def placeholder_pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(_whole, longest_first)) or r"(?!)", re.IGNORECASE)
 
 
+def in_its_place(sentence: str, placeholder: str, text: str) -> str:
+    """The sentence with `text`, as it is, wherever the placeholder stands.
+
+    >>> in_its_place("a photo of <cat> at night", "<cat>", "a tabby")
+    'a photo of a tabby at night'
+    """
+    return placeholder_pattern([placeholder]).sub(lambda _: text, sentence)
+
+
 def _whole(name: str) -> str:
     before = r"(?<!\w)" if re.match(r"\w", name) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", name) else ""

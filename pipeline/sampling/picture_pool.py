@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.models.base import Backbone, alias, placeholder_pattern
+from pipeline.models.base import Backbone, alias, in_its_place
 from pipeline.protocols import Protocol
 from pipeline.records import AGAINST, OUT, Concept
 from pipeline.sampling.prompting import Request
@@ -39,7 +39,7 @@ class Wanted:
         that is a word before training.
         """
         prompt = self.request.prompt if self.request.trained else self.request.prompt.partition(AGAINST)[0]
-        return placeholder_pattern([self.concept.placeholder]).sub(lambda _: name, prompt)
+        return in_its_place(prompt, self.concept.placeholder, name)
 
     @property
     def content(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.models.base import PromptError, placeholder_pattern, refuse_ambiguous
+from pipeline.models.base import PromptError, in_its_place, refuse_ambiguous
 from pipeline.protocols.protocol import Protocol, ProtocolError, fill
 from pipeline.randomness import derive_seed
 from pipeline.records import AGAINST, Concept, SampleKind
@@ -93,7 +93,7 @@ def _seed(seed: int, concept: Concept, protocol: Protocol, template: str, index:
 
 def leave_out(prompt: str, placeholder: str) -> str:
     """The prompt without the word, whatever its case: the text that editability is scored against (paper, section 5.1)."""
-    return _tidy(placeholder_pattern([placeholder]).sub(" ", prompt))
+    return _tidy(in_its_place(prompt, placeholder, " "))
 
 
 def _tidy(prompt: str) -> str:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from eval.judges.best_of import best_first
 from eval.judges.clip import load_clip
 from pipeline.inputs.picture_file import decode_drawn
-from pipeline.models.base import placeholder_pattern
+from pipeline.models.base import in_its_place
 from pipeline.sampling.generation import Drawing, words_in
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
@@ -47,7 +47,7 @@ def chooser(
         for word in there:
             row = rows.get(word, {})
             noun = row.get("class") or row.get("initializer") or ""
-            sentence = placeholder_pattern([word]).sub(noun.replace("\\", r"\\"), sentence)
+            sentence = in_its_place(sentence, word, noun)
         order = best_first(
             scorer,
             [each.pixels for each in drawn],
