@@ -121,10 +121,11 @@ def _measure_part(folder: Storage, model: Model, clip: str, recipe: Recipe, conc
     path = f"curve/part-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.parquet"
     try:
         return table_of(folder.read_bytes(path))
-    except (StorageNotFoundError, TableError) as error:
-        if isinstance(error, TableError):
-            say_damaged(path, str(error))
-        rows = measured(load_backbone(model.name), clip, recipe, concepts)
+    except StorageNotFoundError:
+        pass
+    except TableError as error:
+        say_damaged(path, str(error))
+    rows = measured(load_backbone(model.name), clip, recipe, concepts)
     table = pa.Table.from_pylist([asdict(row) for row in rows], MEASURED)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

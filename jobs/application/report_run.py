@@ -121,16 +121,13 @@ def write_report(
     page = render_report(summary, Grids(run, step), read_failures(run), plain, title, background)
     run.storage.write_bytes("report/index.html", page.encode())
     run.write_json("report/summary.json", summary_json(summary) | ({"pairs": pairs_json(pairs)} if pairs else {}))
-    sink = io.BytesIO()
     types = {column: kind for one in read_lists(run) for column, kind in one.types.items()}
-    pq.write_table(concept_rows(summary, types), sink)
-    run.storage.write_bytes("report/concepts.parquet", sink.getvalue())
-    if (repeats := repeat_rows(summary)) is None:
-        run.storage.delete("report/repeats.parquet")
-    else:
-        sink = io.BytesIO()
-        pq.write_table(repeats, sink)
-        run.storage.write_bytes("report/repeats.parquet", sink.getvalue())
+    for name, table in (("concepts", concept_rows(summary, types)), ("repeats", repeat_rows(summary))):
+        if table is None:
+            run.storage.delete(f"report/{name}.parquet")
+        else:
+            pq.write_table(table, sink := io.BytesIO())
+            run.storage.write_bytes(f"report/{name}.parquet", sink.getvalue())
     return summary
 
 

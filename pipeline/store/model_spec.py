@@ -84,12 +84,12 @@ def metadata_of(data: bytes) -> dict[str, str]:
 
 def stated_in(data: bytes) -> dict[str, str]:
     """What a word file says of itself, by the specification's keys without their prefix: printable text, without credentials."""
-    found = {
+    stated = {
         key.removeprefix(PREFIX): "".join(sign if sign.isprintable() else " " for sign in value).strip()
         for key, value in sorted(metadata_of(data).items())
         if key.startswith(PREFIX) and len(key) <= LONGEST_NAME and len(value) <= LONGEST_VALUE
     }
-    said = [(key, without_credentials(value)) for key, value in found.items() if key.isprintable() and value]
+    said = [(key, without_credentials(value)) for key, value in stated.items() if key.isprintable() and value]
     return dict(said[:MOST_STATED])
 
 

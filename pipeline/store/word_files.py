@@ -191,27 +191,27 @@ def _tensors_of(data: bytes) -> dict[str, Any]:
 def _read_torch(data: bytes) -> tuple[str, dict[str, Any]]:
     try:
         file = TorchFile(data)
-        name, found = _unpacked(file.content)
+        name, content = _unpacked(file.content)
         tensors = {
-            key: file.tensor(value) if isinstance(value, StoredTensor) else value for key, value in found.items()
+            key: file.tensor(value) if isinstance(value, StoredTensor) else value for key, value in content.items()
         }
     except TorchFileError as error:
         raise WordFileError(str(error)) from error
     return _sort_out(tensors, name)
 
 
-def _unpacked(found: Any) -> tuple[str, dict[str, Any]]:
+def _unpacked(content: Any) -> tuple[str, dict[str, Any]]:
     """The word's name, "" where there is none, and what is stored of its tensors."""
     name: object = ""
-    if isinstance(found, dict) and "string_to_param" in found:
-        name, found = found.get("name"), found["string_to_param"]
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+    if isinstance(content, dict) and "string_to_param" in content:
+        name, content = content.get("name"), content["string_to_param"]
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         raise WordFileError(MODEL)
-    if isinstance(found, StoredTensor):
-        found = {A1111: found}
-    if not isinstance(found, dict):
-        raise WordFileError(f"expected a word's tensors by name, found a {type(found).__name__}")
-    return name if isinstance(name, str) else "", {str(key): value for key, value in found.items()}
+    if isinstance(content, StoredTensor):
+        content = {A1111: content}
+    if not isinstance(content, dict):
+        raise WordFileError(f"expected a word's tensors by name, found a {type(content).__name__}")
+    return name if isinstance(name, str) else "", {str(key): value for key, value in content.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -20,10 +20,10 @@ SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 def merges_file() -> Path:
     """Raises FileNotFoundError where open_clip is not installed."""
-    found = importlib.util.find_spec("open_clip")  # to import it would import torch
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("open_clip")  # to import it would import torch
+    if spec is None or spec.origin is None:
         raise FileNotFoundError("open_clip, which ships CLIP's vocabulary, is not installed")
-    return Path(found.origin).parent / MERGES
+    return Path(spec.origin).parent / MERGES
 
 
 @cache

@@ -221,6 +221,6 @@ def _values(path: Path, stored: Stored) -> np.ndarray:
         raise SingleFileError(f"{path.name} does not say what it predicts, in metadata modelspec.prediction_type")
     with path.open("rb") as opened:
         opened.seek(stored.begin)
-        found = np.frombuffer(opened.read(stored.end - stored.begin), plain[stored.dtype])
+        numbers = np.frombuffer(opened.read(stored.end - stored.begin), plain[stored.dtype])
     # A bfloat16 is the upper half of a float32.
-    return (found.astype("<u4") << 16).view("<f4") if stored.dtype == "BF16" else found.astype(np.float64)
+    return (numbers.astype("<u4") << 16).view("<f4") if stored.dtype == "BF16" else numbers.astype(np.float64)

@@ -33,12 +33,12 @@ def load_converted(file: Path, part: str, kind: type[Any], folder: Path, dtype: 
         tensors = {name: opened.get_tensor(name) for name in opened.keys() if where.loads(name)}  # noqa: SIM118
     module = empty_part(kind, folder)
     try:
-        found = converted(tensors, where.prefix, module)
+        state = converted(tensors, where.prefix, module)
     except SingleFileError as error:
         raise SingleFileError(f"{file.name}, {part}: {error}") from error
     if issubclass(kind, PreTrainedModel):
-        return kind.from_pretrained(None, config=module.config, state_dict=found, dtype=dtype)
-    return kind.from_single_file(found, config=str(folder), local_files_only=True, torch_dtype=dtype)
+        return kind.from_pretrained(None, config=module.config, state_dict=state, dtype=dtype)
+    return kind.from_single_file(state, config=str(folder), local_files_only=True, torch_dtype=dtype)
 
 
 def empty_part(kind: type[Any], folder: Path) -> Any:
@@ -52,20 +52,20 @@ def empty_part(kind: type[Any], folder: Path) -> Any:
 
 def converted(tensors: Mapping[str, Tensor], prefix: str, module: Any) -> dict[str, Tensor]:
     """The tensors of a part under its module's own names. Raises SingleFileError unless they are just the module's."""
-    found = _renamed(dict(tensors), prefix, module)
+    renamed = _renamed(dict(tensors), prefix, module)
     wanted = module.state_dict()
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [name for name in wanted if name not in renamed]:
         raise SingleFileError(f"the file lacks {_listed(missing)} (in diffusers' names)")
-    used = {id(value) for value in found.values()}
+    used = {id(value) for value in renamed.values()}
     left = [name for name, value in tensors.items() if id(value) not in used and not CHANGED.search(name)]
-    if more := left + [name for name in found if name not in wanted]:
+    if more := left + [name for name in renamed if name not in wanted]:
         raise SingleFileError(f"the file has {_listed(more)}, which this model does not have")
-    if other := [name for name, value in found.items() if value.shape != wanted[name].shape]:
+    if other := [name for name, value in renamed.items() if value.shape != wanted[name].shape]:
         shapes = ", ".join(
-            f"{name} of {tuple(found[name].shape)} for {tuple(wanted[name].shape)}" for name in other[:2]
+            f"{name} of {tuple(renamed[name].shape)} for {tuple(wanted[name].shape)}" for name in other[:2]
         )
         raise SingleFileError(f"the file has weights of another size: {shapes}")
-    return found
+    return renamed
 
 
 def _renamed(tensors: dict[str, Tensor], prefix: str, module: nn.Module) -> dict[str, Tensor]:
@@ -75,15 +75,15 @@ def _renamed(tensors: dict[str, Tensor], prefix: str, module: nn.Module) -> dict
         if prefix == "first_stage_model.":
             return dict(convert_ldm_vae_checkpoint(tensors, module.config))
         if prefix.endswith(f".{OPEN_CLIP}"):
-            found = convert_open_clip_checkpoint(module, tensors, prefix)
+            renamed = convert_open_clip_checkpoint(module, tensors, prefix)
         else:
-            found = convert_ldm_clip_checkpoint(tensors)
+            renamed = convert_ldm_clip_checkpoint(tensors)
     except (KeyError, IndexError, AttributeError) as error:  # of a tensor that is not there
         raise SingleFileError(f"the file lacks {error}") from error
     # transformers' CLIPTextModel has its layers at the top, CLIPTextModelWithProjection in text_model.
     if hasattr(module, "text_model"):
-        return dict(found)
-    return {name.removeprefix("text_model."): value for name, value in found.items()}
+        return dict(renamed)
+    return {name.removeprefix("text_model."): value for name, value in renamed.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -53,9 +53,9 @@ class TorchFile:
         if not every or last >= numbers.count or every > MOST_NUMBERS:
             raise TorchFileError(f"it has a tensor of shape {stored.size} which is empty or goes beyond its numbers")
         flat = torch.frombuffer(self._read[numbers.key], dtype=kind)
-        found = flat.as_strided(stored.size, stored.stride, stored.offset)
+        shaped = flat.as_strided(stored.size, stored.stride, stored.offset)
         return (
-            torch._neg_view(found) if stored.negative else found
+            torch._neg_view(shaped) if stored.negative else shaped
         )  # a view: the shape can be far larger than the numbers
 
 
@@ -99,15 +99,15 @@ def _old(data: bytes) -> tuple[Any, Callable[[str], bytes]]:
     if type(version) is not int or version != VERSION or little is not (sys.byteorder == "little"):
         raise TorchFileError("it is an unknown kind of old torch file, or from a machine with another order of bytes")
     content, keys = read_pickled(stream), read_pickled(stream).value
-    found: dict[str, bytes] = {}
+    stored: dict[str, bytes] = {}
     for key in keys if isinstance(keys, list) else ():
         numbers = content.numbers.get(key) if isinstance(key, str) else None
-        if numbers is None or key in found or int.from_bytes(stream.read(8), "little") != numbers.count:
+        if numbers is None or key in stored or int.from_bytes(stream.read(8), "little") != numbers.count:
             raise TorchFileError("its numbers are not those that its tensors are said to be made of")
         size = numbers.count * getattr(torch, numbers.kind).itemsize
-        found[key] = stream.read(size)
-        if len(found[key]) != size:
+        stored[key] = stream.read(size)
+        if len(stored[key]) != size:
             raise TorchFileError("it is cut short")
-    if found.keys() != content.numbers.keys():
+    if stored.keys() != content.numbers.keys():
         raise TorchFileError("it has not all numbers that its tensors are said to be made of")
-    return content.value, found.__getitem__
+    return content.value, stored.__getitem__

@@ -71,7 +71,6 @@ def test_other_parts_are_not_read_quantised(part: str, model: Path) -> None:
         find_model(stating(model, part, **INT8))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs the extra 'quantised'")
 @pytest.mark.parametrize("place", ["input", "output"])
 def test_a_word_reaches_through_eight_bits_what_it_reaches_through_the_same_numbers(
     place: WordPlace, tmp_path: Path
