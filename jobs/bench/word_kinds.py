@@ -33,7 +33,7 @@ from pipeline.records import AGAINST, Word
 from pipeline.sampling.blending import slerp
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings
-from pipeline.training.inversion import new_slot, train_step
+from pipeline.training.inversion import learn_to_the_end, new_slot, train_step
 
 MANIFEST = Path(__file__).parents[1] / "demo" / "manifest.csv"
 COMMON = InversionSettings(steps=48, learning_rate=1e-2, schedule="cosine", min_snr=0.1, early_stop="off")
@@ -108,10 +108,7 @@ def avoided(concepts: int, steps: int, pictures: int) -> dict[str, dict[str, flo
         seen = clip.encode_images(list(pixels))
         negative = replace(concept, placeholder="<word>", kind="negative", initializer=None)
         slot = new_slot(negative, pixels, backbone, replace(COMMON, steps=steps))
-        ended: list[Any] = []
-        while not ended:
-            ended = train_step(backbone, [slot])
-        words, prompt = {"<word>": ended[0][1].vectors}, f"a photo of a {concept.noun}"
+        words, prompt = {"<word>": learn_to_the_end(backbone, slot).vectors}, f"a photo of a {concept.noun}"
         nearness[concept.name] = {
             name: round(1 - float(image_similarity(clip.encode_images(list(drawn)), seen).mean()), 3)
             for name, asked in (("without", prompt), ("with", f"{prompt}{AGAINST}<word>"))

@@ -31,7 +31,7 @@ from pipeline.records import Concept, Word
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings
 from pipeline.store.word_files import encode_word
-from pipeline.training.inversion import new_slot, train_step
+from pipeline.training.inversion import learn_to_the_end, new_slot
 
 MANIFEST = Path(__file__).parent / "manifest.csv"
 LEARNED = ("duotone", "my-car", "christmas-tree")
@@ -96,13 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def learn(concept: Concept, pixels: np.ndarray, backbone: Backbone, settings: InversionSettings) -> Word:
-    slot = new_slot(concept, pixels, backbone, settings)
-    ended: list[Any] = []
-    while not ended:
-        ended = train_step(backbone, [slot])
-    word = ended[0][1]
-    assert isinstance(word, Word), word
-    return word
+    return learn_to_the_end(backbone, new_slot(concept, pixels, backbone, settings))
 
 
 def drawn(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, Vectors]) -> list[np.ndarray]:

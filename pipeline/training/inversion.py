@@ -139,6 +139,16 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
     return [(slot, end) for slot in slots if (end := end_of(slot)) is not None]
 
 
+def learn_to_the_end(backbone: Backbone, slot: Slot) -> Word:
+    """Trains one word alone. Raises InversionError."""
+    while not (ended := train_step(backbone, [slot])):
+        pass
+    ((_, word),) = ended
+    if isinstance(word, InversionError):
+        raise word
+    return word
+
+
 @torch.no_grad()
 def _share_out(slots: Sequence[Slot], tables: str, stacked: Mapping[str, Tensor]) -> None:
     """Writes what `_stacked` put together back to the slots."""
