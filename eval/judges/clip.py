@@ -25,7 +25,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from eval.judges.clip_folder import CONFIGURATION, TOKENIZER_FILES, WEIGHTS, check_clip_folder, tokenizer_digest
+from eval.judges.clip_folder import (
+    CONFIGURATION,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    check_clip_folder,
+    refuse_outsized_clip,
+    tokenizer_digest,
+)
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parents[2] / "pipeline" / "mini" / "clip"
@@ -158,6 +165,11 @@ def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
         identifier, tag = f"local-dir:{folder}", None
         text = check_clip_folder(name, folder)
     try:
+        if folder is not None:
+            refuse_outsized_clip(
+                folder,
+                lambda: open_clip.create_model(identifier, load_weights=False, pretrained_text=False, device="meta"),
+            )
         model, preprocess = open_clip.create_model_from_pretrained(
             identifier, pretrained=tag, precision="fp32", device=device
         )

@@ -6,13 +6,15 @@ load files from elsewhere. Only the entries that published CLIPs need are accept
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from eval.judges.picture_sizes import refuse_numbers
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
+from pipeline.models.limits.stated_size import refuse_outsized_build
 
 CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The files that tokenisation depends on.
@@ -21,6 +23,7 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 TOKENIZER_KEYWORDS: dict[str, tuple[Any, ...]] = {
     "clean": ("canonicalize", "lower", "whitespace"), "strip_sep_token": (True, False),
 }  # fmt: skip
+MOST_TOKENS = 4_096
 TEXT_TOWERS = (
     "roberta-base", "xlm-roberta-base", "xlm-roberta-large", "google/mt5-base", "google/mt5-xl",
     "facebook/nllb-200-distilled-600M", "facebook/nllb-200-distilled-1.3B",
@@ -52,6 +55,20 @@ def check_clip_folder(name: str, folder: Path) -> dict[str, Any]:
     if trunk is not None and not (isinstance(trunk, str) and ":" not in trunk and timm.is_model(trunk)):
         raise _not_listed(path, "timm_model_name", trunk, ("names of models that timm has built in",))
     return text
+
+
+def refuse_outsized_clip(folder: Path, build: Callable[[], object]) -> None:
+    """build: makes the CLIP of this checked folder without its weights. Raises ConfigurationError for one that is larger than its
+    weights, or reads larger pictures or longer texts than any CLIP, and what `build` raises.
+    """
+    path = folder / CONFIGURATION
+    stated = read_configuration(path)
+    model = stated["model_cfg"]
+    sides = {name: value for name, value in model["vision_cfg"].items() if name.endswith("_size")}
+    refuse_numbers(path, [sides, stated.get("preprocess_cfg")])
+    for part in (model["text_cfg"], model.get("multimodal_cfg") or {}):
+        refuse_numbers(path, {"context_length": part.get("context_length", 0)}, MOST_TOKENS)
+    refuse_outsized_build(build, path, [folder / WEIGHTS])
 
 
 def tokenizer_digest(folder: Path, text: Mapping[str, Any]) -> str:

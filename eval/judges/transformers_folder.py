@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from eval.judges.clip import BATCH, Features, Picture
+from eval.judges.picture_sizes import refuse_large_pictures
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
 from pipeline.models.weights import load_whole
 
@@ -149,6 +150,7 @@ def _checked(name: str) -> tuple[Path, str]:
         if not any(folder.glob(wanted)):
             raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")
     refuse_code(folder)
+    refuse_large_pictures(folder)
     kind = read_configuration(folder / CONFIGURATION).get("model_type")
     if kind not in OF_PICTURES and kind not in OF_TEXTS_TOO:
         known = ", ".join([*OF_TEXTS_TOO, *OF_PICTURES])

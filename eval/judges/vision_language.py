@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from eval.judges.clip import Features, Picture
+from eval.judges.picture_sizes import refuse_large_pictures
 from eval.judges.transformers_folder import CONFIGURATION, WEIGHTS, digest_of
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
 from pipeline.models.weights import load_whole
@@ -28,6 +29,7 @@ QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 ANSWERS = ("Yes", "yes", " Yes", " yes")  # those of them that are one token count together
 VERSION = 1  # of the arithmetic
 BATCH = 8
+MOST_SIDE = 4_096  # pixels
 # model_type -> what its published chat template makes of a picture and a question. A folder's own template is a stranger's program
 # and is never run.
 QWEN = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n"
@@ -103,6 +105,7 @@ def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
         raise ConfigurationError(
             f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; models that answer questions are {', '.join(CHATS)}"
         )
+    refuse_large_pictures(folder, MOST_SIDE, pixels=str(kind).startswith("qwen"))
     try:
         return VisionLanguageJudge(name, folder, CHATS[str(kind)], device)
     except (

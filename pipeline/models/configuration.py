@@ -47,6 +47,12 @@ def read_configuration(path: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_over(value: float, most: int, what: str) -> None:
+    """Raises ConfigurationError for a size above what any model has, before something is made for it."""
+    if not value <= most:
+        raise ConfigurationError(f"its configuration states {what} of {value:,.12g}; at most {most:,} are taken")
+
+
 def refuse_code(folder: Path, *, quantised: bool = False) -> None:
     """Raises ConfigurationError if a configuration right inside the folder would make a library run or load more than it, or
     if a pipe or a device is there, on which a library would wait for ever. quantised: its weights may be.

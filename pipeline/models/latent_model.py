@@ -20,6 +20,7 @@ from pipeline.models.base import (
     spelled,
     split_at_placeholders,
 )
+from pipeline.models.configuration import refuse_over
 from pipeline.models.families import FAMILIES
 from pipeline.models.fast_passes import FastPasses
 from pipeline.models.find import Model, ModelError
@@ -31,6 +32,8 @@ from pipeline.models.text.text_encoder import TextEncoder, TextPart
 from pipeline.models.weights import digest, freeze, load_part
 from pipeline.records import OUT
 from pipeline.settings import FastMode, FlowTimes, ModelSettings
+
+MOST_SIDE = 4_096  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,9 @@ class LatentModel(Backbone):
             self.denoiser = load_part(model, self.DENOISER.folder, self.DENOISER.model, dtype)
             self.first_stage = FirstStage(model, self.FIRST_STAGE, dtype, settings)
             self.noising = read_noising(model.folder, self.DENOISER.even_sigmas)
+            side = self.DENOISER.side or self.denoiser.config.sample_size
+            self.resolution = side * self.first_stage.downsampling
+            refuse_over(self.resolution, MOST_SIDE, "pictures with a side")
         except Exception as error:  # a broken file can raise anything
             raise ModelError(f"model {model.name!r} in {model.file or model.folder} does not load: {error}") from error
         for part in self._parts().values():
@@ -92,8 +98,6 @@ class LatentModel(Backbone):
                 self.denoiser.set_attn_processor(AttentionByKeys())
             for encoder in self.text.values():
                 encoder.module.set_attn_implementation("eager")
-        side = self.DENOISER.side or self.denoiser.config.sample_size
-        self.resolution = side * self.first_stage.downsampling
         self.evaluations = 0
         self._fast: FastPasses | None = None
         self.denoiser.register_forward_hook(self._count)

@@ -22,8 +22,10 @@ from diffusers import (
 )
 from torch import Tensor
 
+from pipeline.models.configuration import refuse_over
 from pipeline.settings import FlowTimes
 
+MOST_TIMES = 100_000  # published models have a thousand
 SMALLEST = 1e-4  # sigma of a flow: at 0 there is nothing to predict, and the ratio of signal to noise is infinite
 
 
@@ -175,6 +177,7 @@ class RectifiedFlow(Noising):
 def read_noising(folder: Path, even_sigmas: bool = True) -> Noising:
     """The process the model was trained with, whichever sampler its scheduler/ is of. Raises ValueError."""
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    refuse_over(config.get("num_train_timesteps", 1000), MOST_TIMES, "a noise schedule")
     is_flow = str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas")
     return RectifiedFlow(config, even_sigmas) if is_flow else Diffusion(config)
 

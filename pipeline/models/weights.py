@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.models.find import Model
+from pipeline.models.limits.stated_size import refuse_outsized
 from pipeline.models.single_file.conversion import load_converted
 from pipeline.models.weight_files import weight_files
 
@@ -25,9 +26,13 @@ def load_part(model: Model, name: str, kind: type[Any], dtype: torch.dtype) -> A
 
 
 def load_whole(kind: type[Any], folder: Path, **precision: torch.dtype | str) -> Any:
-    """The model in the folder. Raises ValueError if weights are missing, which the library would fill with random numbers."""
+    """The model in the folder. Raises ValueError if weights are missing, which the library would fill with random numbers, and
+    ConfigurationError, with nothing allocated, for a configuration that states more than the weights hold.
+    """
+    variant, files = weight_files(folder)
+    refuse_outsized(kind, folder, files)
     part, loaded = kind.from_pretrained(
-        folder, use_safetensors=True, variant=weight_files(folder)[0], output_loading_info=True, **precision
+        folder, use_safetensors=True, variant=variant, output_loading_info=True, **precision
     )
     if loaded["missing_keys"]:
         raise ValueError(f"{folder} lacks the weights {', '.join(sorted(loaded['missing_keys'])[:5])}")

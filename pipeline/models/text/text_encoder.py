@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.base import PromptError, split_at_placeholders
+from pipeline.models.configuration import refuse_over
 from pipeline.models.find import Model
 from pipeline.models.text.read_sentences import ReadSentences, States
 from pipeline.models.weights import load_part
 
+MOST_TOKENS = 4_096
 SHOWN = 100  # characters of a prompt that is too long
 REST = torch.device("cpu")
 # Their states have the usual length.
@@ -84,6 +86,7 @@ class TextEncoder:
         # A tokenizer that names no limit says 10^30.
         limits = [self.tokenizer.model_max_length, getattr(self.module.config, "max_position_embeddings", None)]
         self.context = part.length or min(limit for limit in limits if limit)
+        refuse_over(self.context, MOST_TOKENS, "a text encoder's context")
         self.start, self.end = self._around()
         pad = self.tokenizer.pad_token_id
         self.pad = self.end[-1] if pad is None else pad
