@@ -14,7 +14,7 @@ import timm
 
 from eval.judges.picture_sizes import refuse_numbers
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
-from pipeline.models.limits.stated_size import refuse_outsized_build
+from pipeline.models.weights.stated_size import refuse_outsized_build
 
 CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The files that tokenisation depends on.

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from eval.judges.clip import BATCH, Features, Picture
 from eval.judges.picture_sizes import refuse_large_pictures
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
-from pipeline.models.weights import load_whole
+from pipeline.models.weights.load_weights import load_whole
 
 PREFIX = "transformers:"
 CONFIGURATION, PREPROCESSING, WEIGHTS = "config.json", "preprocessor_config.json", "*.safetensors"

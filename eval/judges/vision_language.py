@@ -22,7 +22,7 @@ from eval.judges.clip import Features, Picture
 from eval.judges.picture_sizes import refuse_large_pictures
 from eval.judges.transformers_folder import CONFIGURATION, WEIGHTS, digest_of
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
-from pipeline.models.weights import load_whole
+from pipeline.models.weights.load_weights import load_whole
 
 PREFIX = "vqa:"
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.weight_files import INDEX, NAMED
+from pipeline.models.weights.weight_files import INDEX, NAMED
 
 MOST_BYTES, MOST_DEEP = 4_000_000, 32
 # What makes diffusers, transformers or timm run code beside the weights, or load something else than the folder holds.

@@ -12,7 +12,7 @@ from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored, mirrored_file
 from pipeline.models.single_file.configured import configured
 from pipeline.models.single_file.contents import ENDINGS, SingleFileError, read_contents, refuse_pickle
-from pipeline.models.weight_files import VARIANTS, weight_files
+from pipeline.models.weights.weight_files import VARIANTS, weight_files
 from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
 

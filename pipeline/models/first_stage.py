@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.models.base import Posterior
 from pipeline.models.find import Model
-from pipeline.models.weights import load_part
+from pipeline.models.weights.load_weights import load_part
 from pipeline.settings import ModelSettings
 
 KINDS = {

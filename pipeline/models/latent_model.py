@@ -29,7 +29,7 @@ from pipeline.models.noising import read_noising
 from pipeline.models.precision import compute_float32_in_full, dtypes_on, loss_scale
 from pipeline.models.text.read_sentences import States
 from pipeline.models.text.text_encoder import TextEncoder, TextPart
-from pipeline.models.weights import digest, freeze, load_part
+from pipeline.models.weights.load_weights import digest, freeze, load_part
 from pipeline.records import OUT
 from pipeline.settings import FastMode, FlowTimes, ModelSettings
 

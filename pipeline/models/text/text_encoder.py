@@ -15,7 +15,7 @@ from pipeline.models.base import PromptError, split_at_placeholders
 from pipeline.models.configuration import refuse_over
 from pipeline.models.find import Model
 from pipeline.models.text.read_sentences import ReadSentences, States
-from pipeline.models.weights import load_part
+from pipeline.models.weights.load_weights import load_part
 
 MOST_TOKENS = 4_096
 SHOWN = 100  # characters of a prompt that is too long

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.models.find import Model
-from pipeline.models.limits.stated_size import refuse_outsized
 from pipeline.models.single_file.conversion import load_converted
-from pipeline.models.weight_files import weight_files
+from pipeline.models.weights.stated_size import refuse_outsized
+from pipeline.models.weights.weight_files import weight_files
 
 
 def load_part(model: Model, name: str, kind: type[Any], dtype: torch.dtype) -> Any:
