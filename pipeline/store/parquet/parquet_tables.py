@@ -20,7 +20,8 @@ MOST_ROWS, FREE_ROWS = 5_000_000, 100_000  # FREE_ROWS: of a file of any size; a
 # Unpacked: the most of a small file, and of a large one as a multiple of its size. Pictures and vectors hardly pack at all;
 # scores, of which most columns say the same in each row, pack to a tenth, and to less where words have no score.
 FREE_BYTES, TIMES_ITS_SIZE = 128_000_000, 100
-FREE_FOOTER, MOST_FOOTER = 300_000, 8_000_000  # bytes; above FREE_FOOTER, half of the file is none
+# Bytes. Above FREE_FOOTER, half of the file is none; read, a footer takes up to 250 times its size.
+FREE_FOOTER, MOST_FOOTER = 300_000, 2_000_000
 BATCH_ROWS, END = 1_000, 8
 MAGIC = b"PAR1"
 

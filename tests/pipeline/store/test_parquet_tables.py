@@ -156,6 +156,15 @@ def test_a_footer_of_90_000_columns_takes_little(tmp_path: Path) -> None:
     assert grown < 200
 
 
+@pytest.mark.parametrize(("groups", "said"), [(44, ""), (46, "its footer has")])
+def test_a_large_files_footer_is_bounded_as_well(groups: int, said: str, tmp_path: Path) -> None:
+    table = footer_of_columns(groups, 15_000)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(3_000_000) + table[4:])
+    grown, raised = peak_of(*READ, tmp_path)
+    assert said in raised
+    assert grown < 700
+
+
 def test_a_table_at_the_limits_is_read_whole(tmp_path: Path) -> None:
     """Catches limits that refuse what runs write: pictures of megabytes, columns of a wide manifest, words without a score."""
     picture = {"bytes": b"\x89PNG" + bytes(range(256)) * 8_000, "path": "a.png"}
