@@ -5,7 +5,7 @@ embeddings/ + features/ -> pairs/<protocol>/pictures/*.parquet -> pairs/<protoco
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -45,8 +45,13 @@ class Word:
     fingerprint: str
 
 
-def score_pairs(run: RunFolder, judgement: Judgement, under: ScoredUnder) -> tuple[Failure, ...]:
-    """Draws and scores the protocol's pairs. Returns pairs that could not be drawn, and concepts without their partner."""
+def score_pairs(
+    run: RunFolder, judgement: Judgement, under: ScoredUnder, progress: Callable[[int, int], None] = lambda *_: None
+) -> tuple[Failure, ...]:
+    """Draws and scores the protocol's pairs. Returns pairs that could not be drawn, and concepts without their partner.
+
+    progress: called with the number of pairs that are scored, and of all that are to be.
+    """
     if not judgement.protocol.pairs or judgement.drawing is None:
         return ()
     parts = read_layout(run)
@@ -68,7 +73,11 @@ def score_pairs(run: RunFolder, judgement: Judgement, under: ScoredUnder) -> tup
         task.remote(run, number, some, judgement, under, {name: training[name] for each in some for name in (each.a, each.b)})
         for number, some in zip(todo, scored, strict=True)
     ]  # fmt: skip
-    return failures + tuple(failure for some in ray.get(pending) for failure in some)
+    total, done = sum(map(len, scored)), 0
+    for part, some in zip(pending, scored, strict=True):
+        failures += tuple(ray.get(part))
+        progress(done := done + len(some), total)
+    return failures
 
 
 def scores_folder(under: ScoredUnder) -> str:

@@ -191,8 +191,8 @@ def _evaluate(
             for run, each in zip(runs, zip(judgements, left, strict=True), strict=True)
         ]
     for run, judgement, each in zip(runs, judgements, scored, strict=True):
-        with phase(events, "scoring pairs"):
-            pairs = score_pairs(run.folder, judgement, each.under)
+        with phase(events, "scoring pairs") as counts:
+            pairs = score_pairs(run.folder, judgement, each.under, counts.of("scored", "pairs"))
         for failure in pairs:
             events.say("pair", f"{failure.concept}: {failure.reason}", concept=failure.concept)
     with phase(events, "evaluating"):
@@ -258,8 +258,9 @@ def _report(
 
     judges = []
     for name in filter(None, (request.dino, vqa_name(request))):
-        with phase(events, f"scoring by {name}"):
-            second = score_run(run.folder, run.judgement(session, name))
+        with phase(events, f"scoring by {name}") as counts:
+            progress = counts.of("scored", f"words by {name}")
+            second = score_run(run.folder, run.judgement(session, name), scored=progress)
         for failure in second.failures:
             events.say("judge", f"{failure.concept} has no score by {name}: {failure.reason}", concept=failure.concept)
         judges.append(Judge.of(name, summarise_run(run.folder, second.under)))

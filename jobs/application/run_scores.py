@@ -71,7 +71,7 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
     events.say("scoring", "scoring")
     with phase(events, "drawing and scoring") as counts:
         scored = score_run(run, judgement, None, counts.of("drew", "words"), counts.of("scored", "words"))
-        pairs = score_pairs(run, judgement, scored.under)
+        pairs = score_pairs(run, judgement, scored.under, counts.of("scored", "pairs"))
     for failure in scored.failures:
         events.complain("score", f"score     {failure.concept}: {failure.reason}", concept=failure.concept)
     for failure in pairs:

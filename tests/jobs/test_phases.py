@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+import jobs.application.evaluation
 import jobs.application.run
 import jobs.application.run_scores
-from jobs import invert_all
+from jobs import evaluate, invert_all
 from jobs.application.phases import Counts, phase
 from jobs.application.requests import Listener
 from tests.job_process import LEARNED, FinishedRun
@@ -59,7 +60,7 @@ def test_every_phase_of_a_run_counts_to_its_end(
     def recorded(_: Listener, what: str) -> Iterator[Counts]:
         yield reached.setdefault(what, Counts())
 
-    for module in (jobs.application.run, jobs.application.run_scores):
+    for module in (jobs.application.run, jobs.application.run_scores, jobs.application.evaluation):
         monkeypatch.setattr(module, "phase", recorded)
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     for gone in ("scores", "features", "report"):
@@ -76,6 +77,11 @@ def test_every_phase_of_a_run_counts_to_its_end(
     verb, looked_at, total, _ = said["reading the pictures"]
     assert (verb, looked_at) == ("looked at the pictures of", total)
     assert total >= words
+
+    reached.clear()
+    assert evaluate.main([str(folder), "--dino", "outline"]) == 0
+    said = {what: (counts.verb, counts.done, counts.total, counts.things) for what, counts in reached.items()}
+    assert said["scoring by outline"] == ("scored", words, words, "words by outline")
 
 
 def test_a_short_phase_says_nothing_and_one_that_fails_stops_telling() -> None:

@@ -162,7 +162,10 @@ def score_all(run: RunFolder, judgement: Judgement, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("ray.remote", lambda **_: Here)
     monkeypatch.setattr("ray.get", lambda some: some)
-    assert eval.pairs.pair_run.score_pairs(run, judgement, conditions(judgement)) == ()
+    counts: list[tuple[int, int]] = []
+    scored = eval.pairs.pair_run.score_pairs(run, judgement, conditions(judgement), lambda *count: counts.append(count))
+    assert scored == ()
+    assert counts == ([(3, 3)] if done else [])
     return done
 
 
