@@ -75,7 +75,8 @@ def score_pairs(
     ]  # fmt: skip
     total, done = sum(map(len, scored)), 0
     for part, some in zip(pending, scored, strict=True):
-        failures += tuple(ray.get(part))
+        undrawn: list[Failure] = ray.get(part)
+        failures += tuple(undrawn)
         progress(done := done + len(some), total)
     return failures
 
