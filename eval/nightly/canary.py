@@ -85,6 +85,7 @@ def _pin(run: RunFolder, judgement: Judgement, folder: str) -> pa.Table | None:
     embeddings = read_table(run, part_path("embeddings", 0, parts["embeddings"]))
     assert embeddings is not None, "the words came from it"
     write_table(run, f"{folder}/words.parquet", embeddings.filter(pc.is_in(embeddings["concept"], samples["concept"])))
+    run.storage.delete(f"{folder}/scores.parquet")  # of other pictures, where these are pinned anew
     # Written last: this file marks the canary as complete.
     write_table(run, f"{folder}/samples.parquet", samples)
     return samples

@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 from eval.nightly.gate import Change, Comparison, Pairs, compare, paired
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, with_nan, without_nan
 from eval.scores.summary import ConceptSummary, Estimate, mean_of
+from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.parquet.parquet_tables import stored_table
+from pipeline.store.parts import conformed
 from pipeline.store.run_tables import KEY
 from pipeline.store.storage import Storage
 
@@ -110,30 +112,38 @@ class History:
 
     def nights(self) -> list[str]:
         """All nights, sorted by name."""
-        return [name.removesuffix(self._suffix) for name in self._folder.names() if name.endswith(self._suffix)]
+        names = (name.removesuffix(self._suffix) for name in self._folder.names() if name.endswith(self._suffix))
+        return [name for name in names if NIGHT.fullmatch(name)]
 
     def verdicts(self, most: int = 90) -> list[Verdict]:
         """The verdicts of the last nights, oldest first."""
-        return [_verdict_of(self._read(night).schema.metadata[VERDICT]) for night in self.nights()[-most:]]
+        read = (self._read(night) for night in self.nights()[-most:])
+        return [each[1] for each in read if each is not None]
 
     def last_good(self, before: str) -> tuple[str, pa.Table] | None:
         return self._first_good(reversed([night for night in self.nights() if night < before]))
 
     def baseline(self, before: str, chosen: str | None = None) -> tuple[str, pa.Table] | None:
-        """The chosen night, good or not, or else the first good one. Raises ValueError if the chosen one was never scored."""
+        """The chosen night, good or not, or else the first good one. Raises ValueError if the chosen one was never scored, or its
+        file is damaged.
+        """
         nights = [night for night in self.nights() if night < before]
         if chosen is None:
             return self._first_good(iter(nights))
         if chosen not in nights:
             listed = f"the last are {', '.join(nights[-5:])}" if nights else "there is none"
             raise ValueError(f"the baseline {chosen!r} is no night before {before} that was scored this way; {listed}")
-        return chosen, self._read(chosen)
+        if (read := self._read(chosen)) is None:
+            raise ValueError(
+                f"the baseline {chosen!r} cannot be used: {chosen}{self._suffix} is damaged; choose another"
+            )
+        return chosen, read[0]
 
     def _first_good(self, nights: Iterator[str]) -> tuple[str, pa.Table] | None:
         for night in nights:
-            table = self._read(night)
-            if len(table) and table["good"][0].as_py():
-                return night, table
+            read = self._read(night)
+            if read is not None and len(read[0]) and read[0]["good"][0].as_py():
+                return night, read[0]
         return None
 
     def record(self, verdict: Verdict, concepts: Sequence[ConceptSummary], groups: Mapping[str, str]) -> None:
@@ -149,8 +159,18 @@ class History:
         pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
         self._folder.write_bytes(verdict.night + self._suffix, sink.getvalue())
 
-    def _read(self, night: str) -> pa.Table:
-        return stored_table(self._folder, night + self._suffix)
+    def _read(self, night: str) -> tuple[pa.Table, Verdict] | None:
+        """HISTORY and the verdict; None for a damaged file, which is named in the log: the night counts as not scored."""
+        path = night + self._suffix
+        try:
+            table = stored_table(self._folder, path)
+            verdict = _verdict_of((table.schema.metadata or {})[VERDICT])
+            if verdict.night != night:
+                raise ValueError(f"it is of the night {verdict.night!r}")
+            return conformed(table, HISTORY), verdict
+        except (DamagedFileError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
+            say_damaged(path, str(error))
+            return None
 
 
 def judge_night(

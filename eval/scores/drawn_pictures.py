@@ -54,7 +54,7 @@ class RunModel:
     settings: ModelSettings
     seed: int
     resolution: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class RunRequest:
     metrics: tuple[str, ...] = ()
     keep_features: bool = False
     repeats: int = 1
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     placement: Placement = field(default_factory=Placement)
     limits: Limits = field(default_factory=Limits)
 
@@ -262,7 +262,7 @@ class EvaluationRequest:
     baseline: str | None = None
     metrics: tuple[str, ...] = ()
     keep_features: bool = False
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
@@ -309,7 +309,7 @@ class PictureRequest:
     guidance: float = 5.0
     output: str | None = None
     model: str | None = None
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     ray_address: str | None = None
     blends: tuple[Blend, ...] = ()
     negative: str = ""

@@ -27,7 +27,7 @@ class DiffRequest:
     b: str
     output: str = "runs/diff"
     metrics: tuple[str, ...] = ()
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.inputs.image_sets import ImageSetError, digest_of, find_sources
 from pipeline.inputs.sidecars import extras_of
 from pipeline.models.find import Model
@@ -18,11 +20,13 @@ from pipeline.records import Concept, Failure, Source
 from pipeline.settings import InversionSettings
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.fingerprint import content_of, fingerprint
-from pipeline.store.parts import part_path, read_layout, read_table
+from pipeline.store.parts import part_path, read_layout, read_rows
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
+from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import StorageError, StorageNotFoundError, without_credentials
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
+SOURCES = pa.schema([EMBEDDINGS.field(name) for name in ("concept", "sources")])
 
 Known = Mapping[str, Source]  # URL without credentials -> the file as it was when its concept was learned
 
@@ -122,7 +126,7 @@ def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list
     for concept in concepts:
         groups[shard_of(concept.name, parts)].append(concept)
     for number, some in groups.items():
-        yield some, _known(read_table(run, part_path("embeddings", number, parts)))
+        yield some, _known(read_rows(run, part_path("embeddings", number, parts), SOURCES))
 
 
 def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, str]:
@@ -138,12 +142,12 @@ def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, s
 def _known_from(run: RunFolder, path: str | None) -> Known:
     if path is None:
         return {}
-    table = read_table(run, path)  # None: published meanwhile, by another driver; the images are read again
+    table = read_rows(run, path, SOURCES)  # None: published meanwhile, by another driver; the images are read again
     return next(iter(_known(table).values()), {})
 
 
 def _known(table: Any) -> dict[str, Known]:
-    if table is None or "sources" not in table.column_names:
+    if table is None:
         return {}
     rows = zip(table["concept"].to_pylist(), table["sources"].to_pylist(), strict=True)
     return {name: _by_url(sources or ()) for name, sources in rows}

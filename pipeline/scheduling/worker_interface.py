@@ -43,7 +43,7 @@ class WorkerSettings:
     inversion: InversionSettings
     protocol: Protocol
     run: RunFolder
-    storage_options: dict[str, str]
+    storage_options: dict[str, str] = field(repr=False)
     config_digest: str = ""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     look: Look | None = None

@@ -9,11 +9,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 
@@ -119,9 +119,14 @@ def read_events(run: RunFolder) -> list[Event]:
         path = f"{FOLDER}/{name}"
         try:
             table = read_table(run, path)
-            rows = [] if table is None else table.select(EVENTS.names).to_pylist()
+            rows = [] if table is None else table.select(EVENTS.names).cast(EVENTS).to_pylist()
         except (DamagedFileError, StorageNotFoundError, pa.ArrowException, KeyError) as error:
             say_damaged(path, str(error))
             continue
-        events += [Event(**row) for row in rows if row["kind"] in get_args(EventKind)]
+        events += [Event(**row) for row in rows if row["kind"] in get_args(EventKind) and None not in _texts(row)]
     return sorted(events, key=lambda event: event.time)
+
+
+def _texts(row: Mapping[str, Any]) -> list[Any]:
+    """All that a row says but for the seconds, which only phases have."""
+    return [value for name, value in row.items() if name != "seconds"]

@@ -16,12 +16,20 @@ _SECRET = (
 )
 # Storage options with such a name are secret. "sig", "sas" and "username" count as whole names only.
 SECRET_NAME = re.compile(rf"{_SECRET}|^sig$|^sas|username|accessid", re.IGNORECASE)
+# A query's value by its name, also in an address that is a value of another one, and so is escaped. All lengths are bounded, or
+# else a text of a few kilobytes could keep the search busy for hours.
 SECRET_QUERY = re.compile(
-    rf"([?&#;](?:amp;)?[^=&#;\s]*(?:{_SECRET}|sig|sas|accessid)[^=&#;\s]*=)[^&#;\s'\"<>]+", re.IGNORECASE
+    rf"((?:[?&#;]|%3F|%26)(?:amp;)?[^=&#;?\s]{{0,40}}?(?:{_SECRET}|sig|sas|accessid|pass|pw|hmac|hdn[a-z]{{1,3}})"
+    r"[^=&#;?\s]{0,40}?(?:=|%3D))(?:(?!%26)[^&#;\s'\"<>])+",
+    re.IGNORECASE,
+)
+# Of user names and passwords in a URL. Half of Amazon's keys hold a slash, which a port before a path must not be taken for.
+SECRET_USER = re.compile(
+    r"(?<=://)(?:[^/?#\s\"'<>]{1,2000}@|[^/?#\s\"'<>:@[]{1,200}:(?![0-9]{1,5}[/?#])[^\s\"'<>@]{1,200}@)"
 )
 # in connection strings and headers, anywhere in a message
-SECRET_PAIR = re.compile(r"((?:AccountKey|SharedAccessSignature|Password|Pwd)\s*=\s*)[^;\s'\"]+", re.IGNORECASE)
-SECRET_HEADER = re.compile(r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}")
+SECRET_PAIR = re.compile(r"((?:AccountKey|SharedAccessSignature|Password|Pwd)\s{0,9}=\s{0,9})[^;\s'\"]+", re.IGNORECASE)
+SECRET_HEADER = re.compile(r"\b((?:Bearer|Basic)\s{1,9})[A-Za-z0-9+/=._~-]{8,}")
 LONG_TOKEN = 8  # characters
 SHORTEST_SECRET = 4  # characters; a shorter secret would match half of any text
 
@@ -79,7 +87,7 @@ def without_credentials(text: str, options: Mapping[str, Any] | None = None) -> 
     >>> without_credentials("https://me:pw@host/cat.png?X-Amz-Signature=abc&size=1")
     'https://***@host/cat.png?X-Amz-Signature=***&size=1'
     """
-    text = re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
+    text = SECRET_USER.sub("***@", text)
     for pattern in (SECRET_QUERY, SECRET_PAIR, SECRET_HEADER):
         text = pattern.sub(r"\1***", text)
     for secret in _secrets(options or {}):

@@ -114,8 +114,20 @@ def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
 
 def read_parts(run: RunFolder, table: str, parts: int, schema: pa.Schema) -> pa.Table:
     """All parts of a table that have been written, as one table of `schema`, whichever version wrote them."""
-    read = (read_table(run, part_path(table, number, parts)) for number in range(parts))
-    return pa.concat_tables([schema.empty_table(), *(conformed(some, schema) for some in read if some is not None)])
+    read = (read_rows(run, part_path(table, number, parts), schema) for number in range(parts))
+    return pa.concat_tables([schema.empty_table(), *(some for some in read if some is not None)])
+
+
+def read_rows(run: RunFolder, path: str, schema: pa.Schema) -> pa.Table | None:
+    """As `read_table`; a table whose columns are of other types is damaged too."""
+    table = read_table(run, path)
+    try:
+        if table is not None and "concept" not in table.column_names:
+            raise ValueError("it has no column concept")
+        return None if table is None else conformed(table, schema)
+    except (pa.ArrowException, ValueError) as error:
+        say_damaged(path, str(error))
+        return None
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -15,12 +15,13 @@ import pyarrow as pa
 from pipeline.records import Concept, Failure
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
-from pipeline.store.parts import is_whole, part_path, read_table, write_table
+from pipeline.store.parts import is_whole, part_path, read_rows, write_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows, with_columns_of
 from pipeline.store.storage import StorageNotFoundError
 
 SOURCES = {"embeddings": ("embedding.parquet", EMBEDDINGS), "samples": ("samples.parquet", SAMPLES)}
+IDENTITY = ("concept", "fingerprint")  # of a word, in every table
 WRITERS = 8  # threads: a store is waited for, mostly; each holds a part of samples
 
 
@@ -106,13 +107,9 @@ def _publish_part(
     """members: concept -> fingerprint, of this part. Returns the concepts without rows."""
     gone: set[str] = set()
     while True:
-        old = read_table(run, path)
+        old = read_rows(run, path, SOURCES[table][1])
         rows = [] if old is None else [old]
-        present = {
-            key
-            for table_ in rows
-            for key in zip(*(table_[name].to_pylist() for name in ("concept", "fingerprint")), strict=True)
-        }
+        present = {key for table_ in rows for key in zip(*(table_[name].to_pylist() for name in IDENTITY), strict=True)}
         missing = {name: fingerprint for name, fingerprint in members.items() if (name, fingerprint) not in present}
         lost = gone.intersection(missing)
         fresh = {
@@ -131,10 +128,8 @@ def _publish_part(
                 some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()], pa.bool_()))
                 for some in live
             ]
-            # A part that an older version wrote may lack a column.
-            together = pa.concat_tables([*kept, *fresh.values()], promote_options="default")
             renew()
-            write_table(run, path, together.select(SOURCES[table][1].names).sort_by("concept"))
+            write_table(run, path, pa.concat_tables([*kept, *fresh.values()]).sort_by("concept"))
         return lost
 
 
@@ -148,8 +143,10 @@ def _attempt_rows(run: RunFolder, table: str, name: str, fingerprint: str) -> pa
     except DamagedFileError as error:
         say_damaged(f"the marker of {name}", str(error))
         return None
-    rows = read_table(run, run.attempt_path(name, fingerprint, attempt, source))
-    return None if rows is None else rows.cast(schema)
+    rows = read_rows(run, run.attempt_path(name, fingerprint, attempt, source), schema)
+    if rows is None or set(zip(*(rows[key].to_pylist() for key in IDENTITY), strict=True)) != {(name, fingerprint)}:
+        return None  # or they are no rows of this word
+    return rows
 
 
 def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:

@@ -105,7 +105,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "nightly": (("{manifest}", "--output", "{folder}/run"), INVERT | {
         "--night": ("a/b", "--night 'a/b'"), "--history": UNKNOWN_STORE, "--baseline": ("no-night", "the baseline 'no-night'"),
         "--group-by": ("no-column", "there is no column 'no-column' to group by"),
-        "--webhook": ("ftp://x", "--webhook 'ftp://x': it takes a URL"),
+        "--webhook": ("ftp://", "--webhook ftp://...: it takes a URL"),
         "--prometheus": ("no-such-folder/x", "--prometheus no-such-folder/x: there is no"),
     }),
     "promote": (("{gated}",), {

@@ -95,6 +95,19 @@ def test_a_receiver_that_refuses_is_said_without_its_address(
         Alerts("http://127.0.0.1:9/secret").send("x")
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://me:secret@127.0.0.1:9/x", "http://127.0.0.1:secret/x", "http://[::1/secret", "http://127.0.0.1/secret x", "http:///secret"],
+)  # fmt: skip
+def test_an_address_that_cannot_be_used_is_said_without_it(address: str) -> None:
+    """Catches a traceback with the password in it, and a night that ends with the code of its traceback."""
+    with pytest.raises(AlertError) as told:
+        Alerts(address).send("x")
+    with pytest.raises(AlertError) as said:
+        Alerts(prometheus=address).export({})
+    assert "secret" not in f"{told.value} {said.value}"
+
+
 def test_figures_go_to_a_pushgateway_as_prometheus_reads_them(receiver: Receiver) -> None:
     Alerts(prometheus=f"{receiver.url}/metrics/job/wordmint").export(
         {"wordmint_night_done": 3, "wordmint_night_seconds": 1.5}

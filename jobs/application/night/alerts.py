@@ -1,10 +1,11 @@
 """Tells people and monitoring what a night came to: a message to a webhook, and figures for Prometheus."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SECONDS = 10.0  # for the receiver to answer
@@ -33,12 +34,14 @@ class Alerts:
     Raises ValueError with the option.
     """
 
-    webhook: str | None = None
-    prometheus: str | None = None
+    webhook: str | None = field(default=None, repr=False)
+    prometheus: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.webhook is not None and not _is_web(self.webhook):
-            raise ValueError(f"--webhook {self.webhook[:20]!r}: it takes a URL that begins with https:// or http://")
+            scheme, found, _ = self.webhook.partition("://")
+            shown = f"{scheme[:20]}://..." if found else "..."  # the rest is secret
+            raise ValueError(f"--webhook {shown}: it takes a URL that begins with https:// or http://")
         if (
             self.prometheus is not None
             and not _is_web(self.prometheus)
@@ -88,10 +91,14 @@ def _is_web(url: str) -> bool:
 
 
 def _request(option: str, url: str, method: str, data: bytes, kind: str) -> None:
-    asked = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)  # noqa: S310 - checked to be http(s)
     try:
+        asked = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)  # noqa: S310 - checked to be http(s)
         urllib.request.urlopen(asked, timeout=SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         raise AlertError(f"{option}: the server answered {error.code}") from None
-    except (OSError, ValueError) as error:
+    except http.client.InvalidURL:  # its text has a part of the address
+        raise AlertError(
+            f"{option}: the address cannot be used; it takes no spaces, no user name and no password"
+        ) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise AlertError(f"{option}: the server was not reached: {type(error).__name__}") from None

@@ -39,7 +39,7 @@ class FitRequest:
     clip: str | None = None
     nouns: tuple[str, ...] = ()
     measure: int = 8
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     ray_address: str | None = None
 
     def __post_init__(self) -> None:

@@ -76,13 +76,15 @@ def listed(lists: Iterable[ManifestList]) -> frozenset[str]:
 
 def _list(content: Mapping[str, Any], path: str) -> ManifestList:
     try:
-        return ManifestList(
-            str(content["manifest"]),
-            tuple(map(str, content["concepts"])),
-            dict(content["types"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        manifest, concepts, types = content["manifest"], content["concepts"], content["types"]
+    except KeyError as error:
         raise DamagedFileError(f"{path} is damaged: {error!r}") from None
+    # Taken for a list without names, anything else would retire every word.
+    if not (isinstance(manifest, str) and isinstance(concepts, list) and isinstance(types, dict)):
+        raise DamagedFileError(f"{path} is damaged: it is not what a run writes there")
+    if not all(isinstance(each, str) for each in (*concepts, *types.values())):
+        raise DamagedFileError(f"{path} is damaged: a name in it is no text")
+    return ManifestList(manifest, tuple(concepts), types)
 
 
 def _paths(run: RunFolder) -> list[str]:

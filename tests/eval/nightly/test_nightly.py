@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -152,6 +153,34 @@ def test_nights_are_kept_compared_with_the_last_good_one_and_read_back_as_they_w
     assert night(run, judgement, "n2") == second
     assert files(run) == before
     assert History(run.storage.folder("history"), conditions(replace(judgement, protocol=OTHER))).nights() == []
+
+
+@pytest.mark.parametrize(
+    "tear", ["empty", "half", "without a verdict", "of another night", "a verdict of another kind"]
+)
+def test_a_torn_night_is_as_if_it_had_not_been_scored(
+    run: RunFolder, judgement: Judgement, tear: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a torn file of an earlier night that ends all nights to come."""
+    evaluate(run, judgement)
+    first, second = night(run, judgement, "n1"), night(run, judgement, "n2")
+    folder = run.storage.folder("history")
+    names = folder.names()
+    data = folder.read_bytes(names[1])
+    table = pa.parquet.read_table(pa.BufferReader(data))
+    metadata = {"without a verdict": None, "a verdict of another kind": {b"wordmint": b'{"night": "n2"}'}}.get(tear)
+    write_table(RunFolder(folder), names[1], table.replace_schema_metadata(metadata))
+    if tear == "of another night":
+        folder.write_bytes(names[1], folder.read_bytes(names[0]))
+    elif tear in ("empty", "half"):
+        folder.write_bytes(names[1], data[: len(data) // 2] if tear == "half" else b"")
+    third = night(run, judgement, "n3")
+    assert (second.against, third.against, third.good) == ("n1", "n1", True)
+    assert f"{names[1]} is damaged" in caplog.text
+    history = History(folder, conditions(judgement))
+    assert history.verdicts() == [first, third]
+    with pytest.raises(ValueError, match=r"the baseline 'n2' cannot be used: .* is damaged"):
+        history.baseline("n4", "n2")
 
 
 def many(count: int, loss: float, fingerprint: str) -> list[ConceptSummary]:

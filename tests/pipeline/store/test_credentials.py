@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.application.night.alerts import Alerts
+from jobs.application.requests import EvaluationRequest, PictureRequest, RunRequest
+from jobs.application.starts.start_fit import FitRequest
+from jobs.application.two_runs import DiffRequest
 from jobs.cli.log import Log
 from pipeline.inputs.manifest_problems import Problem, shortened
 from pipeline.records import Concept, Failure, ImageSet, RejectedImage, Source, Word
@@ -28,6 +32,8 @@ SIGNED = f"https://host/cat.png?X-Amz-Signature={SECRET}&size=1"
         f"https://h/a?GoogleAccessId={SECRET}", f"https://h/a?auth={SECRET}", f"https://h/a?jwt={SECRET};x=1",
         f"https://me:{SECRET}@h/a", f"https://{SECRET}@h/a", f"AccountName=a;AccountKey={SECRET};EndpointSuffix=b",
         f"SharedAccessSignature={SECRET}", f"Authorization: Bearer {SECRET}", f"authorization: Basic {SECRET}",
+        f"https://me:pass@{SECRET}@h/a", f"s3://AKIA:ab/{SECRET}@bucket/a", f"https://me:{SECRET}/b@h/a", f"https://h/a?pass={SECRET}",
+        f"https://h/a?hdnts=exp=1~hmac={SECRET}", f"https://h/?url=https%3A%2F%2Fg%2Fa%3Fx%3D1%26X-Amz-Signature%3D{SECRET}%26y%3D1",
     ],
 )  # fmt: skip
 def test_a_credential_is_struck_out_of_any_text(text: str) -> None:
@@ -48,8 +54,29 @@ def test_the_value_of_an_option_that_is_secret_by_its_name_is_struck_out(options
 
 def test_what_is_no_secret_stays() -> None:
     options = {"endpoint_url": "http://minio:9000", "anon": True, "client_kwargs": {"region_name": "us-east-1"}}
-    text = "cannot read s3://bucket/a.png at http://minio:9000 in us-east-1: a basic error, a bearer of news"
+    text = (
+        "cannot read s3://bucket/a.png at http://minio:9000 in us-east-1: a basic error, a bearer of news, http://h:80/a@2x.png, "
+        "http://[::1]:80/a@2x.png, ?url=https%3A%2F%2Fg%2Fa%3Fsize%3D1"
+    )
     assert without_credentials(text, options) == text
+
+
+@pytest.mark.parametrize("part", ["?key", "&?key", "%26key", "x://a:b", "?keysecret", "://", "Password ", "Bearer\n"])
+def test_no_text_keeps_the_search_for_credentials_busy(part: str) -> None:
+    """Catches a name or a cell of a few kilobytes for which an expression takes the cube of its length: hours."""
+    text = part * (100_000 // len(part))
+    assert without_credentials(text) == text
+
+
+def test_no_record_of_a_request_shows_its_keys() -> None:
+    """Catches a notebook that prints the request, keys and all."""
+    options = {"secret": SECRET}
+    for request in (
+        RunRequest("m.csv", storage_options=options), EvaluationRequest(("run",), storage_options=options),
+        PictureRequest("run", (), storage_options=options), DiffRequest("a", "b", storage_options=options),
+        FitRequest("file", storage_options=options), Alerts(f"https://host/{SECRET}", f"https://host/{SECRET}"),
+    ):  # fmt: skip
+        assert SECRET not in repr(request)
 
 
 def test_a_secret_in_another_spelling_is_struck_out() -> None:

@@ -1,10 +1,11 @@
 """events.py: rows that neither a second driver nor a kill doubles or loses, and a line in the log at once."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from pipeline.logged_events import now
@@ -12,6 +13,7 @@ from pipeline.records import Event
 from pipeline.store import events
 from pipeline.store.damaged import say_damaged
 from pipeline.store.events import EventLog, read_events
+from pipeline.store.parts import write_table
 from pipeline.store.retry import StorageUnavailableError, keep_trying
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
@@ -38,6 +40,14 @@ def test_each_driver_has_its_rows_once_however_often_it_writes(run: RunFolder, t
     assert len(list((tmp_path / "events").iterdir())) == 2
     assert len(pd.read_parquet(tmp_path / "events")) == 6
     assert read_events(run)[0].output == LOST.output
+
+
+def test_events_that_a_stranger_wrote_end_no_report(run: RunFolder) -> None:
+    """Catches times that cannot be compared and causes that are none, in a table that can be read."""
+    rows = [asdict(LOST) | {name: None} for name in ("time", "cause", "worker", "output")] + [asdict(LOST)]
+    write_table(run, "events/strange.parquet", pa.Table.from_pylist(rows, events.EVENTS))
+    write_table(run, "events/stranger.parquet", pa.Table.from_pylist([asdict(LOST) | {"time": [1]}]))
+    assert read_events(run) == [LOST]
 
 
 def test_a_run_in_which_nothing_happened_leaves_no_file(run: RunFolder, tmp_path: Path) -> None:

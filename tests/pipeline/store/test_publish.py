@@ -18,7 +18,7 @@ from pipeline.records import Concept, Failure, ImageSet, Sample, Word
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import LeaseLostError, lease
-from pipeline.store.parts import create_layout, part_path, read_table
+from pipeline.store.parts import create_layout, part_path, read_rows, read_table
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import ATTEMPTS, Marker, RunFolder
 from pipeline.store.run_tables import embedding_rows, sample_rows, samples_of
@@ -238,7 +238,7 @@ def test_a_publisher_that_stood_still_for_too_long_writes_nothing_more(
     parts = create_layout(run, 40)
     commit(run, "concept-00")
     stands, goes_on = threading.Event(), threading.Event()
-    original = read_table
+    original = read_rows
 
     def read(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -247,7 +247,7 @@ def test_a_publisher_that_stood_still_for_too_long_writes_nothing_more(
             assert goes_on.wait(60)
         return found
 
-    monkeypatch.setattr(publishing, "read_table", read)
+    monkeypatch.setattr(publishing, "read_rows", read)
     monkeypatch.setattr(publishing, "lease", functools.partial(lease, seconds=0.5))
     monkeypatch.setattr(
         publishing, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1, threading.current_thread().name)

@@ -144,3 +144,10 @@ def test_a_damaged_list_goes_with_the_other_manifests(run: RunFolder) -> None:
     run.storage.write_bytes("_manifests/0123.json", b"")
     forget_others(run, "some.csv")
     assert read_lists(run) == (ManifestList("some.csv", ("ant",)),)
+
+
+@pytest.mark.parametrize("odd", ['""', "{}", "null", "[1]", '[["owl"]]'])
+def test_a_list_whose_names_are_none_retires_nothing(run: RunFolder, odd: str) -> None:
+    """Catches an empty text that is taken for a list without names."""
+    run.storage.write_bytes("_manifests/0123.json", f'{{"manifest": "m", "concepts": {odd}, "types": {{}}}}'.encode())
+    assert read_lists(run)[0].manifest == ""

@@ -15,10 +15,18 @@ from pipeline.records import Concept, Failure, ImageSet, Sample, Word
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.store.damaged import DamagedFileError
 from pipeline.store.lease import lease
-from pipeline.store.parts import all_whole, create_layout, part_path, read_layout, read_table
+from pipeline.store.parts import (
+    all_whole,
+    create_layout,
+    part_path,
+    read_layout,
+    read_parts,
+    read_table,
+    write_table,
+)
 from pipeline.store.publish import publish
 from pipeline.store.run_folder import Marker, RunFolder, short
-from pipeline.store.run_tables import embedding_rows, sample_rows
+from pipeline.store.run_tables import EMBEDDINGS, FAILURES, embedding_rows, sample_rows
 from pipeline.store.storage import Storage
 
 FINGERPRINT = "f" * 64
@@ -94,6 +102,27 @@ def test_a_torn_part_counts_as_absent_and_is_told_by_name(
     assert publish(run, {"owl": FINGERPRINT}, parts) == ()
     assert read_table(run, path) is not None
     assert all_whole(run)
+
+
+STRANGE_TABLES = [
+    pa.table({"a": [1]}),
+    pa.table({"concept": [[1]], "fingerprint": [2.5], "vectors": ["x"], "image": [1]}),
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE_TABLES, ids=["no column", "other types"])
+def test_a_table_of_another_kind_counts_as_absent(run: RunFolder, strange: pa.Table) -> None:
+    """Catches a traceback for a table that can be read and is none of ours."""
+    parts = create_layout(run, 1)
+    for file in ("embeddings/part-00000-of-00001.parquet", "failures/part-00000-of-00001.parquet"):
+        write_table(run, file, strange)
+    assert len(read_parts(run, "embeddings", 1, EMBEDDINGS)) <= 1
+    assert len(read_parts(run, "failures", 1, FAILURES)) <= 1
+    leave_attempt(run, "owl")
+    leave_attempt(run, "taxi")
+    write_table(run, run.attempt_path("taxi", FINGERPRINT, "a1", "embedding.parquet"), strange)
+    assert publish(run, {"owl": FINGERPRINT, "taxi": FINGERPRINT}, parts) == ("taxi",)
+    assert read_parts(run, "embeddings", 1, EMBEDDINGS)["concept"].to_pylist()[-1:] == ["owl"]
 
 
 @pytest.mark.parametrize("file", ["embedding.parquet", "samples.parquet"])
