@@ -38,9 +38,10 @@ import torch
 from PIL import Image
 
 from jobs.api import Placement, RunRequest, invert
-from jobs.bench import full_size
 from jobs.bench.bench import commit, machine
 from jobs.bench.bench_trainers import PlainTrainer
+from jobs.bench.published.architectures import architecture
+from jobs.bench.published.random_weights import save
 from jobs.cli.arguments import MOST_STEPS, file_to_write, minutes, whole_number
 from jobs.cli.log import Log
 from pipeline.models.base import Backbone, Conditioning
@@ -182,7 +183,7 @@ def _weights(subject: Subject, scratch: Path, bench: Bench) -> Path:
         return MINI_FOLDER
     # In its own process, so that its memory is freed.
     dtype = torch.float32 if bench.device == "cpu" else torch.bfloat16
-    saver = multiprocessing.get_context("spawn").Process(target=full_size.save, args=(subject.name, scratch, dtype))
+    saver = multiprocessing.get_context("spawn").Process(target=save, args=(architecture(subject.name), scratch, dtype))
     saver.start()
     saver.join()
     return scratch

@@ -20,26 +20,21 @@ import torch
 from diffusers import (
     ChromaTransformer2DModel,
     FluxTransformer2DModel,
-    PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
-    SanaTransformer2DModel,
     SD3Transformer2DModel,
     ZImageTransformer2DModel,
 )
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
-    Gemma2Config,
-    Gemma2Model,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3Model,
-    T5Config,
-    T5EncoderModel,
 )
+
+from jobs.bench.published.architectures import clip, gemma_2_2b, pixart, sana, t5_xxl
 
 GIB, TERA = 2**30, 1e12
 Calls = dict[str, Any]
@@ -60,25 +55,7 @@ class Size:
 
 
 def _clip(width: int, layers: int) -> Callable[[], nn.Module]:
-    config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 64, projection_dim=width,
-    )  # fmt: skip
-    return lambda: CLIPTextModel(config)
-
-
-def _t5() -> nn.Module:
-    return T5EncoderModel(
-        T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu",
-                 vocab_size=32128)
-    )  # fmt: skip
-
-
-def _gemma() -> nn.Module:
-    return Gemma2Model(
-        Gemma2Config(vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
-                     num_attention_heads=8, num_key_value_heads=4, head_dim=256)
-    )  # fmt: skip
+    return lambda: CLIPTextModel(clip(width, layers))
 
 
 def _qwen3() -> nn.Module:
@@ -116,8 +93,7 @@ def sizes() -> Mapping[str, Size]:
     half: Calls = {"dtype": torch.bfloat16}
     noisy4, noisy16 = torch.zeros(1, 4, 128, 128, **half), torch.zeros(1, 16, 128, 128, **half)
     time = torch.ones(1)
-    clips, t5 = ((_clip(768, 12), 77), (_clip(1280, 32), 77)), (_t5, 512)
-    sizes_of_pixart = {"resolution": torch.ones(1, 2, **half), "aspect_ratio": torch.ones(1, 1, **half)}
+    clips, t5 = ((_clip(768, 12), 77), (_clip(1280, 32), 77)), (t5_xxl, 512)
 
     def sd3(layers: int, heads: int, **more: Any) -> Size:
         return Size(
@@ -128,7 +104,7 @@ def sizes() -> Mapping[str, Size]:
             ),
             lambda context: {"hidden_states": noisy16, "encoder_hidden_states": context, "timestep": time,
                              "pooled_projections": torch.zeros(1, 2048, **half)},
-            333, 4096, (*clips, (_t5, 256)),
+            333, 4096, (*clips, (t5_xxl, 256)),
         )  # fmt: skip
 
     return {
@@ -141,16 +117,17 @@ def sizes() -> Mapping[str, Size]:
         ),
         "chroma": Size(ChromaTransformer2DModel, _told(64), 512, 4096, (t5,)),
         "pixart-sigma": Size(
-            lambda: PixArtTransformer2DModel(sample_size=128, caption_channels=4096),
+            lambda: pixart(sized=False),
             lambda context: {"hidden_states": noisy4, "encoder_hidden_states": context, "timestep": time,
-                             "encoder_attention_mask": _masked(context), "added_cond_kwargs": sizes_of_pixart},
-            300, 4096, ((_t5, 300),),
+                             "encoder_attention_mask": _masked(context),
+                             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
+            300, 4096, ((t5_xxl, 300),),
         ),
         "sana": Size(
-            SanaTransformer2DModel,
+            lambda: sana(large=True),
             lambda context: {"hidden_states": torch.zeros(1, 32, 32, 32, **half), "encoder_hidden_states": context,
                              "timestep": time, "encoder_attention_mask": _masked(context)},
-            300, 2304, ((_gemma, 300),),
+            300, 2304, ((gemma_2_2b, 300),),
         ),
         "z-image": Size(
             ZImageTransformer2DModel,
