@@ -31,7 +31,8 @@ BOUNDS = (
 # word moved by a tenth of its length 0.005, an unmoved one 0.
 NO_EFFECT = 0.01
 # A word whose pictures are less than this share as varied as its training images always draws nearly the same picture; one whose
-# pictures are less than this share of the way from the untrained word's to real ones is weak. Stated rules, not measured limits.
+# pictures are less than this share of the way from the untrained word's to real ones is weak. `python -m jobs.bench.gate_rates RUN`
+# prints what these limits say of words whose worth is known; docs/reference.md has its figures.
 COLLAPSED, WEAK = 0.1, 0.3
 FELL, COLLAPSES, NONE, IS_WEAK, UNSCORED, ALIKE = VERDICTS = (
     "fell", "collapsed", "no effect", "weak", "no score", "like its pictures",

@@ -139,6 +139,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--learning-rate": number("--learning-rate", "nan"),
     }),
     "bench.count_sizes": ((), {}),
+    "bench.gate_rates": ((), {}),
     "bench.bench_starts": ((), {
         "--output": NO_FOLDER, "--art": NO_FOLDER, "--archives": number("--archives", "9"), "--concepts": number("--concepts", "1"),
         "--seeds": number("--seeds", "0"),
