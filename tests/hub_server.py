@@ -1,4 +1,4 @@
-"""A model hub of one folder: the three answers that huggingface_hub's snapshot_download asks for."""
+"""A model hub of one folder: the answers that huggingface_hub asks for."""
 
 import json
 import threading
@@ -34,15 +34,18 @@ def hub(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
                 ]
                 self.send(json.dumps(tree).encode(), {})
             elif "/resolve/" in url:
-                name = url.partition(f"/resolve/{COMMIT}/")[2]
+                name = url.partition("/resolve/")[2].partition("/")[2]
+                if name not in files:
+                    self.send(b"", {"X-Error-Code": "EntryNotFound"}, 404)
+                    return
                 if self.command == "GET":
                     fetched.append(name)
                 self.send(files[name].read_bytes(), {"ETag": f'"{name.replace("/", "-")}"', "X-Repo-Commit": COMMIT})
             else:
                 self.send(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": []}).encode(), {})
 
-        def send(self, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(200)
+        def send(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
+            self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()

@@ -26,7 +26,7 @@ def add_input_and_output(what: argparse._ActionsContainer) -> None:
         type=absolute_name,
         default=MINI,
         metavar="ID|PATH|URL",
-        help="model: a diffusers folder or a single file (path or fsspec URL), or a hub id (default: the shipped mini)",
+        help="model: a diffusers folder or a single file (path, fsspec URL or hub id) (default: the shipped mini)",
     )
     what.add_argument(
         "--clip",

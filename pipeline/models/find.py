@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pipeline.models.configuration import ConfigurationError, read_configuration
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored, mirrored_file
 from pipeline.models.single_file.configured import configured
-from pipeline.models.single_file.contents import ENDINGS, SingleFileError, read_contents, refuse_pickle
+from pipeline.models.single_file.contents import ENDINGS, SAFE, SingleFileError, read_contents, refuse_pickle
 from pipeline.models.weights.weight_files import VARIANTS, weight_files
 from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
@@ -20,6 +21,9 @@ MINI = "mini"
 # Whoever sees its pictures has to know what it is.
 MINI_SAID = "the shipped model draws 64-pixel drawings; for photographs, name a real model with --model"
 MINI_FOLDER = Path(__file__).parents[1] / "mini" / "model"
+HUB = "hf://"  # may be before a hub id, as fsspec writes it
+# owner/name, a commit, and a single file.
+HUB_ID = re.compile(rf"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-]+))?(?:/(.+(?:{'|'.join(map(re.escape, ENDINGS))})))?")
 # All folders that something is loaded from.
 CONFIGURED = sorted(
     {"scheduler", "tokenizer", "tokenizer_2", *(part for each in FAMILIES.values() for part in each.weights)}
@@ -48,32 +52,35 @@ class Model:
     @property
     def revision(self) -> str | None:
         """The commit of the hub's repository that it is; None for a model that is no hub's."""
-        return self.folder.name if self.folder.parent.name == "snapshots" else None
+        if self.file is None:
+            return self.folder.name if self.folder.parent.name == "snapshots" else None
+        return next((each.name for each in self.file.parents if each.parent.name == "snapshots"), None)
 
 
 def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     """A model named "mini", by path, by URL (copied once a node, mirrors.py), or by hub id, owner/name or
-    owner/name@commit (once into the hub's own cache). A path or URL may be of a single file (single_file/).
+    owner/name@commit (once into the hub's own cache). A path or URL may be of a single file (single_file/), and so may a hub id:
+    owner/name/FILE.safetensors.
 
     options: for the store that the URL is in.
     Raises ModelError when there is no such model, it is of a family we do not know, or it has only pickled weights.
     """
     folder = MINI_FOLDER if name == MINI else Path(name).expanduser()
-    if "://" in name:
-        folder = _mirrored(name, options or {})
-    elif not folder.exists():
-        if name.count("/") != 1 or name.startswith((".", "/", "~")):
-            raise ModelError(
-                f"model {name!r}: there is no such folder, and it is not a hub id (owner/name[@commit]), a URL or '{MINI}'"
-            )
+    is_hubs = name.startswith(HUB) or not ("://" in name or folder.exists())
+    if is_hubs:
         folder = _download(name)
+    elif "://" in name:
+        folder = _mirrored(name, options or {})
     elif name != MINI:
         name = local_path(name)
     if folder.is_file():
         return _single_file(name, folder)
     index = folder / "model_index.json"
     if not index.is_file():
-        raise ModelError(f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout")
+        single = ", or a single file of the hub, owner/name/FILE.safetensors" if is_hubs else ""
+        raise ModelError(
+            f"model {name!r}: {folder} has no model_index.json; a model is a folder in diffusers' layout{single}"
+        )
     try:
         family = read_configuration(index).get("_class_name")
     except ConfigurationError as error:
@@ -142,7 +149,8 @@ def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
     try:
         if Storage(url, options).is_web:
             raise ModelError(
-                f"model {url!r}: a web server does not list its files; copy the model to a store or a disk"
+                f"model {url!r}: a web server does not list its files; copy the model to a store or a disk, or name one of "
+                "the Hugging Face hub as owner/name or owner/name/FILE.safetensors"
             )
         if url.endswith(ENDINGS):
             refuse_pickle(url)
@@ -153,19 +161,31 @@ def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
 
 
 def _download(name: str) -> Path:
-    """The snapshot in the hub's own cache. The weights of a part come without their variants, unless it has nothing else."""
-    from huggingface_hub import snapshot_download
+    """The snapshot in the hub's own cache, or the one file. Parts come without the variants of their weights, unless they have
+    nothing else.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    repository, _, revision = name.partition("@")
+    if (named := HUB_ID.fullmatch(name.removeprefix(HUB))) is None:
+        raise ModelError(
+            f"model {name!r}: there is no such folder, and it is not a hub id (owner/name[@commit][/FILE{SAFE}]), a URL or '{MINI}'"
+        )
+    repository, revision, file = named.groups()
     try:
+        if file:
+            refuse_pickle(name)
+            return Path(hf_hub_download(repository, file, revision=revision))
         folder = Path(
             snapshot_download(
-                repository, revision=revision or None, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+                repository, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
             )
         )
         if bare := [part for part in PARTS if (folder / part).is_dir() and not weight_files(folder / part)[1]]:
             variants = [f"{part}/{VARIANTS}" for part in bare]
-            snapshot_download(repository, revision=revision or None, allow_patterns=variants)
+            snapshot_download(repository, revision=revision, allow_patterns=variants)
+    except SingleFileError as error:
+        raise ModelError(f"model {name!r}: {error}") from error
     except (OSError, ValueError) as error:  # the hub's own errors are both, depending on what went wrong
-        raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {error}") from error
+        said = " ".join(str(error).split())
+        raise ModelError(f"model {name!r}: not a folder here, and the hub did not give it: {said}") from error
     return folder
