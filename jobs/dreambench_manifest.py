@@ -18,7 +18,8 @@ from pathlib import Path
 from jobs.cli.arguments import add_log
 from jobs.cli.log import open_log
 from pipeline.protocols import PROTOCOLS
-from pipeline.text_files import decode_text
+from pipeline.store.storage import Storage
+from pipeline.text_files import MOST_TEXT_BYTES, decode_text
 
 WRITTEN, NOT_STARTED = 0, 2
 CLASSES = "prompts_and_classes.txt"
@@ -87,7 +88,9 @@ def read_classes(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; DATASET is the folder that holds it")
     try:
-        lines = [line.strip() for line in decode_text(path.read_bytes()).splitlines()]
+        lines = [
+            line.strip() for line in decode_text(Storage(str(path)).read_bytes(at_most=MOST_TEXT_BYTES)).splitlines()
+        ]
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from None
     if HEADER not in lines:

@@ -25,7 +25,8 @@ from jobs.cli.log import open_log
 from jobs.dreambench_manifest import NOT_STARTED, PICTURES, WRITTEN, DatasetError
 from pipeline.protocols import ProtocolError
 from pipeline.protocols.reading import read_protocol
-from pipeline.text_files import lines_of
+from pipeline.store.storage import Storage, StorageError
+from pipeline.text_files import MOST_TEXT_BYTES, lines_of
 
 LISTED = 20
 # The settings of their Textual Inversion script, except for the sampler: theirs is Stable Diffusion's default, PNDM.
@@ -107,8 +108,8 @@ def read_subjects(data: Path) -> list[Subject]:
         images = data / "images" / category
         pictures = sorted(each for each in images.glob(f"{path.stem}.*") if each.suffix.lower() in PICTURES)
         try:
-            noun, *said = lines_of(path.read_bytes())
-        except ValueError as error:
+            noun, *said = lines_of(Storage(str(path)).read_bytes(at_most=MOST_TEXT_BYTES))
+        except (StorageError, ValueError) as error:
             wrong.append(f"{path}: expected the subject in the first line and prompts in the others ({error})")
             continue
         prompts = tuple(dict.fromkeys(filter(None, (_template(prompt, noun) for prompt in said))))

@@ -36,6 +36,7 @@ from pipeline.inputs.manifest import RowDefaults
 from pipeline.scheduling.shared_paths import UnseenPathError
 from pipeline.settings import ModelSettings
 from pipeline.store.storage import StorageError, parse_storage_options
+from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
@@ -85,7 +86,7 @@ def show_plan(request: RunRequest, price: float | None, log: Log) -> int:
         log.complain("not started", f"this could not be started.\n{error}")
         return NOT_STARTED
     log.say(
-        "plan", "\n".join(lines_of_plan(planned)), new=planned.new, changed=planned.changed, again=planned.again, gone=planned.gone,
+        "plan", paragraph(lines_of_plan(planned)), new=planned.new, changed=planned.changed, again=planned.again, gone=planned.gone,
         returned=planned.returned, failed={name: failure.reason for name, failure in planned.failed.items()}, done=planned.done,
         seconds=planned.seconds, workers=planned.workers, measured=planned.rate.measured, money=planned.money,
     )  # fmt: skip

@@ -37,6 +37,7 @@ from jobs.application.requests import require
 from jobs.cli.log import Log, show_log
 from jobs.invert_all import ALL_DONE, CUT_SHORT, GATE_SAID_NO, NOT_STARTED, SOME_FAILED
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
     from pipeline.scheduling.worker_process import WorkerProcess
@@ -131,7 +132,7 @@ def _night(
         evaluation = _evaluation_of(arguments, request)
         planned = plan_run(request, arguments.price_per_hour)
         check_night(evaluation, planned.columns)
-        log.say("plan", "\n".join(lines_of_plan(planned)[1:]))
+        log.say("plan", paragraph(lines_of_plan(planned)[1:]))
     except (NotStartedError, StorageError, ValueError) as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED, None, None

@@ -20,6 +20,7 @@ from jobs.cli.log import open_log
 from pipeline.store.catalogue.accepted import is_gated, read_judged
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options
+from pipeline.text_files import paragraph
 
 DONE, NOT_STARTED = 0, 2
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (arguments.promote or arguments.promote_all or arguments.roll_back):
             held = [word for word in read_judged(run) if word.state == "candidate"]
             lines = [f"candidates  {len(held)}", *(f"  {word.concept}: {word.reason}" for word in held)]
-            log.say("candidates", "\n".join(lines), concepts={word.concept: word.reason for word in held})
+            log.say("candidates", paragraph(lines), concepts={word.concept: word.reason for word in held})
     except (StorageError, ValueError) as error:
         log.complain("not started", f"nothing was changed.\n{error}")
         return NOT_STARTED

@@ -32,7 +32,7 @@ from pipeline.store.storage import (
     parse_storage_options,
     without_credentials,
 )
-from pipeline.text_files import visible
+from pipeline.text_files import paragraph
 
 TOLD, NOT_STARTED = 0, 2
 SHOWN = 20
@@ -86,10 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StorageError, ValueError) as error:
         log.complain("not started", f"there is no such run.\n{error}")
         return NOT_STARTED
-    log.say("status", "\n".join(
-                visible(line, lines=True).replace("\n", "\n      ")  # a reason's later lines stay below its concept
-                for line in lines(status, without_credentials(run.storage.url), configuration)
-            ),
+    log.say("status", paragraph(lines(status, without_credentials(run.storage.url), configuration)),
             total=status.total, done=status.done, failed=status.failed, retired=status.retired, training=status.training,
             failures={failure.concept: failure.reason for failure in status.failures},
             concepts_per_minute=status.per_minute, eta_seconds=status.eta, state=status.state,

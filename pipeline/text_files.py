@@ -3,6 +3,7 @@
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
 
 MARKS = (  # how a file says its encoding; UTF-32 first, for its mark begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -83,6 +84,15 @@ def visible(text: str, *, lines: bool = False) -> str:
     """
     shown = OBEYED.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
     return shown if lines else shown.replace("\n", "\\n")
+
+
+def paragraph(lines: Iterable[str]) -> str:
+    """Lines of ours as one text. What stands behind a line end inside of one is indented, so that it passes for none of ours.
+
+    >>> paragraph(["failed    1", "  owl: bad\nreport    elsewhere"])
+    'failed    1\n  owl: bad\n      report    elsewhere'
+    """
+    return "\n".join(visible(line, lines=True).replace("\n", "\n      ") for line in lines)
 
 
 def is_one_line(text: str) -> bool:

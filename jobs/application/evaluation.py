@@ -25,6 +25,7 @@ from pipeline.settings import ModelSettings
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
     from eval.judges.outside_metric import OutsideMetric
@@ -194,7 +195,7 @@ def _evaluate(
         with phase(events, "scoring pairs") as counts:
             pairs = score_pairs(run.folder, judgement, each.under, counts.of("scored", "pairs"))
         for failure in pairs:
-            events.say("pair", f"{failure.concept}: {failure.reason}", concept=failure.concept)
+            events.say("pair", paragraph([f"{failure.concept}: {failure.reason}"]), concept=failure.concept)
     with phase(events, "evaluating"):
         summaries = [summarise_run(run.folder, each.under) for run, each in zip(runs, scored, strict=True)]
         canary = read_canary(runs[0].folder, judgements[0], night)
@@ -262,7 +263,8 @@ def _report(
             progress = counts.of("scored", f"words by {name}")
             second = score_run(run.folder, run.judgement(session, name), scored=progress)
         for failure in second.failures:
-            events.say("judge", f"{failure.concept} has no score by {name}: {failure.reason}", concept=failure.concept)
+            said = paragraph([f"{failure.concept} has no score by {name}: {failure.reason}"])
+            events.say("judge", said, concept=failure.concept)
         judges.append(Judge.of(name, summarise_run(run.folder, second.under)))
     configuration = {
         **run.configuration,
@@ -307,7 +309,7 @@ def said_of(verdict: "Verdict", failures: Sequence[Failure]) -> str:
     lines += [f"  no score of {failure.concept}: {failure.reason}" for failure in failures[:LISTED]]
     if len(failures) > LISTED:
         lines.append(f"  and {len(failures) - LISTED} more without a score")
-    return "\n".join(lines)
+    return paragraph(lines)
 
 
 def noticed(detectable: float, drop: float | None) -> str:

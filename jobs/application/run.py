@@ -37,6 +37,7 @@ from pipeline.store.parts import all_whole, create_layout
 from pipeline.store.publish import publish, publish_failures
 from pipeline.store.run_folder import RunFolder, doubt_of_exactly_once, short
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.text_files import paragraph
 from pipeline.training.start_file import StartFileError
 
 if TYPE_CHECKING:
@@ -372,21 +373,22 @@ class Run:
     def _end(self, said: str) -> RunResult:
         counts = self._counts()
         said = f"{said}: {counts['done']} concepts done, {counts['failed']} failed"
-        said += f", {counts['retired']} retired" if counts["retired"] else ""
-        for name, failure in sorted(self.failures.items())[:20]:
-            said += f"\n  {name}: {failure.reason}"
+        lines = [said + (f", {counts['retired']} retired" if counts["retired"] else "")]
+        lines += [f"  {name}: {failure.reason}" for name, failure in sorted(self.failures.items())[:20]]
         if len(self.failures) > 20:
-            said += f"\n  and {len(self.failures) - 20} more, in {self.folder.storage.url}/failures/"
+            lines.append(f"  and {len(self.failures) - 20} more, in {self.folder.storage.url}/failures/")
         if self.log.counts:
             what = ", ".join(f"{count} x {kind.replace('_', ' ')}" for kind, count in self.log.counts.most_common())
-            said += f"\n  on the way: {what}; each is in the report, and a row of events/"
+            lines.append(f"  on the way: {what}; each is in the report, and a row of events/")
         url = without_credentials(self.folder.storage.url)
         held = held_since(self.folder, self.today) if self.gate else {}
         result = RunResult(url, dict(self.done), dict(self.failures), time.monotonic() - self.began,
                            self.request.accepted_failures, self.catalogue.retired, held)  # fmt: skip
         if self.failures and not result.unaccepted:
-            said += "\n  these failures are accepted"
-        self.events.say("end", said, done=counts["done"], failed=counts["failed"], retired=counts["retired"])
+            lines.append("  these failures are accepted")
+        self.events.say(
+            "end", paragraph(lines), done=counts["done"], failed=counts["failed"], retired=counts["retired"]
+        )
         # A terminal makes a link of a file:// URL.
         shown = Path(result.report).absolute().as_uri() if self.folder.storage.is_local else result.report
         self.events.say("report", f"report    {shown}", url=result.report)

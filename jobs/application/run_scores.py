@@ -12,6 +12,7 @@ from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept
 from pipeline.scheduling.shared_paths import on_every_node
 from pipeline.store.run_folder import RunFolder
+from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
     from eval.judges.outside_metric import OutsideMetric
@@ -73,9 +74,9 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
         scored = score_run(run, judgement, None, counts.of("drew", "words"), counts.of("scored", "words"))
         pairs = score_pairs(run, judgement, scored.under, counts.of("scored", "pairs"))
     for failure in scored.failures:
-        events.complain("score", f"score     {failure.concept}: {failure.reason}", concept=failure.concept)
+        events.complain("score", paragraph([f"score     {failure.concept}: {failure.reason}"]), concept=failure.concept)
     for failure in pairs:
-        events.say("pair", f"pair      {failure.concept}: {failure.reason}", concept=failure.concept)
+        events.say("pair", paragraph([f"pair      {failure.concept}: {failure.reason}"]), concept=failure.concept)
     if gate is not None:
         rule = Rule(gate.word_drop, gate.least_covered, gate.night_drop)
         with phase(events, "judging new words"):

@@ -10,6 +10,7 @@ from jobs.application.requests import Listener, NotComparedError, NotStartedErro
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
+from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
     from eval.report.run_diff import ConceptPair, Difference
@@ -115,4 +116,4 @@ def _said(compared: "list[Difference]", pairs: "list[ConceptPair]", only: tuple[
     fell = [pair for pair in pairs if pair.change("reconstruction") < 0][:LISTED]
     if fell:
         lines.append("  fell most in reconstruction: " + ", ".join(pair.concept for pair in fell))
-    return "\n".join(lines)
+    return paragraph(lines)

@@ -33,6 +33,7 @@ class Log(Listener):
 
     def _write(self, event: str, text: str, fields: dict[str, Any], to: TextIO) -> None:
         text, fields = without_credentials(text), all_without_credentials(fields)
+        text = text.replace("\nwordmint:", "\n  wordmint:")  # a later line must not pass for a message of its own
         text = _as_json(event, text.strip(), fields) if self.format == "json" else visible(text, lines=True)
         print(_escaped(text, to), file=to, flush=True)
 

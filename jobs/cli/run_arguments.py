@@ -11,8 +11,11 @@ from pipeline.models.find import MINI
 from pipeline.protocols import PROTOCOLS
 from pipeline.settings import DTYPES
 from pipeline.store.catalogue.retired import DAYS
+from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
 from pipeline.text_files import lines_of
+
+MOST_NAMES_BYTES = 150_000_000  # the names of a manifest's most rows
 
 
 def add_input_and_output(what: argparse._ActionsContainer) -> None:
@@ -239,7 +242,7 @@ def accepted_of(said: str, options: Mapping[str, Any]) -> int | frozenset[str]:
     if said.isdecimal():
         return int(said)
     try:
-        return frozenset(name for line in lines_of(Storage(said, options).read_bytes()) if (name := line.strip()))
+        return frozenset(lines_of(Storage(said, with_private(options)).read_bytes(at_most=MOST_NAMES_BYTES)))
     except ValueError as error:
         raise ValueError(f"--accept-failures {said}: {error}") from None
 

@@ -57,7 +57,9 @@ def refuse_code(folder: Path, *, quantised: bool = False) -> None:
     """Raises ConfigurationError if a configuration right inside the folder would make a library run or load more than it, or
     if a pipe or a device is there, on which a library would wait for ever. quantised: its weights may be.
     """
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    top = sorted(folder.iterdir()) if folder.is_dir() else []
+    # In folders right inside there may be more of a tokenizer's files, such as its other chat templates.
+    for path in (*top, *(each for inside in top if inside.is_dir() for each in sorted(inside.iterdir()))):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ConfigurationError(f"{path} is not a regular file")
     for path in sorted(folder.glob("*.json")):

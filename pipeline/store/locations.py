@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.text_files import lines_of
+from pipeline.text_files import MOST_TEXT_BYTES, lines_of
 
 _SECRET = (
     r"key|secret|token|passw|passphrase|pwd|credential|signature|auth|bearer|cookie|session|jwt|connection.?string"
@@ -67,7 +67,12 @@ def _with_files(pairs: Iterable[str]) -> Iterator[str]:
             yield pair
             continue
         try:
-            lines = lines_of(Path(pair[1:]).expanduser().read_bytes())
+            # It may be a pipe, as a shell makes one of a command's output: it is the user's own, unlike the files of a run.
+            with Path(pair[1:]).expanduser().open("rb") as file:
+                data = file.read(MOST_TEXT_BYTES + 1)
+            if len(data) > MOST_TEXT_BYTES:
+                raise ValueError(f"has more than {MOST_TEXT_BYTES:,} bytes")
+            lines = lines_of(data)
         except ValueError as error:
             raise ValueError(f"{pair[1:]}: {error}") from None
         yield from (line for line in lines if not line.startswith("#"))

@@ -1,5 +1,6 @@
 """DreamBench++'s folder layout, made small, to a manifest and a protocol that the job's own readers take."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,9 @@ def test_all_that_does_not_fit_together_is_said_at_once(data: Path, capsys: pyte
         assert part in said
     assert not (data / "plus.csv").exists()
     assert main([str(data / "images")]) == NOT_STARTED
+
+
+def test_a_pipe_among_the_captions_is_told_and_not_waited_for(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(data / "captions" / "animal" / "01.txt")
+    assert main([str(data), "--output", str(data / "plus.csv")]) == NOT_STARTED
+    assert "01.txt" in capsys.readouterr().err

@@ -8,12 +8,18 @@ import pytest
 from PIL import Image
 
 from eval.report.report_page import thumbnail
+from jobs.application.night.plan_run import PlannedRun, lines_of_plan
+from jobs.application.night.rates import Rate
 from jobs.application.report_run import Grids
+from jobs.promote import main as promote
 from jobs.status import main as status
 from pipeline.inputs.image_sets import ImageSetError, find_images, load_images
 from pipeline.inputs.picture_file import decode_drawn
+from pipeline.records import Failure
+from pipeline.store.catalogue.accepted import JudgedWord, write_judged
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
+from pipeline.text_files import paragraph
 from tests.job_process import ROOT
 from tests.pipeline.inputs.test_image_sets import concept
 from tests.pipeline.inputs.test_images import encoded, picture
@@ -47,6 +53,34 @@ def test_status_of_a_strangers_run_folder_obeys_no_name_of_it(
     out = capsys.readouterr().out
     assert not obeyed(out)
     assert sum(line.startswith("state") for line in out.splitlines()) == 1
+
+
+def test_a_reason_of_a_strangers_gate_passes_for_no_line_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a table whose reason goes on in lines that look like ours."""
+    run = RunFolder(Storage(str(tmp_path)))
+    run.write_json("run.json", {})
+    write_judged(run, [JudgedWord(NAME, "f", "candidate", "2026", reason=f"bad\ncandidates  0\nwordmint: {NAME}")])
+    assert promote([str(tmp_path)]) == 0
+    assert promote([str(tmp_path), "--promote", NAME.replace("owl", "owl\nwordmint: all is well")]) == 2
+    told = capsys.readouterr()
+    assert not obeyed(told.out + told.err)
+    assert [line for line in told.out.splitlines() if not line.startswith("      ")] == [
+        "candidates  1",
+        "  owl\\x1b[2J",
+    ]
+    assert sum(line.startswith("wordmint:") for line in told.err.splitlines()) == 1
+
+
+def test_no_plan_has_a_line_that_a_file_wrote() -> None:
+    planned = PlannedRun(
+        "runs/a", (), {"owl": (f"{NAME} is new",)}, (), (), (), {"bat": Failure("bat", "images", "x\ntime      0 s")}, (),
+        Rate(1, 1, 1, 1), 1, 3.0,
+    )  # fmt: skip
+    lines = paragraph(lines_of_plan(planned)).splitlines()
+    assert sum(line.startswith("time") for line in lines) == 1
+    assert not any(line.startswith("state") for line in lines)
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP", "JPEG", "WEBP"])

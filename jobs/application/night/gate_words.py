@@ -18,6 +18,7 @@ from pipeline.store.catalogue.accepted import (
 )
 from pipeline.store.lease import lease
 from pipeline.store.run_folder import RunFolder
+from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
     from eval.nightly.acceptance import Judged, Rule
@@ -69,7 +70,7 @@ def gate_words(run: RunFolder, summary: "Summary", rule: "Rule", keep: int, even
     waits = len(waiting(run)) - len(held)
     if fresh or waits:
         events.say(
-            "gate", "\n".join(_said(verdicts, len(accepting), waits)), accepted=[word.concept for word in accepting],
+            "gate", paragraph(_said(verdicts, len(accepting), waits)), accepted=[word.concept for word in accepting],
             held=dict(verdicts.held), waiting=waits,
         )  # fmt: skip
     return dict(verdicts.held)

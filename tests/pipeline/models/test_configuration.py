@@ -102,10 +102,17 @@ def test_entries_that_say_nothing_are_let_through(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["unet/config.json", "tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors"]
+    "name",
+    [
+        "unet/config.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/additional_chat_templates/x.jinja",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
 )
 def test_a_pipe_in_a_models_folder_is_refused_and_not_waited_for(name: str, folder: Path) -> None:
-    (folder / name).unlink()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)
     with pytest.raises(ModelError, match=f"{name} is not a regular file"):
         find_model(str(folder))
