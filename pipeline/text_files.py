@@ -89,8 +89,8 @@ def visible(text: str, *, lines: bool = False) -> str:
 def paragraph(lines: Iterable[str]) -> str:
     """Lines of ours as one text. What stands behind a line end inside of one is indented, so that it passes for none of ours.
 
-    >>> paragraph(["failed    1", "  owl: bad\nreport    elsewhere"])
-    'failed    1\n  owl: bad\n      report    elsewhere'
+    >>> paragraph(["failed    1", "  owl: bad\\nreport    elsewhere"])
+    'failed    1\\n  owl: bad\\n      report    elsewhere'
     """
     return "\n".join(visible(line, lines=True).replace("\n", "\n      ") for line in lines)
 

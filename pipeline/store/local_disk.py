@@ -2,17 +2,16 @@
 
 import contextlib
 import errno
+import fnmatch
 import glob
 import itertools
 import os
 import re
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
-
-from fsspec.utils import glob_translate
+from typing import Any, BinaryIO
 
 MOST_FOLDERS = 10_000  # below the folder of a pattern with **
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
@@ -74,10 +73,8 @@ def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | 
     Raises ValueError for more than `at_most`, and for too many folders.
     """
     walked: Iterator[str]
-    if "**" in (parts := pattern.split("/")):
-        # Beside other signs "**" is no more than "*".
-        parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts]
-        matches = re.compile(glob_translate("/".join(parts))).match
+    if "**" in pattern.split("/"):
+        matches = path_fits(pattern)
         walked = (path for path in _names_below(root, _plain_part(pattern)) if matches(path))
     else:
         walked = glob.iglob(pattern, root_dir=root, include_hidden=True)  # noqa: PTH207 - relative to a folder
@@ -93,6 +90,39 @@ def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | 
             versions[path] = _version_if_there(file)
         seen.add(place)
     return {path: versions[path] for path in sorted(versions)}
+
+
+def name_fits(part: str) -> Callable[[str], Any]:
+    """Whether one component of a pattern matches a name, in a time that no pattern makes much longer than the name."""
+    return re.compile(fnmatch.translate(part)).match
+
+
+def path_fits(pattern: str) -> Callable[[str], bool]:
+    """Whether the whole pattern matches a path. "**" stands for any number of folders, but beside other signs for no more than "*".
+
+    Not a regular expression: one for several "**" can take a time that grows exponentially with their number.
+    """
+    parts = [None if part == "**" else name_fits(part) for part in pattern.split("/")]
+    if parts[-1] is None:
+        parts.append(name_fits("*"))
+
+    def fits(path: str) -> bool:
+        names, at, part = path.split("/"), 0, 0
+        back: tuple[int, int] | None = None  # the last "**" may stand for one more folder
+        while at < len(names) or part < len(parts):
+            matches = parts[part] if part < len(parts) else None
+            if part < len(parts) and matches is None:
+                back = (at + 1, part)
+                part += 1
+            elif matches is not None and at < len(names) and matches(names[at]):
+                at, part = at + 1, part + 1
+            elif back is not None and back[0] < len(names):
+                at, part = back[0], back[1]
+            else:
+                return False
+        return True
+
+    return fits
 
 
 def _plain_part(pattern: str) -> str:

@@ -1,15 +1,13 @@
 """Listings of object stores that stop while they are read, and patterns that are matched folder by folder."""
 
 import glob
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fsspec.asyn import sync
-from fsspec.utils import glob_translate
 
-from pipeline.store.local_disk import MOST_FOLDERS
+from pipeline.store.local_disk import MOST_FOLDERS, name_fits
 from pipeline.store.remote.object_stores import KINDS
 
 Entry = Mapping[str, Any]  # as fsspec describes a file or a folder: name, type and more
@@ -56,8 +54,7 @@ def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -
 
     Raises ValueError for more than `at_most` names, and for more than MOST_FOLDERS folders.
     """
-    # Beside other signs "**" is no more than "*".
-    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
+    parts = pattern.split("/")
     files: dict[str, Entry] = {}
     todo, seen, folders = deque([("", 0)]), {("", 0)}, 0
     while todo:
@@ -86,7 +83,7 @@ def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -
 def _steps(inside: list[Entry], at: str, parts: list[str], place: int) -> Iterator[tuple[str, Entry, int | None]]:
     """(a file's path, its entry, None), and (a folder's path with a slash, its entry, the part that goes on there)."""
     anywhere, is_last = parts[place] == "**", place == len(parts) - 1
-    matches = re.compile(glob_translate("*" if anywhere else parts[place])).match
+    matches = name_fits("*" if anywhere else parts[place])
     if anywhere and not is_last:
         yield at, {}, place + 1  # no folder between
     for entry in inside:

@@ -184,6 +184,15 @@ def test_a_folder_and_a_pattern_with_too_many_files_are_told(tmp_path: Path, mon
     assert "holds more than 3 files" in said(str(tmp_path))
 
 
+@pytest.mark.parametrize("pattern", ["**/" + "*a" * 30 + "b.png", "**/a/" * 30 + "b.png", "**/*a" * 30 + "**"])
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_no_pattern_keeps_the_search_for_pictures_busy(pattern: str, place: str, tmp_path: Path) -> None:
+    """Catches a pattern that is tried in every way in which its signs can stand for parts of a name: years."""
+    store = Storage(str(tmp_path) if place == "disk" else f"memory://{tmp_path.name}")
+    store.write_bytes("a/" * 30 + "a" * 100 + ".png", b"x")
+    assert list(store.matching(pattern)) in ([], ["a/" * 30 + "a" * 100 + ".png"])
+
+
 def test_links_in_circles_are_read_once(tmp_path: Path) -> None:
     """Eight links to the folder itself are eight to the power of forty names for whoever follows them."""
     (tmp_path / "sub").mkdir()
