@@ -16,6 +16,7 @@ from pipeline.inputs.manifest_problems import LISTED, MOST_CELLS, MOST_COLUMNS, 
 from pipeline.inputs.sidecars import Extras
 from pipeline.protocols import ProtocolError, find_protocol
 from pipeline.settings import InversionSettings
+from pipeline.store.storage import Storage
 from pipeline.text_files import MOST_SENTENCE, MOST_TEXT_BYTES, sentences_of_file
 from tests.pipeline.inputs.test_image_sets import concept, png
 
