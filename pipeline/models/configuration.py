@@ -67,25 +67,27 @@ def refuse_code(folder: Path, *, quantised: bool = False) -> None:
             _refuse_other_shards(path, index[1] or index[2])
         elif path.name not in LISTS:
             configuration = read_configuration(path)
-            if quantised and path.name == "config.json":
-                _refuse_quantised(path, configuration.pop(QUANTISED, None))
+            if path.name == "config.json":
+                _refuse_quantised(path, configuration.pop(QUANTISED, None), quantised)
             _refuse_entries(path, configuration)
 
 
-def _refuse_quantised(path: Path, stated: object) -> None:
-    """Raises ConfigurationError for weights that are quantised in another way than can be read."""
+def _refuse_quantised(path: Path, stated: object, is_read: bool) -> None:
+    """Raises ConfigurationError for weights that are quantised, or if `is_read`, in another way than can be read."""
     if not stated:
         return
     told: dict[str, Any] = stated if isinstance(stated, dict) else {}
     kind = told.get("quant_type")
     default = kind.get("default") if isinstance(kind, dict) else None
     name = default.get("_type") if isinstance(default, dict) else kind
-    method = str(told.get("quant_method"))
-    if method != "torchao" or name != INT8 or told.get("include_input_output_embeddings"):
+    older = "bitsandbytes" if told.get("load_in_8bit") or told.get("load_in_4bit") else "an unnamed method"
+    method = str(told.get("quant_method") or older)
+    if not is_read or method != "torchao" or name != INT8 or told.get("include_input_output_embeddings"):
         what = f"{method} ({str(name)[:60]})" if method == "torchao" else method
+        readable = f"text encoders are read in torchao's {INT8} without the table of words, or not quantised"
         raise ConfigurationError(
-            f"{path}: {QUANTISED!r} says that the weights are quantised by {what[:100]}; text encoders are read in torchao's "
-            f"{INT8} without the table of words, or not quantised: take a variant in float16 or bfloat16"
+            f"{path}: {QUANTISED!r} says that the weights are quantised by {what[:100]}; "
+            f"{readable if is_read else 'this part is read not quantised alone'}: take a variant in float16 or bfloat16"
         )
     if importlib.util.find_spec("torchao") is None:
         raise ConfigurationError(

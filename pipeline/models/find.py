@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_parts
+from pipeline.models.configuration import QUANTISED, ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored, mirrored_file
 from pipeline.models.single_file.configured import configured
-from pipeline.models.single_file.contents import ENDINGS, SAFE, SingleFileError, read_contents, refuse_pickle
+from pipeline.models.single_file.contents import ENDINGS, GGUF, SAFE, SingleFileError, read_contents, refuse_pickle
+from pipeline.models.weights.scales import refuse_unstated_scales
 from pipeline.models.weights.weight_files import VARIANTS, weight_files
 from pipeline.store.locations import local_path
 from pipeline.store.storage import Storage, StorageError, without_credentials
@@ -97,8 +98,15 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
             raise ModelError(f"model {name!r}: {folder} has no folder {part}/")
         try:
             loaded = weight_files(folder / part)[1]
+            if not read_configuration(folder / part / "config.json").get(QUANTISED):
+                refuse_unstated_scales(loaded)
         except ValueError as error:
             raise ModelError(f"model {name!r}: {error}") from error
+        if not loaded and (ggufs := sorted(path.name for path in (folder / part).glob(f"*{GGUF}"))):
+            raise ModelError(
+                f"model {name!r}: {folder / part} has {ggufs[0]} alone, whose weights are quantised and are not read; take "
+                f"the part's {SAFE} files in float16 or bfloat16"
+            )
         if not loaded:
             raise ModelError(
                 f"model {name!r}: {folder / part} has no .safetensors file; pickled weights can run code and are not "

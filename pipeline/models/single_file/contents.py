@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 SAFE = ".safetensors"
-ENDINGS = (SAFE, ".ckpt", ".pt", ".pth", ".bin")  # of models in one file, in any format
+GGUF = ".gguf"
+ENDINGS = (SAFE, GGUF, ".ckpt", ".pt", ".pth", ".bin")  # of models in one file, in any format
 UNET = "model.diffusion_model."
 FIRST_INPUT = f"{UNET}input_blocks.0.0.weight"
 VAE = "first_stage_model."
@@ -147,6 +148,11 @@ def read_contents(path: Path) -> Contents:
 
 def refuse_pickle(name: str) -> None:
     """Raises SingleFileError for a path or URL of another kind of file."""
+    if name.endswith(GGUF):
+        raise SingleFileError(
+            f"{name.rpartition('/')[2]} is a GGUF file, whose weights are quantised and are not read; take the model in float16 or "
+            f"bfloat16, as a {SAFE} file or in diffusers' layout"
+        )
     if not name.endswith(SAFE):
         raise SingleFileError(
             f"{name.rpartition('/')[2]} is no {SAFE} file; pickled weights can run code and are not loaded. Convert it once: "

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel, TorchAoConfig
 
 from pipeline.models.base import Backbone
@@ -51,7 +53,10 @@ def model(tmp_path: Path) -> Path:
         ({"quant_method": "torchao", "quant_type": {"default": {"_type": "os.system"}}}, r"by torchao \(os\.system\)"),
         ({"quant_method": "torchao", "quant_type": {"default": [1]}}, "quantised by torchao"),
         ({**INT8, "include_input_output_embeddings": True}, "without the table of words"),
-        ({"load_in_8bit": True}, "quantised by None"),
+        ({"load_in_8bit": True}, "quantised by bitsandbytes; text encoders"),
+        ({"quant_method": "quanto", "weights": "int8"}, "quantised by quanto;.* take a variant in float16 or bfloat16"),
+        ({"quant_method": "fp8"}, "quantised by fp8;.* take a variant in float16 or bfloat16"),
+        ({"bits": 8}, "quantised by an unnamed method"),
     ],
 )
 def test_weights_that_are_quantised_otherwise_are_told(stated: dict[str, Any], said: str, model: Path) -> None:
@@ -67,8 +72,61 @@ def test_a_library_that_is_not_installed_is_named(model: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_other_parts_are_not_read_quantised(part: str, model: Path) -> None:
-    with pytest.raises(ModelError, match=rf"{part}/config\.json: 'quantization_config'"):
+    said = r"by torchao \(Int8WeightOnlyConfig\); this part is read not quantised alone: take a variant in float16"
+    with pytest.raises(ModelError, match=rf"{part}/config\.json: 'quantization_config' .*{said}"):
         find_model(stating(model, part, **INT8))
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind"),
+    [
+        ("scaled_fp8", "fp8 with scales"),
+        ("layers.0.q_proj.scale_weight", "fp8 with scales"),
+        ("layers.0.q_proj.weight_scale_inv", "fp8 with scales"),
+        ("layers.0.q_proj.SCB", "bitsandbytes"),
+        ("layers.0.q_proj.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
+        ("layers.0.q_proj.weight._scale", "quanto"),
+        ("layers.0.q_proj.qweight", "GPTQ or AWQ"),
+    ],
+)
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_weights_that_are_quantised_and_do_not_say_so_are_told(part: str, scale: str, kind: str, model: Path) -> None:
+    """Catches words learned before weights that were read without their scales: another model, and no error."""
+    (file,) = (model / part).glob("*.safetensors")
+    save_file(load_file(file) | {scale: torch.ones(1)}, file, {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=rf"'{re.escape(scale)}': its weights are quantised \({kind}\).* in float16 or"
+    ):
+        find_model(str(model))
+
+
+def test_numbers_of_eight_bits_without_scales_are_read_as_they_are(model: Path) -> None:
+    """fp8 as ComfyUI's T5 files have it: its numbers are the weights."""
+    (file,) = (model / "text_encoder").glob("*.safetensors")
+    kept = {
+        name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value for name, value in load_file(file).items()
+    }
+    save_file(kept, file, {"format": "pt"})
+    eight = load_backbone(str(model)).weights_digest()
+    save_file({name: value.float() for name, value in kept.items()}, file, {"format": "pt"})
+    assert load_backbone(str(model)).weights_digest() == eight
+
+
+def test_gguf_files_are_told_for_what_they_are(model: Path, tmp_path: Path) -> None:
+    for file in (model / "text_encoder").glob("*.safetensors"):
+        file.rename(file.with_name("t5-v1_1-xxl-Q4_K_M.gguf"))
+    with pytest.raises(
+        ModelError, match=r"has t5-v1_1-xxl-Q4_K_M\.gguf alone, .* \.safetensors files in float16 or bfloat16"
+    ):
+        find_model(str(model))
+    (tmp_path / "flux1-dev-Q8_0.gguf").write_bytes(b"GGUF")
+    for name in (
+        str(tmp_path / "flux1-dev-Q8_0.gguf"),
+        "memory://models/flux1-dev-Q8_0.gguf",
+        "owner/name/flux1-dev-Q8_0.gguf",
+    ):
+        with pytest.raises(ModelError, match=r"flux1-dev-Q8_0\.gguf is a GGUF file, whose weights are quantised"):
+            find_model(name)
 
 
 @pytest.mark.parametrize("place", ["input", "output"])
