@@ -32,6 +32,7 @@ from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, table_
 from eval.comparison.variants import (
     BASE,
     CAPTION,
+    PLACES,
     SETS,
     TRAINED,
     Variant,
@@ -58,6 +59,7 @@ COMPARED, NOT_STARTED = 0, 2
 CONCEPTS, SEEDS = 20, 3
 PROTOCOL = "compare"  # without floors, which would be the same for every variant
 CAPTION_COLUMN = "description"
+KNOWN = (*TRAINED, *PLACES, *SETS)
 MOST_CONCEPTS, MOST_STEPS, MOST_SEEDS = 1_000_000, 1_000_000, 1000
 
 
@@ -116,8 +118,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--variants",
         metavar="NAME,...",
-        help=f"some of {', '.join(variant.name for variant in (*TRAINED, *SETS))} (default: all without a number of "
-        f"pictures; {BASE} is always there)",
+        help=f"some of {', '.join(variant.name for variant in KNOWN)} (default: all without a number of pictures and "
+        f"before the encoder; {BASE} is always there)",
     )
     parser.add_argument(
         "--caption-column",
@@ -174,9 +176,9 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
     if names is None:
         return TRAINED
     wanted = {BASE, *(name.strip() for name in names.split(","))}
-    if unknown := wanted - {variant.name for variant in (*TRAINED, *SETS)}:
+    if unknown := wanted - {variant.name for variant in KNOWN}:
         raise ValueError(f"--variants: there is no {min(unknown)!r}; see --help")
-    return tuple(variant for variant in (*TRAINED, *SETS) if variant.name in wanted)
+    return tuple(variant for variant in KNOWN if variant.name in wanted)
 
 
 def held_out(arguments: argparse.Namespace) -> str:

@@ -61,6 +61,15 @@ TRAINED = (
     Variant("directional", "directional", settings={"optimiser": "directional", "learning_rate": 0.01}),
 )
 
+# Where a word stands; the rates are those of jobs/bench/word_kinds.py and of Kim et al., and nobody has tuned them.
+PLACES = (
+    Variant("behind the encoder", "behind", settings={"word_place": "output", "learning_rate": 0.1}),
+    Variant(
+        "directional behind the encoder", "directional-behind",
+        settings={"word_place": "output", "optimiser": "directional", "learning_rate": 0.01},
+    ),
+)  # fmt: skip
+
 # The paper's study of set size, and of curation.
 SETS = (
     *(

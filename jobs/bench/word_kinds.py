@@ -1,11 +1,11 @@
 """Compares places and optimisers of a word on the shipped model: seconds a step, similarity to the pictures, blends of two words.
 
-  python -m jobs.bench.word_kinds --concepts 4 --pictures 4
+  python -m jobs.bench.word_kinds --concepts 10 --pictures 8
   python -m jobs.bench.word_kinds --negative --concepts 3
 
 Learns concepts of the demo's manifest one by one, each from the words of its class and from the same draws, in this process and on
 one thread. Prints one JSON object: for each kind of word the seconds a step, the CLIP similarity of pictures of "a photo of a
-<word>" to the pictures it was learned from (and before training), and the same of a half-way blend of each two words to the
+<word>" to the pictures it was learned from (and before training), and the same of a half-way blend of each two neighbours to the
 pictures of both, by spherical and by straight interpolation. With --negative, each concept is a negative word instead: the
 distance (1 - similarity) of pictures of "a photo of a <class>" from the pictures to be avoided, without and with it.
 """
@@ -56,9 +56,11 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
     sets = [load_images(find_sources(each), backbone.resolution, "centre").pixels for each in rows]
     seen = [clip.encode_images(list(pixels)) for pixels in sets]
 
-    def similarity(word: dict[str, np.ndarray], to: int) -> float:
+    def similarities(word: dict[str, np.ndarray], to: Sequence[int]) -> list[float]:
+        """Of the same pictures of the word to those of each of these concepts."""
         drawn = sample(backbone, [PROMPT] * pictures, range(pictures), {"<word>": word}, DRAWN)
-        return float(image_similarity(clip.encode_images(list(drawn)), seen[to]).mean())
+        features = clip.encode_images(list(drawn))
+        return [float(image_similarity(features, seen[each]).mean()) for each in to]
 
     kinds = {}
     for kind, settings in KINDS.items():
@@ -74,14 +76,14 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
             word = ended[0][1]
             assert isinstance(word, Word), word
             words.append(word)
-        own = [similarity(dict(word.vectors), place) for place, word in enumerate(words)]
-        before = [similarity(dict(word.initial), place) for place, word in enumerate(words)]
-        pairs = list(itertools.combinations(range(len(words)), 2))[:6]
+        own = [similarities(dict(word.vectors), [place]) for place, word in enumerate(words)]
+        before = [similarities(dict(word.initial), [place]) for place, word in enumerate(words)]
+        pairs = list(itertools.pairwise(range(len(words))))
         blends = {
             name: [
-                similarity({key: mix(words[a].vectors[key], words[b].vectors[key]) for key in words[a].vectors}, to)
-                for a, b in pairs
-                for to in (a, b)
+                similarities({key: mix(words[a].vectors[key], words[b].vectors[key]) for key in words[a].vectors}, pair)
+                for pair in pairs
+                for a, b in [pair]
             ]
             for name, mix in (
                 ("slerp", lambda a, b: slerp(a, b, 0.5)),

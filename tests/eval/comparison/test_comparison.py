@@ -11,9 +11,9 @@ from PIL import Image
 
 import eval.comparison.steps_curve
 from eval.comparison.steps_curve import Recipe, checkpoints, measured, recipes_of
-from eval.comparison.variants import BASE, TRAINED
+from eval.comparison.variants import BASE, PLACES, TRAINED
 from eval.judges.clip import Features
-from jobs.compare import NOT_STARTED, chosen, main
+from jobs.compare import KNOWN, NOT_STARTED, chosen, main
 from jobs.mini.held_out import write_manifest
 from jobs.mini.recipe.art import Art
 from jobs.mini.recipe.things import training_things
@@ -39,9 +39,12 @@ def concepts(tmp_path: Path) -> list[Concept]:
 
 def test_every_variant_is_one_that_the_job_takes() -> None:
     """Catches a baseline that stops at the first concept because a setting was renamed."""
-    for variant in TRAINED:
+    for variant in KNOWN:
         InversionSettings(**variant.settings).refuse_vectors(variant.vectors)
-    assert len({variant.folder for variant in TRAINED}) == len(TRAINED)
+    assert len({variant.folder for variant in KNOWN}) == len(KNOWN)
+    places = {(variant.settings.get("word_place"), variant.settings.get("optimiser")) for variant in PLACES}
+    assert places == {("output", None), ("output", "directional")}
+    assert chosen(None) == TRAINED
     assert [variant.name for variant in chosen("per image")] == [BASE, "per image"]
 
 
