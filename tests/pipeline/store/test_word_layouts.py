@@ -2,9 +2,11 @@
 read in November 2026; diffusers' are its own code.
 """
 
+import re
 from collections.abc import Mapping
 from typing import get_args
 
+import diffusers as diffusers_library
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from transformers import CLIPTokenizer
 from pipeline.models.families import FAMILIES, Family
 from pipeline.records import OUT
 from pipeline.store.word_files import FIRST, Layout, WordFileError, decode_word, encode_word, suited
+from tests.test_documents import ROOT
 
 WIDTHS = {"clip_l": 4, "clip_g": 5, "t5": 6, "gemma": 7, "qwen": 8, "llama": 9, "bert": 10}
 WORD = "<owl>"
@@ -203,3 +206,27 @@ def test_a_width_of_another_model_is_refused_behind_the_encoder_too() -> None:
     family = FAMILIES["StableDiffusionPipeline"]
     with pytest.raises(WordFileError, match="vectors as wide as 9, but the model's are 4"):
         suited(found, widths_of(family), family.word_keys)
+
+
+def _row_of(family: Family) -> tuple[str, str]:
+    """The text encoders and the loader that docs/reference.md states for the family."""
+    title = {"Stable Diffusion": "Stable Diffusion 1.x", "Stable Diffusion 3": "Stable Diffusion 3, 3.5"}
+    table = (ROOT / "docs/reference.md").read_text(encoding="utf-8").partition("diffusers' own loader for words |")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:] if line.startswith("|")]
+    wanted = title.get(family.title, family.title)
+    return next((row[1], row[3]) for row in rows if wanted in row[0])
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_the_documents_say_of_every_family_how_its_words_load(name: str) -> None:
+    """Catches a sentence that stays when diffusers gives a pipeline the loader, or takes it away."""
+    family, has_loader = FAMILIES[name], issubclass(getattr(diffusers_library, name), TextualInversionLoaderMixin)
+    encoders, loader = _row_of(family)
+    several = len(family.encoders) > 1
+    assert loader == (
+        "none" if not has_loader else "one call for each text encoder" if several else "reads the file as it is"
+    )
+    assert re.findall(r"`(\w+)`", encoders) == (list(family.encoders.values()) if several else [])
+    named = (ROOT / "README.md").read_text(encoding="utf-8").partition("load_textual_inversion reads it as")[0]
+    short = {"Stable Diffusion": "Stable Diffusion 1.x, 2.x"}.get(family.title, family.title)
+    assert (short in named.rpartition("the learned word;")[2]) == (loader == "reads the file as it is")
