@@ -13,6 +13,7 @@ Weights are read from safetensors only, and no code of a folder is run: see clip
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -166,10 +167,7 @@ def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
         text = check_clip_folder(name, folder)
     try:
         if folder is not None:
-            refuse_outsized_clip(
-                folder,
-                lambda: open_clip.create_model(identifier, load_weights=False, pretrained_text=False, device="meta"),
-            )
+            refuse_outsized_clip(folder, lambda: _without_weights(identifier))
         model, preprocess = open_clip.create_model_from_pretrained(
             identifier, pretrained=tag, precision="fp32", device=device
         )
@@ -183,6 +181,19 @@ def load_clip(name: str = MINI, device: str = "cpu") -> OpenClipScorer:
     patched = isinstance(model.visual, open_clip.transformer.VisionTransformer)
     made = OpenClipPatchScorer if patched else OpenClipScorer
     return made(name, model, preprocess, tokenizer, _fingerprint(model), digest)
+
+
+def _without_weights(identifier: str) -> nn.Module:
+    """The CLIP on the meta device, without open_clip's warning that its weights are random: they are never used."""
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    logging.getLogger().addFilter(is_kept)
+    try:
+        return open_clip.create_model(identifier, load_weights=False, pretrained_text=False, device="meta")
+    finally:
+        logging.getLogger().removeFilter(is_kept)
 
 
 def _folder(name: str) -> Path | None:

@@ -42,6 +42,12 @@ def test_features_are_float32_rows_of_length_one(clip: OpenClipScorer) -> None:
         np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
 
 
+def test_loading_says_nothing_of_random_weights(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches open_clip's warning of the model whose size is counted, which has none."""
+    load_clip(str(folder))
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_they_are_those_of_open_clip_alone(clip: OpenClipScorer, folder: Path) -> None:
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     model.eval()
