@@ -31,8 +31,18 @@ object = ["a photo of {} at night", "a dark photo of {}"]
 COMPARED = ("value", "low", "high", "floor", "ceiling", "covered", "floor_noun", "floor_wordless")
 
 
-def evaluate(run: Path, protocol: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "jobs/evaluate.py", str(run), "--protocol", str(protocol), "--night", "n1"]
+def evaluate(run: Path, protocol: Path, model: Path) -> "subprocess.Popen[bytes]":
+    command = [
+        sys.executable,
+        "jobs/evaluate.py",
+        str(run),
+        "--protocol",
+        str(protocol),
+        "--night",
+        "n1",
+        "--model",
+        str(model),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
@@ -60,9 +70,9 @@ def test_an_evaluation_that_is_killed_goes_on_and_comes_to_the_same_tables(
     shutil.copytree(undisturbed, disturbed)
     protocol = tmp_path / "mine.toml"
     protocol.write_text(PROTOCOL)
-    assert evaluate(undisturbed, protocol).wait(240) == 0
+    assert evaluate(undisturbed, protocol, epsilon_model).wait(240) == 0
 
-    process = evaluate(disturbed, protocol)
+    process = evaluate(disturbed, protocol, epsilon_model)
     deadline = time.monotonic() + 120
     while not list(disturbed.glob(at)):
         assert process.poll() is None, "it ended before it could be killed"
@@ -71,7 +81,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_comes_to_the_same_tables(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not list((disturbed / "scores").glob("*.parquet")), "it had been through when it was killed"
-    assert evaluate(disturbed, protocol).wait(240) == 0
+    assert evaluate(disturbed, protocol, epsilon_model).wait(240) == 0
     assert not list((disturbed / "_scoring").glob("*"))
 
     for one, other in zip(tables(undisturbed, "scores"), tables(disturbed, "scores"), strict=True):
@@ -80,7 +90,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_comes_to_the_same_tables(
         assert one == other
     assert [row["concept"] for row in tables(disturbed, "features")] == list(NAMES)
     before = everything(disturbed)
-    assert evaluate(disturbed, protocol).wait(240) == 0
+    assert evaluate(disturbed, protocol, epsilon_model).wait(240) == 0
     assert everything(disturbed) == before, "the same night twice changes nothing"
 
 
