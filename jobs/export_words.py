@@ -17,6 +17,7 @@ from typing import get_args
 
 import numpy as np
 
+from jobs.application.phases import phase
 from jobs.cli.arguments import add_log, add_storage
 from jobs.cli.log import open_log
 from pipeline.models.families import family_of
@@ -57,10 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = open_log(arguments)
     try:
         options = parse_storage_options(arguments.storage_option)
-        files = exported(RunFolder(Storage(arguments.run, options)), arguments.layout, arguments.concept)
-        output = Storage(arguments.output, options)
-        for name, data in files.items():
-            output.write_bytes(name, data)
+        with phase(log, "exporting") as counts:
+            step = counts.of("wrote", "words")
+            files = exported(RunFolder(Storage(arguments.run, options)), arguments.layout, arguments.concept)
+            output = Storage(arguments.output, options)
+            for number, (name, data) in enumerate(files.items(), 1):
+                output.write_bytes(name, data)
+                step(number, len(files))
     except (StorageError, ValueError) as error:
         log.complain("not exported", f"nothing was exported.\n{error}")
         return NOT_STARTED

@@ -81,7 +81,7 @@ def start(arguments: argparse.Namespace, worker: "type[WorkerProcess] | None" = 
 def show_plan(request: RunRequest, price: float | None, log: Log) -> int:
     """Returns the exit code."""
     try:
-        planned = plan_run(request, price)
+        planned = plan_run(request, price, log)
     except NotStartedError as error:
         log.complain("not started", f"this could not be started.\n{error}")
         return NOT_STARTED

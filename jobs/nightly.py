@@ -130,7 +130,7 @@ def _night(
         gate, output = replace(request.gate, asked=True), request.output or default_output(request.manifest)
         request = replace(request, gate=gate, output=output, skip_invalid=True)
         evaluation = _evaluation_of(arguments, request)
-        planned = plan_run(request, arguments.price_per_hour)
+        planned = plan_run(request, arguments.price_per_hour, log)
         check_night(evaluation, planned.columns)
         log.say("plan", paragraph(lines_of_plan(planned)[1:]))
     except (NotStartedError, StorageError, ValueError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from jobs.api import Gate
 from jobs.application.night.gate_words import promote, roll_back_words
+from jobs.application.phases import phase
 from jobs.cli.arguments import add_log, add_storage
 from jobs.cli.log import open_log
 from pipeline.store.catalogue.accepted import is_gated, read_judged
@@ -67,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_gated(run):
             raise ValueError("the words of this run pass no gate: all of them are public")
         if arguments.promote or arguments.promote_all:
-            done = promote(run, arguments.promote, keep, everything=arguments.promote_all)
+            with phase(log, "promoting") as counts:
+                step = counts.of("promoted", "words")
+                done = promote(run, arguments.promote, keep, everything=arguments.promote_all, step=step)
             log.say("promoted", f"promoted  {', '.join(done) or 'nothing: there is no candidate'}", concepts=done)
         if arguments.roll_back:
             roll_back_words(run, arguments.roll_back)

@@ -34,13 +34,27 @@ Block = tuple[str, str]  # language, text
 
 def blocks(path: Path) -> list[Block]:
     """The fenced blocks of a Markdown file."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [(str(language), str(text)) for language, text in found]
+    return blocks_of(path.read_text(encoding="utf-8"))
+
+
+def blocks_of(text: str) -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(str(language), str(block)) for language, block in found]
+
+
+def sections(path: Path) -> list[tuple[str, str]]:
+    """(heading, text) of a Markdown file's sections, without its subsections' text."""
+    parts = re.split(r"^#+ (.+)\n(?=\n|```)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def spans(path: Path) -> list[str]:
     """What stands between single backticks, outside the fenced blocks."""
-    prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return spans_of(path.read_text(encoding="utf-8"))
+
+
+def spans_of(text: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", prose)]
 
 

@@ -148,12 +148,16 @@ def check_runs(runs: Sequence[EvaluatedRun], night: str) -> None:
 def check_comparison(
     runs: Sequence[EvaluatedRun], scorer: "ImageScorer", history: Storage, night: str, request: EvaluationRequest
 ) -> None:
-    """Raises ValueError for a baseline that was never scored and a column to group by that no concept has."""
+    """Raises ValueError for a baseline that was never scored, a concept that is in several of the runs, and a column to group by
+    that no concept has.
+    """
     from eval.nightly.history import History
     from eval.scores.groups import refuse_unknown_column
     from eval.scores.score_tables import ScoredUnder
-    from jobs.application.report_run import carried_columns
+    from jobs.application.report_run import carried_columns, first_words
 
+    if len(runs) > 1:
+        refuse_doubles([name for run in runs for name in first_words(run.folder)])
     first = runs[0]
     under = ScoredUnder.of(first.protocol, first.configuration["model"], first.configuration["model_digest"], scorer)
     History(history, under).baseline(night, request.baseline)
@@ -203,7 +207,6 @@ def _evaluate(
     words = [concept for summary in summaries for concept in summary.concepts]
     concepts = [word for word in words if word.repeat == "1"]
     try:
-        refuse_doubles([concept.concept for concept in concepts])
         groups = groups_by(concepts, request.group_by) if request.group_by else {}
         history = History(history_folder, scored[0].under)
         verdict = judge_night(

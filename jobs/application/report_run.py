@@ -104,6 +104,14 @@ def carried_columns(run: RunFolder) -> set[str]:
     return {name for carried in table["carried"].to_pylist() for name, _ in carried or ()}
 
 
+def first_words(run: RunFolder) -> list[str]:
+    """The concepts that the run has a word of; without repeats."""
+    columns = pa.schema([EMBEDDINGS.field("concept"), EMBEDDINGS.field("carried")])
+    table = read_parts(run, "embeddings", read_layout(run)["embeddings"], columns)
+    rows = zip(table["concept"].to_pylist(), table["carried"].to_pylist(), strict=True)
+    return sorted({name for name, carried in rows if dict(carried or ()).get(REPEAT, "1") == "1"})
+
+
 def write_report(
     run: RunFolder,
     under: ScoredUnder,

@@ -79,8 +79,9 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
         events.say("pair", paragraph([f"pair      {failure.concept}: {failure.reason}"]), concept=failure.concept)
     if gate is not None:
         rule = Rule(gate.word_drop, gate.least_covered, gate.night_drop)
-        with phase(events, "judging new words"):
-            gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events)
+        with phase(events, "judging new words") as counts:
+            published = counts.of("published", "accepted words")
+            gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events, published)
     with phase(events, "reporting") as counts:
         pictures = counts.of("read the pictures of", "words for the report")
         configuration = run.read_json("run.json")

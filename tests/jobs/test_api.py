@@ -15,11 +15,13 @@ from jobs.api import (
     PictureRequest,
     Placement,
     RunRequest,
+    RunResult,
     evaluate,
     generate,
     invert,
 )
 from jobs.invert_all import parser, request_of
+from pipeline.records import Failure
 from pipeline.training.recipes import recipe_of
 from tests.job_process import PATIENCE, ROOT, few_pictures, write_manifest
 from tests.test_documents import blocks
@@ -98,3 +100,12 @@ def test_a_listener_hears_how_a_run_goes_and_the_same_request_again_does_nothing
     assert heard.events[-2:] == ["end", "report"]
     again = invert(request)
     assert (again.done, again.failures.keys()) == (result.done, result.failures.keys())
+
+
+@pytest.mark.parametrize(
+    ("accepted", "bad"), [(0, {"cup", "pot"}), (1, {"cup", "pot"}), (2, set()), (frozenset({"cup", "owl"}), {"pot"})]
+)
+def test_known_failures_do_not_make_a_run_a_bad_one(accepted: int | frozenset[str], bad: set[str]) -> None:
+    """Catches a broken row that makes every night exit with 1, until nobody looks any more."""
+    failures = {name: Failure(name, "images", "no such file") for name in ("cup", "pot")}
+    assert RunResult("run", {"owl": "f"}, failures, 1.0, accepted).unaccepted.keys() == bad

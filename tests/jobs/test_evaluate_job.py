@@ -19,7 +19,7 @@ from jobs.evaluate import NOT_STARTED, main
 from pipeline.models.find import MINI_FOLDER, find_model
 from pipeline.records import Failure
 from pipeline.settings import ModelSettings
-from tests.job_process import write_manifest
+from tests.job_process import LEARNED, FinishedRun, write_manifest
 
 
 @pytest.fixture
@@ -175,6 +175,22 @@ def test_runs_that_were_scored_differently_are_not_put_together(
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == NOT_STARTED
     assert "run.json" in capsys.readouterr().err
+
+
+def test_a_concept_in_two_runs_of_one_night_is_named_before_anything_is_scored(
+    finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches hours of drawing and scoring that end in "cannot be compared"."""
+
+    def started(**_: object) -> None:
+        raise AssertionError("Ray was asked")
+
+    monkeypatch.setattr("ray.init", started)
+    other = shutil.copytree(finished_run.folder, tmp_path / "other")
+    assert main([str(finished_run.folder), str(other)]) == NOT_STARTED
+    assert (
+        f"{len(LEARNED)} concepts are in several of these runs, such as {', '.join(LEARNED)}" in capsys.readouterr().err
+    )
 
 
 def test_a_concept_in_two_runs_of_one_night_is_named() -> None:

@@ -2,13 +2,18 @@
 
 import io
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+import jobs.application.drawing.pictures
+from jobs.application.phases import Counts
 from jobs.evaluate import main as evaluate
+from jobs.generate import main as generate
 from jobs.invert_all import main as invert_all
 from jobs.status import main as status
 from pipeline.store.storage import Storage
@@ -45,6 +50,18 @@ class Shop:
         assert found == code, said.out + said.err
         return said.out
 
+    def draw(self, code: int, *words: str) -> str:
+        """Draws one picture of <taxi> with these options. Returns what was said."""
+        asked = ("--prompt", "a photo of <taxi>", "--count", "1", "--steps", "2")
+        counts = Counts()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jobs.application.drawing.pictures, "phase", lambda *_: nullcontext(counts))
+            found = generate([f"{self.url}/run", *asked, *words, *self.options])
+        said = self.capsys.readouterr()
+        assert found == code, said.out + said.err
+        assert (counts.done, counts.total) == ((1, 1) if code == 0 else (0, 0))
+        return said.out + said.err
+
     def counts(self, night: str) -> dict[str, dict[str, int]]:
         """Of every command, and of every file that has them."""
         assert evaluate([f"{self.url}/run", "--night", night, "--group-by", "shop", *self.options]) in (0, 1)
@@ -77,7 +94,9 @@ class Shop:
 def test_all_commands_count_alike_while_rows_come_change_go_break_and_return(
     bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches a deleted row that is scored for ever, a stale column, a returning row that is trained again, and four truths."""
+    """Catches a deleted row that is scored for ever, a stale column, a returning row that is trained again, four truths, and a
+    retired word whose file draws nothing.
+    """
     shop = Shop(bucket, tmp_path, capsys)
     for name in ("owl", "taxi"):
         shop.pictures(name, name, 2)
@@ -109,13 +128,17 @@ def test_all_commands_count_alike_while_rows_come_change_go_break_and_return(
         assert set(shop.table(table)["concept"]) == {"owl", "cup"}, table
     report = shop.table("report").set_index("concept")
     assert dict(report.groupby("shop").size()) == {"west": 2}
+    (kept,) = re.findall(r"--word (\S+)", shop.draw(2))
+    assert "1 pictures and contact-sheet.png in" in shop.draw(0, "--word", kept)
+    assert shop.json("generated/generated.json")["pictures"][0]["prompt"] == "a photo of <taxi>"
     assert report["price"].dtype.kind == "f"  # whole numbers with a gap, as pandas reads them
     assert report["price"]["owl"] == 6
 
     # The third: the deleted row returns, the new one changes, the broken one is known to be.
     shop.pictures("cup", "taxi", 2)
     rows |= {"taxi": {"shop": "south", "price": 7}}
-    said = shop.night(0, rows, "--accept-failures", "1")
+    shop.store.write_bytes("known.txt", b"gone\n")
+    said = shop.night(0, rows, "--accept-failures", f"{shop.url}/known.txt")
     assert "1 word is in the manifest again (taxi), and done without training" in said
     assert "to do     1 of 4 concepts; 2 are done" in said
     agree("n3", 3, 1, 0)

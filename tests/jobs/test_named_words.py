@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from jobs.api import NotStartedError, PictureRequest, generate
@@ -11,7 +12,9 @@ from jobs.application.drawing.pictures import _bare_words, _unused
 from jobs.export_words import warning
 from pipeline.store.catalogue.accepted import public_rows
 from pipeline.store.catalogue.listed import read_lists, write_list
+from pipeline.store.parts import read_layout, read_parts, write_table
 from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage
 from tests.job_process import LEARNED, FinishedRun
 
@@ -63,9 +66,22 @@ def test_a_retired_word_is_not_offered_and_a_prompt_that_names_it_is_told_where_
     request = PictureRequest(str(folder), ("a photo of <owl>",))
     with pytest.raises(NotStartedError, match="this run has no word <owl>"):
         generate(request)
-    run.write_json("_retired/owl@0123456789abcdef@20260131@marker.json", {})
+    for day in ("20260130", "20260131"):
+        run.write_json(f"_retired/owl@0123456789abcdef@{day}@marker.json", {})
+    with pytest.raises(NotStartedError, match="this run has no word <owl>"):  # a candidate, whose word is in no file
+        generate(request)
+    for day in ("20260130", "20260131"):
+        run.storage.write_bytes(f"_retired/owl@0123456789abcdef@{day}@word.safetensors", b"")
     kept = f"{folder}/_retired/owl@0123456789abcdef@20260131@word.safetensors"
-    with pytest.raises(
-        NotStartedError, match=f"owl is no longer in the manifest, so its word is retired; .* --word {kept}"
-    ):
+    told = f"owl is no longer in the manifest, so its word is retired; .* --word {kept}"
+    with pytest.raises(NotStartedError, match=told):
+        generate(request)
+    rows = read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist()
+    named = pa.Table.from_pylist(
+        [row | {"placeholder": "<hoot>"} for row in rows if row["concept"] == "owl"], EMBEDDINGS
+    )
+    write_table(run, "_retired/owl@0123456789abcdef@20260131@embedding.parquet", named)
+    with pytest.raises(NotStartedError, match=told):
+        generate(replace(request, prompts=("a photo of <hoot>",)))
+    with pytest.raises(NotStartedError, match=told.replace("20260131", "20260130")):
         generate(request)

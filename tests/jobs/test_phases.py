@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import jobs.application.evaluation
+import jobs.application.night.plan_run
 import jobs.application.run
 import jobs.application.run_scores
-from jobs import evaluate, invert_all
+from jobs import evaluate, export_words, invert_all
 from jobs.application.phases import Counts, phase
 from jobs.application.requests import Listener
 from tests.job_process import LEARNED, FinishedRun
@@ -60,7 +61,10 @@ def test_every_phase_of_a_run_counts_to_its_end(
     def recorded(_: Listener, what: str) -> Iterator[Counts]:
         yield reached.setdefault(what, Counts())
 
-    for module in (jobs.application.run, jobs.application.run_scores, jobs.application.evaluation):
+    for module in (
+        jobs.application.run, jobs.application.run_scores, jobs.application.evaluation, jobs.application.night.plan_run,
+        export_words,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "phase", recorded)
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
     for gone in ("scores", "features", "report"):
@@ -77,6 +81,15 @@ def test_every_phase_of_a_run_counts_to_its_end(
     verb, looked_at, total, _ = said["reading the pictures"]
     assert (verb, looked_at) == ("looked at the pictures of", total)
     assert total >= words
+
+    reached.clear()
+    assert invert_all.main([manifest, "--output", str(folder), *rest, "--plan"]) == 0
+    counts = reached["reading the pictures"]
+    assert counts.done == counts.total >= words
+
+    assert export_words.main([str(folder), "--layout", "diffusers", "--output", str(tmp_path / "exported")]) == 0
+    counts = reached["exporting"]
+    assert (counts.verb, counts.done, counts.total) == ("wrote", words, words)
 
     reached.clear()
     assert evaluate.main([str(folder), "--dino", "outline"]) == 0

@@ -21,7 +21,9 @@ from pipeline.records import AGAINST, Sample
 from pipeline.sampling.blending import Blend, blended
 from pipeline.settings import ModelSettings
 from pipeline.store.catalogue.accepted import public_rows
-from pipeline.store.catalogue.retired import retired_words
+from pipeline.store.catalogue.retired import RetiredWord, retired_words
+from pipeline.store.parts import read_table
+from pipeline.store.publish import SOURCES
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.text_files import refuse_long
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]  # of the table of embeddings
 Words = dict[str, dict[str, np.ndarray]]  # placeholder -> text encoder -> float32 (V, D)
 SHEET = "contact-sheet.png"
+WORD_FILE, EMBEDDING_FILE = "word.safetensors", SOURCES["embeddings"][0]  # of a retired word
+MOST_READ = 100  # retired words whose spelling is looked up for one unknown word of a prompt
 
 
 def generate(request: PictureRequest, events: Listener | None = None) -> PictureResult:
@@ -207,14 +211,25 @@ def _refuse_unknown_words(prompts: Sequence[str], negative: str, known: list[str
         unknown = [word for word in re.findall(r"<[^<>\s]+>", prompt) if not words_in(word, known)]
         if unknown:
             near = difflib.get_close_matches(unknown[0], known, 3)
-            for word in retired_words(run):
-                if unknown[0] == f"<{word.concept}>":
-                    raise ValueError(
-                        f"prompt {prompt!r}: {word.concept} is no longer in the manifest, so its word is retired; to draw it all "
-                        f"the same, give --word {without_credentials(run.storage.join(word.path('word.safetensors')))}"
-                    )
+            if word := _retired(unknown[0], run):
+                kept = without_credentials(run.storage.join(word.path(WORD_FILE)))
+                raise ValueError(
+                    f"prompt {prompt!r}: {word.concept} is no longer in the manifest, so its word is retired; to draw it all "
+                    f"the same, give --word {kept}"
+                )
             hint = f"did you mean {' or '.join(near)}?" if near else f"the run knows {', '.join(sorted(known)[:10])}"
             raise ValueError(f"prompt {prompt!r}: this run has no word {unknown[0]}; {hint}")
+
+
+def _retired(placeholder: str, run: RunFolder) -> RetiredWord | None:
+    """The retired word that prompts spell so and whose file is kept; of several, the one that retired last."""
+    words = sorted(retired_words(run), key=lambda word: (placeholder == f"<{word.concept}>", word.day), reverse=True)
+    for word in words[:MOST_READ]:
+        rows = read_table(run, word.path(EMBEDDING_FILE), ["placeholder"])
+        spelled = rows["placeholder"].to_pylist() if rows is not None and len(rows) else [f"<{word.concept}>"]
+        if placeholder in spelled and run.storage.exists(word.path(WORD_FILE)):
+            return word
+    return None
 
 
 def _bare_words(prompts: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The gate at the end of a run: which of its new words become public, and what is said of the others."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -33,10 +33,17 @@ def begin_gate(run: RunFolder) -> None:
         write_judged(run, ())
 
 
-def gate_words(run: RunFolder, summary: "Summary", rule: "Rule", keep: int, events: Listener) -> dict[str, str]:
+def gate_words(
+    run: RunFolder,
+    summary: "Summary",
+    rule: "Rule",
+    keep: int,
+    events: Listener,
+    step: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, str]:
     """Judges the candidates that have not been judged, publishes those that are accepted, and says so.
 
-    Returns the concepts that are held back, and why.
+    step: called with the number of accepted words that are public, and of all. Returns the concepts that are held back, and why.
     """
     from eval.nightly.acceptance import digest_of, judge_words, judged_word
 
@@ -61,7 +68,7 @@ def gate_words(run: RunFolder, summary: "Summary", rule: "Rule", keep: int, even
         others = [word for word in judged if not (word.state == "candidate" and word.concept in rows)]
         accepting = [row for name, row in rows.items() if name not in verdicts.held]
         if fresh or before:
-            accept(run, [*others, *held], accepting, keep)
+            accept(run, [*others, *held], accepting, keep, step)
         for name, word in accepted_of(judged).items():
             if name in candidates and any(
                 each.fingerprint == word.fingerprint for each in mine if each.concept == name
@@ -85,8 +92,18 @@ def held_since(run: RunFolder, day: date) -> dict[str, str]:
     }
 
 
-def promote(run: RunFolder, names: Sequence[str], keep: int, *, everything: bool = False) -> tuple[str, ...]:
-    """Makes candidates public, whatever the gate said. Returns their concepts. Raises ValueError for a name without one."""
+def promote(
+    run: RunFolder,
+    names: Sequence[str],
+    keep: int,
+    *,
+    everything: bool = False,
+    step: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[str, ...]:
+    """Makes candidates public, whatever the gate said. step: as gate_words'. Returns their concepts.
+
+    Raises ValueError for a name without a candidate.
+    """
     with lease(run.storage, "gate"):
         judged = read_judged(run)
         candidates = {word.concept: word for word in judged if word.state == "candidate"}
@@ -94,7 +111,7 @@ def promote(run: RunFolder, names: Sequence[str], keep: int, *, everything: bool
             has = f"candidates are {', '.join(sorted(candidates)[:SHOWN])}" if candidates else "there is no candidate"
             raise ValueError(f"--promote {unknown[0]}: no candidate of this name was judged in this run folder; {has}")
         chosen = sorted(candidates if everything else set(names))
-        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep)
+        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep, step)
     return tuple(chosen)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from cluster.destination import default_output
 from jobs.application.night.catalogue import look_at
 from jobs.application.night.rates import Rate, rate_of
+from jobs.application.phases import phase
 from jobs.application.progress import duration
 from jobs.application.recorded import recorded_run, refuse_changed_since
-from jobs.application.requests import NotStartedError, RunRequest
+from jobs.application.requests import Listener, NotStartedError, RunRequest
 from jobs.application.run_inputs import RunInputs, read_inputs
 from pipeline.inputs.manifest import ManifestError
 from pipeline.models.find import ModelError
@@ -64,24 +65,31 @@ class PlannedRun:
         return None if self.price is None else self.seconds / 3600 * min(self.workers, self.to_learn) * self.price
 
 
-def plan_run(request: RunRequest, price: float | None = None) -> PlannedRun:
-    """price: of one worker's hour. Raises NotStartedError if the run could not be started."""
+def plan_run(request: RunRequest, price: float | None = None, events: Listener | None = None) -> PlannedRun:
+    """price: of one worker's hour. events: is told how far the pictures are read, if that lasts.
+
+    Raises NotStartedError if the run could not be started.
+    """
     try:
         inputs = read_inputs(request)
         run = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         refuse_changed_since(run, inputs.model)
-        return _planned(request, inputs, run, price)
+        return _planned(request, inputs, run, price, events or Listener())
     except (ManifestError, ModelError, StorageError, ValueError) as error:
         raise NotStartedError(str(error)) from error
 
 
-def _planned(request: RunRequest, inputs: RunInputs, run: RunFolder, price: float | None) -> PlannedRun:
+def _planned(
+    request: RunRequest, inputs: RunInputs, run: RunFolder, price: float | None, events: Listener
+) -> PlannedRun:
     made = recorded_run(run)
-    planned = plan(
-        inputs.manifest.concepts, run, inputs.model, request.model_settings.label, inputs.settings,
-        dict(run.storage.options), retry_failed=request.retry_failed,
-        retired={(word.concept, word.short) for word in retired_words(run)},
-    )  # fmt: skip
+    with phase(events, "reading the pictures") as counts:
+        planned = plan(
+            inputs.manifest.concepts, run, inputs.model, request.model_settings.label, inputs.settings,
+            dict(run.storage.options), retry_failed=request.retry_failed,
+            retired={(word.concept, word.short) for word in retired_words(run)},
+            step=counts.of("looked at the pictures of", "concepts"),
+        )  # fmt: skip
     catalogue = look_at(run, inputs.manifest, planned, only_this_manifest=request.only_this_manifest)
     words = _words(run, planned.files)
     settings = _changed_settings(made, request, inputs)

@@ -10,7 +10,7 @@ written, and the table before anything is deleted: a driver that is killed in be
 """
 
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -106,17 +106,23 @@ def waiting(run: RunFolder) -> set[str]:
 
 
 def accept(
-    run: RunFolder, judged: Sequence[JudgedWord], accepting: Sequence[JudgedWord], keep: int
+    run: RunFolder,
+    judged: Sequence[JudgedWord],
+    accepting: Sequence[JudgedWord],
+    keep: int,
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> list[JudgedWord]:
     """Makes these candidates the public words of their concepts. Returns the new table, which has been written.
 
-    keep: how many words that were accepted before stay, for each concept.
+    keep: how many words that were accepted before stay, for each concept. step: called with the number of words that are in their
+    public place, and of all.
     """
     names, before = {word.concept for word in accepting}, accepted_of(judged)
-    for word in accepting:
+    for number, word in enumerate(accepting, 1):
         if (old := before.get(word.concept)) and old.fingerprint != word.fingerprint:
             _copy(run, run.word_path(word.concept), _previous(old), anew=False)
         _copy(run, run.candidate_path(word.concept), run.word_path(word.concept))
+        step(number, len(accepting))
     rest = [
         replace(word, state="previous") if word.state == "accepted" and word.concept in names else word
         for word in judged

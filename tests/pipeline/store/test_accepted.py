@@ -38,12 +38,16 @@ def run(tmp_path: Path) -> RunFolder:
     return made
 
 
-def night(run: RunFolder, **scores: float) -> dict[str, str]:
-    """These words are learned, with these scores; the bytes of a word are its score. Returns what is held back."""
+def night(run: RunFolder, steps: list[tuple[int, ...]] | None = None, **scores: float) -> dict[str, str]:
+    """These words are learned, with these scores; the bytes of a word are its score. Returns what is held back.
+
+    steps: gets what the gate says of how far it has come.
+    """
+    heard = [] if steps is None else steps
     words = [word(name, score, fingerprint=f"{score:.3f}".replace(".", "") * 16) for name, score in scores.items()]
     for each in words:
         run.storage.write_bytes(run.candidate_path(each.concept), f"{each.reconstruction}".encode())
-    return gate_words(run, summary(words), Rule(), KEEP, Listener())
+    return gate_words(run, summary(words), Rule(), KEEP, Listener(), lambda *each: heard.append(each))
 
 
 def summary(words: list[ConceptSummary]) -> Summary:
@@ -70,7 +74,9 @@ def test_a_word_is_public_when_it_is_accepted_and_the_one_before_stays_public_un
 
 
 def test_a_candidate_is_judged_once_and_promoted_by_name_or_all_at_once(run: RunFolder) -> None:
-    night(run, owl=0.75, taxi=0.41, cup=0.42)
+    steps: list[tuple[int, ...]] = []
+    night(run, steps, owl=0.75, taxi=0.41, cup=0.42, jug=0.8)
+    assert steps == [(1, 2), (2, 2)]
     assert gate_words(run, summary([word("taxi", 0.41, fingerprint="0410" * 16)]), Rule(), KEEP, Listener()) == {}
     assert held_since(run, date(2026, 1, 1)).keys() == {"cup", "taxi"}
     with pytest.raises(
@@ -79,7 +85,10 @@ def test_a_candidate_is_judged_once_and_promoted_by_name_or_all_at_once(run: Run
         promote(run, ["owl"], KEEP)
     assert promote(run, ["taxi"], KEEP) == ("taxi",)
     assert public(run, "taxi") == "0.41"
-    assert promote(run, [], KEEP, everything=True) == ("cup",)
+    night(run, bowl=0.42)
+    steps.clear()
+    assert promote(run, [], KEEP, everything=True, step=lambda *each: steps.append(each)) == ("bowl", "cup")
+    assert steps == [(1, 2), (2, 2)]
     assert waiting(run) == set()
 
 
