@@ -71,6 +71,14 @@ class Family:
         if min_snr and self.samplers == FLOW_SAMPLERS:
             raise ValueError(f"--min-snr is {min_snr:g}: {self.title} is a rectified flow; leave it at 0")
 
+    def refuse_other_noising(self, *, is_flow: bool) -> None:
+        """Raises ValueError for the scheduler of a diffusion beside a denoiser that is a rectified flow."""
+        if self.samplers == FLOW_SAMPLERS and not is_flow:
+            raise ValueError(
+                f"its scheduler is one of a diffusion, and {self.title} is a rectified flow: scheduler_config.json must be of a "
+                "FlowMatchEulerDiscreteScheduler, or state use_flow_sigmas and flow_shift"
+            )
+
     def refuse_negative(self, what: str) -> None:
         """Raises ValueError for a model that takes no negative prompt. what: asks for one."""
         if not self.guided:

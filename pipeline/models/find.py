@@ -91,7 +91,8 @@ def find_model(name: str, options: Mapping[str, Any] | None = None) -> Model:
     except ConfigurationError as error:
         raise ModelError(f"model {name!r} in {folder} does not load: {error}") from error
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ModelError(f"model {name!r} is a {family}; this version knows {', '.join(sorted(FAMILIES))}")
+        what = f"is a {str(family)[:100]}" if family else "names no class in model_index.json"
+        raise ModelError(f"model {name!r} {what}; this version knows {', '.join(sorted(FAMILIES))}")
     parts = FAMILIES[family].weights
     for part in parts:
         if not (folder / part).is_dir():

@@ -25,7 +25,7 @@ from pipeline.models.families import FAMILIES
 from pipeline.models.fast_passes import FastPasses
 from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
-from pipeline.models.noising import read_noising
+from pipeline.models.noising import RectifiedFlow, read_noising
 from pipeline.models.precision import compute_float32_in_full, dtypes_on, loss_scale
 from pipeline.models.text.read_sentences import States
 from pipeline.models.text.text_encoder import TextEncoder, TextPart
@@ -40,12 +40,14 @@ MOST_SIDE = 4_096  # pixels
 class DenoiserPart:
     """The denoiser of a family: its class and folder.
 
-    patch: side of its patches in latents. side: of its own pictures in latents, where its configuration does not say.
+    context: the entry of its configuration with the width of its context. patch: side of its patches in latents. side: of its own
+    pictures in latents, where its configuration does not say.
     even_sigmas: see RectifiedFlow.
     """
 
     model: type[Any] = UNet2DConditionModel
     folder: str = "unet"
+    context: str = "cross_attention_dim"
     patch: int = 1
     side: int | None = None
     even_sigmas: bool = True
@@ -76,6 +78,7 @@ class LatentModel(Backbone):
             self.denoiser = load_part(model, self.DENOISER.folder, self.DENOISER.model, dtype)
             self.first_stage = FirstStage(model, self.FIRST_STAGE, dtype, settings)
             self.noising = read_noising(model.folder, self.DENOISER.even_sigmas)
+            self._family.refuse_other_noising(is_flow=isinstance(self.noising, RectifiedFlow))
             side = self.DENOISER.side or self.denoiser.config.sample_size
             self.resolution = side * self.first_stage.downsampling
             refuse_over(self.resolution, MOST_SIDE, "pictures with a side")
@@ -86,6 +89,7 @@ class LatentModel(Backbone):
                 freeze(part)
             except ValueError as error:
                 raise ModelError(f"model {model.name!r}: {error}") from error
+        self._refuse_others_encoders()
         self.denoiser.to(device)
         self.first_stage.move_to(device)
         for encoder in self.text.values():
@@ -101,6 +105,21 @@ class LatentModel(Backbone):
         self.evaluations = 0
         self._fast: FastPasses | None = None
         self.denoiser.register_forward_hook(self._count)
+
+    def taken_widths(self) -> Mapping[str, int]:
+        """Entry of the denoiser's configuration -> how wide the text encoders make what it is about."""
+        (width,) = self.encoders.values()
+        return {self.DENOISER.context: width}
+
+    def _refuse_others_encoders(self) -> None:
+        """Raises ModelError for text encoders that the denoiser was not trained with: every concept would fail on them."""
+        for entry, width in self.taken_widths().items():
+            stated = self.denoiser.config.get(entry)
+            if stated != width and not self.denoiser.config.get("encoder_hid_dim"):
+                raise ModelError(
+                    f"model {self.name!r}: {self.DENOISER.folder}/config.json states {entry} {stated}, and its text encoders give "
+                    f"{width} numbers: put the text encoders there that belong to this {self.DENOISER.folder}"
+                )
 
     def _count(self, *_: object) -> None:
         self.evaluations += 1

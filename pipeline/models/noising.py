@@ -117,6 +117,19 @@ class RectifiedFlow(Noising):
                 f"its scheduler, {config.get('_class_name')}, is a rectified flow without a shift: scheduler_config.json "
                 "must state shift, flow_shift or use_dynamic_shifting"
             )
+        numbers = {stated, "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "num_train_timesteps"}
+        for name in sorted(numbers & set(config)):
+            value = config[name]
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"scheduler_config.json states {name} {value!r}; it must be a number above 0")
+        if config.get("base_image_seq_len", 256) == config.get("max_image_seq_len", 4096):
+            raise ValueError(
+                "scheduler_config.json states base_image_seq_len equal to max_image_seq_len; they must differ"
+            )
+        if (kind := config.get("time_shift_type", "exponential")) not in ("exponential", "linear"):
+            raise ValueError(
+                f"scheduler_config.json states time_shift_type {kind!r}; it must be 'exponential' or 'linear'"
+            )
         self._config = dict(config)
         self._scale = float(config.get("num_train_timesteps", 1000))
         self._constant = float(config.get(stated, 1.0))

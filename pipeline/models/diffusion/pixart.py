@@ -21,7 +21,7 @@ class PixArtSigma(LatentModel):
     """PixArt-Sigma, whose prompts have up to 300 tokens."""
 
     TEXT: ClassVar = {ENCODER: TextPart(T5EncoderModel, T5Tokenizer, length=SIGMA_LENGTH, masked=True)}
-    DENOISER: ClassVar = DenoiserPart(PixArtTransformer2DModel, "transformer", patch=2)
+    DENOISER: ClassVar = DenoiserPart(PixArtTransformer2DModel, "transformer", "caption_channels", patch=2)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         return Conditioning(self.read(tokens, words)[ENCODER].states, mask=self.mask(tokens))

@@ -38,6 +38,11 @@ class StableDiffusionXL(LatentModel):
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
         self.zeros_without_prompt = index.get("force_zeros_for_empty_prompt", True)
 
+    def taken_widths(self) -> Mapping[str, int]:
+        times = 6 * (self.denoiser.config.addition_time_embed_dim or 0)
+        pooled = self.text[SECOND].module.config.projection_dim + times
+        return {self.DENOISER.context: sum(self.encoders.values()), "projection_class_embeddings_input_dim": pooled}
+
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         first, second = self.read(tokens, words).values()
         return Conditioning(torch.cat([first.states, second.states], dim=-1), second.summary)

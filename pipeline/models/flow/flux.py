@@ -28,7 +28,11 @@ class Flux(LatentModel):
         "text_encoder": TextPart(CLIPTextModel, CLIPTokenizer, summarised=True),
         "text_encoder_2": TextPart(T5EncoderModel, T5Tokenizer, "tokenizer_2", length=LENGTH),
     }
-    DENOISER: ClassVar = DenoiserPart(FluxTransformer2DModel, "transformer", patch=2, side=SIDE)
+    DENOISER: ClassVar = DenoiserPart(FluxTransformer2DModel, "transformer", "joint_attention_dim", patch=2, side=SIDE)
+
+    def taken_widths(self) -> Mapping[str, int]:
+        clip, t5 = self.encoders.values()
+        return {self.DENOISER.context: t5, "pooled_projection_dim": clip}
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         clip, t5 = self.read(tokens, words).values()
@@ -62,7 +66,9 @@ class Chroma(LatentModel):
     """Chroma, which was made of schnell and is guided by a negative prompt again."""
 
     TEXT: ClassVar = {"text_encoder": TextPart(T5EncoderModel, T5Tokenizer, length=LENGTH, masked=True)}
-    DENOISER: ClassVar = DenoiserPart(ChromaTransformer2DModel, "transformer", patch=2, side=SIDE)
+    DENOISER: ClassVar = DenoiserPart(
+        ChromaTransformer2DModel, "transformer", "joint_attention_dim", patch=2, side=SIDE
+    )
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         mask = self.mask(tokens)

@@ -41,7 +41,9 @@ class QwenImage(LatentModel):
             layer=-1,
         )
     }
-    DENOISER: ClassVar = DenoiserPart(QwenImageTransformer2DModel, "transformer", patch=2, side=SIDE)
+    DENOISER: ClassVar = DenoiserPart(
+        QwenImageTransformer2DModel, "transformer", "joint_attention_dim", patch=2, side=SIDE
+    )
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         states = self.read(tokens, words)[ENCODER].states

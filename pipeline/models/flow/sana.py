@@ -19,7 +19,7 @@ class Sana(LatentModel):
     """Prompts go in as they are; diffusers' pipeline does the same with `complex_human_instruction=None`."""
 
     TEXT: ClassVar = {ENCODER: TextPart(Gemma2Model, GemmaTokenizer, length=LENGTH, masked=True)}
-    DENOISER: ClassVar = DenoiserPart(SanaTransformer2DModel, "transformer")
+    DENOISER: ClassVar = DenoiserPart(SanaTransformer2DModel, "transformer", "caption_channels")
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         return Conditioning(self.read(tokens, words)[ENCODER].states, mask=self.mask(tokens))

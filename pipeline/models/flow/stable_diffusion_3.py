@@ -29,7 +29,13 @@ class StableDiffusion3(LatentModel):
         CLIPS[1]: TextPart(CLIPTextModelWithProjection, CLIPTokenizer, "tokenizer_2", layer=-2, summarised=True),
         T5: TextPart(T5EncoderModel, T5Tokenizer, "tokenizer_3", length=LENGTH),
     }
-    DENOISER: ClassVar = DenoiserPart(SD3Transformer2DModel, "transformer", patch=2, even_sigmas=False)
+    DENOISER: ClassVar = DenoiserPart(
+        SD3Transformer2DModel, "transformer", "joint_attention_dim", patch=2, even_sigmas=False
+    )
+
+    def taken_widths(self) -> Mapping[str, int]:
+        pooled = sum(self.text[name].module.config.projection_dim for name in CLIPS)
+        return {self.DENOISER.context: self.encoders[T5], "pooled_projection_dim": pooled}
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         said = self.read(tokens, words)

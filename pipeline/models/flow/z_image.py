@@ -26,7 +26,7 @@ class ZImage(LatentModel):
     TEXT: ClassVar = {
         ENCODER: TextPart(Qwen3Model, Qwen2Tokenizer, length=LENGTH, before=BEFORE, after=AFTER, masked=True, layer=-2)
     }
-    DENOISER: ClassVar = DenoiserPart(ZImageTransformer2DModel, "transformer", patch=2, side=SIDE)
+    DENOISER: ClassVar = DenoiserPart(ZImageTransformer2DModel, "transformer", "cap_feat_dim", patch=2, side=SIDE)
 
     def embed(self, tokens: Tokens, words: Mapping[str, Tensor]) -> Conditioning:
         return Conditioning(self.read(tokens, words)[ENCODER].states, mask=self.mask(tokens))

@@ -4,6 +4,7 @@ import functools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.base import PromptError, split_at_placeholders
-from pipeline.models.configuration import refuse_over
+from pipeline.models.configuration import read_configuration, refuse_over
 from pipeline.models.find import Model
 from pipeline.models.text.read_sentences import ReadSentences, States
 from pipeline.models.weights.load_weights import load_part
@@ -20,6 +21,7 @@ from pipeline.models.weights.load_weights import load_part
 MOST_TOKENS = 4_096
 SHOWN = 100  # characters of a prompt that is too long
 REST = torch.device("cpu")
+ANY_TOKENIZER = ("PreTrainedTokenizer", "TokenizersBackend")  # say nothing of a kind
 # Their states have the usual length.
 USUAL = ("a photo of a cat", "a painting of a house at night", "a red car on the beach")
 
@@ -76,6 +78,7 @@ class TextEncoder:
 
         Raises ValueError, and whatever a broken file makes the libraries raise.
         """
+        _refuse_other_kind(part, model.folder, name)
         self.tokenizer = part.tokenizer.from_pretrained(model.folder / part.tokenizer_folder)
         self.module = load_part(model, name, part.encoder, dtype)
         self._in_use = threading.Lock()
@@ -289,3 +292,19 @@ def _shared_out(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) < count:
         return rows[np.arange(count) % len(rows)]
     return np.stack([part.mean(0) for part in np.array_split(rows, count)])
+
+
+def _refuse_other_kind(part: TextPart, folder: Path, name: str) -> None:
+    """Raises ValueError for a text encoder, or a tokenizer, of another kind than the family has. With a similar one words would be
+    learned for nothing.
+    """
+    for file, entry, wanted in (
+        (folder / name / "config.json", "model_type", part.encoder.config_class.model_type),
+        (folder / part.tokenizer_folder / "tokenizer_config.json", "tokenizer_class", part.tokenizer.__name__),
+    ):
+        stated = str((read_configuration(file) if file.is_file() else {}).get(entry) or wanted).removesuffix("Fast")
+        if stated not in (wanted, *ANY_TOKENIZER):
+            raise ValueError(
+                f"{file} states {entry} {stated[:100]!r}, and this family has {wanted!r}: put its own {name} and "
+                f"{part.tokenizer_folder} there"
+            )

@@ -1,5 +1,6 @@
 """Every family of transformers beside diffusers' own code on the same weights: gradients, words, pictures, frozen weights."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.word_files import encode_word
 from pipeline.training.inversion import draw, losses, new_slot, restore, snapshot, train_step
+from pipeline.training.slot import SideInformation
 from pipeline.training.templates import templates_for
 from tests import their_transformers as diffusers_own
 from tests.tiny_transformers import FAMILIES, save_tiny
@@ -233,3 +235,28 @@ def test_a_chat_template_of_a_models_folder_is_never_run(tiny: Mapping[str, Path
     (hostile / "tokenizer/tokenizer_config.json").write_text(json.dumps(settings))
     found = load_backbone(str(hostile)).tokenise(["a photo of a cat"], {})
     assert torch.equal(found.ids, wanted.ids)
+
+
+def test_captions_and_masks_train_a_word(family: str, tiny: Mapping[str, Path]) -> None:
+    """Catches a mask of other latents than the family's, and a caption that its template or its mask of tokens hides."""
+    ours = load_backbone(str(tiny[family]))
+    side = SIDES[family]
+    masks = np.zeros((3, side, side), np.uint8)
+    masks[:, :, : side // 2] = 255
+    settings = replace(SETTINGS, captions=True, masks="alpha", background=0.0)
+    words = []
+    for told in (
+        SideInformation(),
+        SideInformation(masks=masks),
+        SideInformation(captions=("my {} at night", None, "a dark {}"), masks=masks),
+    ):
+        slot = new_slot(ONE, pictures(family), ours, settings, told)
+        while not (ended := train_step(ours, [slot])):
+            pass
+        word = ended[0][1]
+        assert isinstance(word, Word)
+        words.append(word)
+    for word in words:
+        assert all((word.vectors[name] != word.initial[name]).any() for name in word.vectors)
+    for one, other in itertools.combinations(words, 2):
+        assert any((one.vectors[name] != other.vectors[name]).any() for name in one.vectors)
