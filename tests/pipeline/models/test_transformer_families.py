@@ -14,10 +14,10 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from safetensors.torch import load
 
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, PromptError
 from pipeline.models.find import ModelError
 from pipeline.models.load import load_backbone
-from pipeline.records import Concept, Word
+from pipeline.records import AGAINST, Concept, Word
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.word_files import encode_word
@@ -260,3 +260,24 @@ def test_captions_and_masks_train_a_word(family: str, tiny: Mapping[str, Path]) 
         assert all((word.vectors[name] != word.initial[name]).any() for name in word.vectors)
     for one, other in itertools.combinations(words, 2):
         assert any((one.vectors[name] != other.vectors[name]).any() for name in one.vectors)
+
+
+def test_schnell_is_drawn_and_trained_without_a_guidance_scale(tiny: Mapping[str, Path], tmp_path: Path) -> None:
+    """Catches a scale that is given to the Flux that takes none, and a shift by size where its scheduler states none."""
+    folder = Path(shutil.copytree(tiny["flux"], tmp_path / "schnell"))
+    for file, told in (
+        ("transformer/config.json", {"guidance_embeds": False}),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": False, "shift": 1.0}),
+    ):
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | told), encoding="utf-8")
+    ours, theirs = load_backbone(str(folder)), theirs_of(folder)
+    word = learn(ours, THREE, "flux")
+    assert all((word.vectors[name] != word.initial[name]).any() for name in word.vectors)
+    diffusers_own.load_word(theirs, THREE.placeholder, word.vectors)
+    words, prompt = {THREE.placeholder: word.vectors}, "a photo of <truck> at night"
+    one, other = (sample(ours, [prompt], [7], words, SamplerSettings("euler", 4, scale), 16)[0] for scale in (0.0, 7.0))
+    assert (one == other).all()
+    wanted = diffusers_own.draw("flux", theirs, diffusers_own.expanded(theirs, prompt, words), 7, 4, 0.0, 16)
+    assert difference(one, wanted) <= 2
+    with pytest.raises(PromptError, match=r"negative prompt 'blurred': .* takes none"):
+        sample(ours, [f"a cat{AGAINST}blurred"], [7], {}, SamplerSettings("euler", 2, 0.0), 16)
