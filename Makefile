@@ -22,7 +22,7 @@ check: lint test test-long  ## the one gate: what a change has to pass
 test: $(VENV)/.installed-dev chromium  ## all tests but the long ones
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-test-long: $(VENV)/.installed-dev  ## machines killed, taken away and starved, a store that fails: about 40 minutes
+test-long: $(VENV)/.installed-dev  ## machines killed, taken away and starved, a store that fails: over an hour
 	$(PY) -m pytest -q -m long
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
