@@ -166,11 +166,11 @@ def _csv_row(cells: list[str], header: list[str], header_line: int, line: int, s
 
 def _without_sep_line(text: str) -> tuple[str, str, int]:
     """(the rest, the sign, 1) of a text with a first line such as sep=; by which spreadsheets tell theirs; else (all, "", 0)."""
-    first = re.match(r'"?sep=(?P<sign>[^\r\n]*)(\r\n|\r|\n|$)', text, re.IGNORECASE)
+    first = re.match(r'"?sep=(?P<sign>[^\r\n]{0,2000})(\r\n|\r|\n|$)', text, re.IGNORECASE)
     if first is None:
         return text, "", 0
     # The line may have been saved again as a row: in quotation marks, with empty cells behind it.
-    sign = re.fullmatch(r"""\s*(\\t|\t|[^\w\s"'\\])"?\s*[,;\t]*\s*""", first["sign"])
+    sign = re.fullmatch(r"""\s*(\\t|\t|[^\w\s"'\\])"?[\s,;]*""", first["sign"])
     if sign is None:
         raise BrokenFileError(
             f"line 1: {shortened(first[0].strip())} must name one sign, as sep=; does; or remove the line"

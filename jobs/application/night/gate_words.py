@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.application.requests import Listener
 from pipeline.store.catalogue.accepted import (
+    LEASE,
     accept,
     accepted_of,
     is_gated,
@@ -29,8 +30,11 @@ SHOWN = 20
 
 def begin_gate(run: RunFolder) -> None:
     """From now on, words of this folder pass the gate before they are public."""
-    if not is_gated(run):
-        write_judged(run, ())
+    if is_gated(run):
+        return
+    with lease(run.storage, LEASE):
+        if not is_gated(run):  # another run may have begun it, and judged words, meanwhile
+            write_judged(run, ())
 
 
 def gate_words(
@@ -50,7 +54,7 @@ def gate_words(
     if summary.scored_under is None:
         return {}
     under, now = digest_of(summary.scored_under), _now()
-    with lease(run.storage, "gate"):
+    with lease(run.storage, LEASE) as renew:
         judged, candidates = read_judged(run), waiting(run)
         known = {(word.concept, word.fingerprint) for word in judged if word.state != "previous"}
         mine = [each for each in summary.concepts if each.concept in candidates]
@@ -68,7 +72,7 @@ def gate_words(
         others = [word for word in judged if not (word.state == "candidate" and word.concept in rows)]
         accepting = [row for name, row in rows.items() if name not in verdicts.held]
         if fresh or before:
-            accept(run, [*others, *held], accepting, keep, step)
+            accept(run, [*others, *held], accepting, keep, step, renew)
         for name, word in accepted_of(judged).items():
             if name in candidates and any(
                 each.fingerprint == word.fingerprint for each in mine if each.concept == name
@@ -102,24 +106,27 @@ def promote(
 ) -> tuple[str, ...]:
     """Makes candidates public, whatever the gate said. step: as gate_words'. Returns their concepts.
 
-    Raises ValueError for a name without a candidate.
+    Raises ValueError for a name without a candidate, or whose file is gone.
     """
-    with lease(run.storage, "gate"):
+    with lease(run.storage, LEASE) as renew:
         judged = read_judged(run)
         candidates = {word.concept: word for word in judged if word.state == "candidate"}
         if unknown := sorted(set(names) - candidates.keys()):
             has = f"candidates are {', '.join(sorted(candidates)[:SHOWN])}" if candidates else "there is no candidate"
             raise ValueError(f"--promote {unknown[0]}: no candidate of this name was judged in this run folder; {has}")
         chosen = sorted(candidates if everything else set(names))
-        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep, step)
+        if gone := sorted(set(chosen) - waiting(run)):
+            raise ValueError(f"--promote {gone[0]}: its file {run.candidate_path(gone[0])} is not there")
+        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep, step, renew)
     return tuple(chosen)
 
 
 def roll_back_words(run: RunFolder, names: Sequence[str]) -> None:
     """Raises ValueError for a concept without an earlier word; those before it are rolled back."""
-    with lease(run.storage, "gate"):
+    with lease(run.storage, LEASE) as renew:
         judged = read_judged(run)
         for name in names:
+            renew()
             judged = roll_back(run, judged, name)
 
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store.catalogue.listed import listed, read_lists
-from pipeline.store.damaged import DamagedFileError
+from pipeline.store.damaged import DamagedFileError, say_damaged
+from pipeline.store.lease import lease
 from pipeline.store.parquet.parquet_tables import TableError, table_of
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder, short
@@ -32,6 +33,7 @@ JUDGED = pa.schema([
     ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()), ("editability", pa.float64()),
     ("scored_under", pa.string()), ("reason", pa.string()),
 ])  # fmt: skip
+LEASE, RENEWED = "gate", 20  # held by whoever changes the table; renewed each time so many words were copied
 STATED = ("concept", "fingerprint", "state", "since")  # of every row
 
 
@@ -111,14 +113,17 @@ def accept(
     accepting: Sequence[JudgedWord],
     keep: int,
     step: Callable[[int, int], None] = lambda *_: None,
+    renew: Callable[[], None] = lambda: None,
 ) -> list[JudgedWord]:
     """Makes these candidates the public words of their concepts. Returns the new table, which has been written.
 
     keep: how many words that were accepted before stay, for each concept. step: called with the number of words that are in their
-    public place, and of all.
+    public place, and of all. renew: of the lease that the caller holds.
     """
     names, before = {word.concept for word in accepting}, accepted_of(judged)
     for number, word in enumerate(accepting, 1):
+        if number % RENEWED == 1:
+            renew()  # copying thousands of words takes longer than a lease lasts
         if (old := before.get(word.concept)) and old.fingerprint != word.fingerprint:
             _copy(run, run.word_path(word.concept), _previous(old), anew=False)
         _copy(run, run.candidate_path(word.concept), run.word_path(word.concept))
@@ -131,6 +136,7 @@ def accept(
     ]
     made = [*rest, *(replace(word, state="accepted", reason="") for word in accepting)]
     made, dropped = _newest(made, keep)
+    renew()
     write_judged(run, made)
     for word in accepting:
         run.storage.delete(run.candidate_path(word.concept))
@@ -142,7 +148,7 @@ def accept(
 def roll_back(run: RunFolder, judged: Sequence[JudgedWord], concept: str) -> list[JudgedWord]:
     """Makes the word that was accepted before public again. Returns the new table, which has been written.
 
-    The word that is taken back is kept among the earlier ones. Raises ValueError if there is no earlier word.
+    The word that is taken back is kept among the earlier ones. Raises ValueError if there is no earlier word, or its file is gone.
     """
     now = accepted_of(judged).get(concept)
     older = [
@@ -152,6 +158,8 @@ def roll_back(run: RunFolder, judged: Sequence[JudgedWord], concept: str) -> lis
     if now is None or not older:
         raise ValueError(f"--roll-back {concept}: no word of it was accepted before the present one and kept")
     back = max(older, key=lambda word: word.since)
+    if not run.storage.exists(_previous(back)):
+        raise ValueError(f"--roll-back {concept}: {_previous(back)}, the word that was accepted before, is not there")
     _copy(run, run.word_path(concept), _previous(now), anew=False)
     _copy(run, _previous(back), run.word_path(concept))
     states: dict[JudgedWord, State] = {now: "previous", back: "accepted"}
@@ -164,8 +172,10 @@ def forget_judged(run: RunFolder, concepts: Collection[str]) -> None:
     """Of words that retire: what returns is judged as a new word."""
     if not is_gated(run):
         return
-    judged = read_judged(run)
-    write_judged(run, [word for word in judged if word.concept not in concepts])
+    with lease(run.storage, LEASE) as renew:
+        judged = read_judged(run)
+        renew()
+        write_judged(run, [word for word in judged if word.concept not in concepts])
     for word in judged:
         if word.concept in concepts and word.state == "previous":
             run.storage.delete(_previous(word))
@@ -185,7 +195,7 @@ def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]
         rows = [row for row in rows if row["concept"] in names]
     if not is_gated(run):
         return rows
-    from pipeline.store.word_files import decode_word, suited  # it imports torch
+    from pipeline.store.word_files import WordFileError, decode_word, suited  # it imports torch
 
     accepted, held = accepted_of(read_judged(run)), waiting(run)
     public = []
@@ -194,7 +204,12 @@ def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]
         if word is None and row["concept"] in held:
             continue
         if word is not None and word.fingerprint != row["fingerprint"]:
-            placeholder, vectors = decode_word(run.storage.read_bytes(run.word_path(row["concept"])))
+            path = run.word_path(row["concept"])
+            try:
+                placeholder, vectors = decode_word(run.storage.read_bytes(path))
+            except (WordFileError, StorageNotFoundError) as error:
+                say_damaged(path, str(error))
+                continue
             mine = suited(vectors, None, keys).get(row["text_encoder"])
             if mine is None:
                 continue

@@ -17,9 +17,9 @@ from eval.scores.score_tables import SCORES, ScoredUnder
 from eval.scores.summary import ConceptSummary, Summary, summarise
 from jobs.application.night.gate_words import begin_gate, gate_words, held_since, promote, roll_back_words
 from jobs.application.requests import Listener
-from pipeline.store.catalogue.accepted import JUDGED, TABLE, accepted_of, read_judged, waiting
+from pipeline.store.catalogue.accepted import JUDGED, TABLE, JudgedWord, accepted_of, public_rows, read_judged, waiting
 from pipeline.store.catalogue.retired import retire
-from pipeline.store.parts import create_layout
+from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage
@@ -135,6 +135,44 @@ def test_a_driver_that_dies_while_it_accepts_a_word_loses_neither_word(
     assert waiting(run) == set()
     roll_back_words(run, ["owl"])
     assert public(run) == "0.75"
+
+
+def test_a_word_whose_file_is_gone_is_neither_promoted_nor_rolled_back_to(run: RunFolder) -> None:
+    """Catches a command that says done, and a public word that is still the other one."""
+    night(run, owl=0.75, taxi=0.41)
+    night(run, owl=0.76)
+    run.storage.delete(run.candidate_path("taxi"))
+    with pytest.raises(ValueError, match=r"--promote taxi: its file candidates/taxi\.safetensors is not there"):
+        promote(run, ["taxi"], KEEP)
+    for name in run.storage.names("_previous"):
+        run.storage.delete(f"_previous/{name}")
+    with pytest.raises(ValueError, match="--roll-back owl: _previous/owl@"):
+        roll_back_words(run, ["owl"])
+    assert public(run) == "0.76"
+    assert accepted_of(read_judged(run)).keys() == {"owl"}
+
+
+@pytest.mark.parametrize("tear", [None, b"", b"torn"])
+def test_a_torn_word_costs_no_other_word(run: RunFolder, tear: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches a file in words/ for which no picture of any word can be drawn any more."""
+    night(run, owl=0.75)
+    rows = [{"concept": name, "fingerprint": "new", "text_encoder": "a", "placeholder": f"<{name}>", "vectors": [[1.0]]}
+            for name in ("owl", "taxi")]  # fmt: skip
+    write_table(run, part_path("embeddings", 0, 1), pa.Table.from_pylist(rows, EMBEDDINGS))
+    run.storage.delete(run.word_path("owl"))
+    if tear is not None:
+        run.storage.write_bytes(run.word_path("owl"), tear)
+    assert [row["concept"] for row in public_rows(run, {"a": "clip_l"})] == ["taxi"]
+    assert "words/owl.safetensors is damaged" in caplog.text
+
+
+def test_who_accepts_for_longer_than_a_lease_lasts_keeps_it(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a second command that judges words between the reading and the writing of the first."""
+    done: list[str] = []
+    monkeypatch.setattr(accepting, "_copy", lambda *_, **__: done.append("copied"))
+    words = [JudgedWord(f"w{number}", "f", "candidate", "2026") for number in range(accepting.RENEWED + 1)]
+    accepting.accept(run, [], words, KEEP, renew=lambda: done.append("renewed"))
+    assert [place for place, what in enumerate(done) if what == "renewed"] == [0, accepting.RENEWED + 1, len(done) - 1]
 
 
 def test_words_from_before_the_gate_are_accepted_as_they_are(run: RunFolder) -> None:
