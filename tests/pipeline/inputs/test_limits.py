@@ -185,6 +185,14 @@ def test_a_folder_and_a_pattern_with_too_many_files_are_told(tmp_path: Path, mon
     assert "holds more than 3 files" in said(str(tmp_path))
 
 
+@pytest.mark.parametrize("signs", ["\t", " ", ";", "\t;", ", "])
+def test_no_first_line_keeps_the_reading_of_a_manifest_busy(signs: str, tmp_path: Path) -> None:
+    """Catches a line of a few kilobytes that is divided in every way, for hours."""
+    (tmp_path / "m.csv").write_text(f"sep=;{signs * 50_000}x\nconcept;images\nowl;owl/\n")
+    with pytest.raises(ManifestError):
+        read_manifest(str(tmp_path / "m.csv"))
+
+
 @pytest.mark.parametrize("pattern", ["**/" + "*a" * 30 + "b.png", "**/a/" * 30 + "b.png", "**/*a" * 30 + "**"])
 @pytest.mark.parametrize("place", ["disk", "memory"])
 def test_no_pattern_keeps_the_search_for_pictures_busy(pattern: str, place: str, tmp_path: Path) -> None:
