@@ -125,14 +125,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.plain and arguments.architecture != "sd-1.5":
         parser().error("--plain knows sd-1.5 only")
+    try:
+        settings = InversionSettings(
+            steps=arguments.steps + 1,  # see `measure`
+            batch_size=arguments.batch_size,
+            resolution=arguments.resolution,
+            early_stop="off",
+            flip=False,
+        )
+    except ValueError as error:
+        parser().error(str(error))
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="full-size-"))
-    settings = InversionSettings(
-        steps=arguments.steps + 1,  # see `measure`
-        batch_size=arguments.batch_size,
-        resolution=arguments.resolution,
-        early_stop="off",
-        flip=False,
-    )
     try:
         # In its own process, so that its memory is not counted.
         saver = multiprocessing.get_context("spawn").Process(

@@ -1,6 +1,7 @@
 """The architectures of jobs/bench/full_size.py are those that are published, counted without taking any memory; and tiny ones of
 the same kinds are written, loaded, trained for a step and left as they were."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, PixArtTransformer2DModel, Sa
 from safetensors.torch import load_file
 from transformers import Gemma2Config, Gemma2Model, T5Config, T5EncoderModel
 
-from jobs.bench.full_size import measure
+from jobs.bench.full_size import main, measure
 from jobs.bench.published import random_weights
 from jobs.bench.published.architectures import ARCHITECTURES, Architecture, Parts, architecture, parts_of
 from jobs.bench.published.random_weights import save
@@ -125,3 +126,25 @@ def test_weights_are_written_in_shards_of_numbers_that_differ(tmp_path: Path, mo
     assert not torch.equal(*kinds)
     assert 0.015 < torch.cat([value.float().flatten() for value in kinds]).std() < 0.025
     assert load_backbone(str(tmp_path / "model")).encoders == {"text_encoder": WIDTH}
+
+
+def test_the_command_prints_one_object_and_leaves_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches an option that nothing obeys, and gigabytes left on a disk."""
+    monkeypatch.setitem(ARCHITECTURES, "sana-0.6b", tiny("sana-0.6b", _tiny_sana))
+    told = ("--steps", "1", "--resolution", "32", "--checkpoint-gradients", "--folder", str(tmp_path / "weights"))
+    assert main(["sana-0.6b", *told]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["architecture"], figures["dtype"], figures["checkpointed"]) == ("sana-0.6b", "bfloat16", True)
+    assert (figures["resolution"], len(figures["step_seconds"])) == (32, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resolution_that_no_model_takes_is_refused_before_weights_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["sd-1.5", "--resolution", "100", "--folder", str(tmp_path / "weights")])
+    assert "resolution is 100; it must be a multiple of 8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
