@@ -17,12 +17,13 @@ from pipeline.store.checkpoints import Checkpoint, decode_checkpoint, encode_che
 from pipeline.store.damaged import DamagedFileError, object_of, say_damaged
 from pipeline.store.locations import all_without_credentials
 from pipeline.store.remote.object_stores import EXACTLY_ONCE
-from pipeline.store.storage import Storage, StorageNotFoundError, scheme_of, without_credentials
+from pipeline.store.storage import Storage, StorageNotFoundError, StorageTooLargeError, scheme_of, without_credentials
 
 Record = TypeVar("Record")
 
 ATTEMPTS, COMMITTED, FAILED, CHECKPOINTS = "_attempts", "_committed", "_failed", "_checkpoints"
 RUN = "run.json"
+MOST_JSON = 200_000_000  # bytes; the list of a manifest of a million concepts is the largest
 # What a run writes there and a command may need, and what may be missing. Names to load are judged where they are loaded.
 RECORDED: dict[str, Any] = {
     "model": object, "model_digest": str, "clip": object, "manifest": str, "protocol": str, "updated": str, "finished": bool,
@@ -132,7 +133,10 @@ class RunFolder:
     def read_json(self, path: str) -> dict[str, Any]:
         """Raises DamagedFileError, StorageError."""
         shown = without_credentials(self.storage.join(path), self.storage.options)
-        return object_of(self.storage.read_bytes(path), shown)
+        try:
+            return object_of(self.storage.read_bytes(path, at_most=MOST_JSON), shown)
+        except StorageTooLargeError as error:
+            raise DamagedFileError(f"{shown} is damaged: {error}") from None
 
     def read_run(self, *needed: str) -> dict[str, Any]:
         """run.json, which holds these of RECORDED. Raises StorageError, and DamagedFileError for one that does not, as a stranger's

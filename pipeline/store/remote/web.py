@@ -14,7 +14,9 @@ from fsspec.asyn import sync
 PIECE = 2**16  # bytes
 MOST_REDIRECTS = 10
 FOLLOWED = (301, 302, 303, 307, 308)
-TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in the last four bytes, behind a NAT64 gateway
+# An IPv4 address in the last four bytes: behind a NAT64 gateway, and in two older forms.
+TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
+PUBLIC = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for the open network
 # Where clouds tell a machine its credentials, besides 169.254.169.254: AWS and Google by IPv6, Alibaba, Azure, Oracle.
 METADATA = frozenset(
     map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
@@ -103,16 +105,18 @@ def refused(address: str, *, private: bool) -> str:
     '169.254.169.254, an address from which no picture is fetched'
     """
     at = ipaddress.ip_address(address.split("%")[0])
+    is_public = at.is_global
     if isinstance(at, ipaddress.IPv6Address):
         inside = (
             at.ipv4_mapped
             or at.sixtofour
-            or (ipaddress.IPv4Address(int(at) & 0xFFFFFFFF) if at in TRANSLATED else None)
+            or (ipaddress.IPv4Address(int(at) & 0xFFFFFFFF) if any(at in each for each in TRANSLATED) else None)
         )
-        at = inside or at
+        is_public = at in PUBLIC and is_public if inside is None else inside.is_global
+        at = at if inside is None or at.is_unspecified else inside
     if at.is_link_local or at.is_multicast or at.is_unspecified or at in METADATA or str(at) == "255.255.255.255":
         return f"{address}, an address from which no picture is fetched"
-    if not (private or at.is_global):
+    if not (private or is_public):
         return (
             f"{address}, an address of a private network, from which no picture is fetched unless --storage-option "
             "web.private=true is given"

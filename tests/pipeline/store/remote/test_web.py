@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.inputs.manifest import read_manifest
 from pipeline.store.remote import web
+from pipeline.store.remote.web import refused
 from pipeline.store.storage import Storage, StorageError, parse_storage_options
 
 HERE = {"web": {"private": True}}
@@ -80,6 +81,28 @@ def test_a_clouds_metadata_is_refused_also_behind_a_redirect_and_where_private_i
     for asked in (url, f"{server.address}/to?{url}"):
         with pytest.raises(StorageError, match=r"from which no picture is fetched|not a canonical"):
             Storage(asked, HERE).read_bytes(at_most=1_000)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "2002:7f00:1::", "fec0::1", "5f00::1", "::1"],
+)  # fmt: skip
+def test_no_spelling_of_a_private_address_is_a_public_one(address: str) -> None:
+    """Catches an IPv6 address that a gateway, or the machine, takes for an IPv4 address of a private network."""
+    assert "web.private=true" in refused(address, private=False)
+    assert not refused(address, private=True)
+
+
+@pytest.mark.parametrize(
+    "address", ["::169.254.169.254", "::ffff:0:169.254.169.254", "64:ff9b:1::169.254.169.254", "::"]
+)
+def test_no_spelling_of_a_clouds_metadata_is_allowed(address: str) -> None:
+    assert "web.private=true" not in refused(address, private=True) != ""
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"])
+def test_public_addresses_are_read(address: str) -> None:
+    assert not refused(address, private=False)
 
 
 @pytest.mark.parametrize("url", [*PRIVATE, "here"])
