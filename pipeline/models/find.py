@@ -158,8 +158,8 @@ def _mirrored(url: str, options: Mapping[str, Any]) -> Path:
     try:
         if Storage(url, options).is_web:
             raise ModelError(
-                f"model {without_credentials(url, options)!r}: a web server does not list its files; copy the model to a store or a disk, or name one of "
-                "the Hugging Face hub as owner/name or owner/name/FILE.safetensors"
+                f"model {without_credentials(url, options)!r}: a web server does not list its files; copy the model to a store or "
+                "a disk, or name one of the Hugging Face hub as owner/name or owner/name/FILE.safetensors"
             )
         if url.endswith(ENDINGS):
             refuse_pickle(url)
