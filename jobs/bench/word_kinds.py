@@ -5,7 +5,8 @@
 
 Learns concepts of the demo's manifest one by one, each from the words of its class and from the same draws, in this process and on
 one thread. Prints one JSON object: for each kind of word the seconds a step, the CLIP similarity of pictures of "a photo of a
-<word>" to the pictures it was learned from (and before training), and the same of a half-way blend of each two neighbours to the
+<word>" to the pictures it was learned from (and before training), that of two edits' pictures to their texts, both less those of
+the default, paired by concept, with a 95 % interval; and the first of a half-way blend of each two neighbours to the
 pictures of both, by spherical and by straight interpolation. With --negative, each concept is a negative word instead: the
 distance (1 - similarity) of pictures of "a photo of a <class>" from the pictures to be avoided, without and with it.
 """
@@ -24,13 +25,14 @@ import numpy as np
 import torch
 
 from eval.judges.clip import load_clip
-from eval.scores.metrics import image_similarity
+from eval.scores.metrics import image_similarity, interval, text_similarity
 from jobs.cli.arguments import MOST_STEPS, whole_number
 from pipeline.inputs.image_sets import find_sources, load_images
 from pipeline.inputs.manifest import read_manifest
 from pipeline.models.load import load_backbone
 from pipeline.records import AGAINST, Word
 from pipeline.sampling.blending import slerp
+from pipeline.sampling.prompting import leave_out
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings
 from pipeline.training.inversion import learn_to_the_end, new_slot, train_step
@@ -47,6 +49,7 @@ KINDS = {
     ),
 }
 DRAWN, PROMPT = SamplerSettings("dpm++", 12, 5.0), "a photo of a <word>"
+EDITS = ("a photo of a <word> at night", "a photo of a <word> on the grass")
 
 
 def compare(concepts: int, steps: int, pictures: int, rate: float | None = None) -> dict[str, Any]:
@@ -62,7 +65,17 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
         features = clip.encode_images(list(drawn))
         return [float(image_similarity(features, seen[each]).mean()) for each in to]
 
-    kinds = {}
+    def editability(word: dict[str, np.ndarray]) -> float:
+        """Similarity of edited pictures of the word to the edits' texts without it."""
+        values = []
+        for edit in EDITS:
+            drawn = sample(backbone, [edit] * pictures, range(pictures), {"<word>": word}, DRAWN)
+            text = clip.encode_texts([leave_out(edit, "<word>")])[0]
+            values.append(float(text_similarity(clip.encode_images(list(drawn)), text).mean()))
+        return float(np.mean(values))
+
+    kinds: dict[str, Any] = {}
+    default: dict[str, list[float]] = {}
     for kind, settings in KINDS.items():
         settings = replace(settings, steps=steps, learning_rate=rate or settings.learning_rate)
         words, seconds = [], []
@@ -76,8 +89,12 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
             word = ended[0][1]
             assert isinstance(word, Word), word
             words.append(word)
-        own = [similarities(dict(word.vectors), [place]) for place, word in enumerate(words)]
-        before = [similarities(dict(word.initial), [place]) for place, word in enumerate(words)]
+        measured = {
+            "similarity": [similarities(dict(word.vectors), [place])[0] for place, word in enumerate(words)],
+            "text_similarity": [editability(dict(word.vectors)) for word in words],
+        }
+        default = default or measured
+        before = [similarities(dict(word.initial), [place])[0] for place, word in enumerate(words)]
         pairs = list(itertools.pairwise(range(len(words))))
         blends = {
             name: [
@@ -93,11 +110,19 @@ def compare(concepts: int, steps: int, pictures: int, rate: float | None = None)
         lengths = [float(np.linalg.norm(rows_of, axis=1).mean()) for word in words for rows_of in word.vectors.values()]
         kinds[kind] = {
             "learning_rate": settings.learning_rate, "seconds_a_step": round(float(np.median(seconds)), 4),
-            "similarity": round(float(np.mean(own)), 3), "before_training": round(float(np.mean(before)), 3),
+            **{name: round(float(np.mean(values)), 3) for name, values in measured.items()},
+            **{f"{name}_less_default": less(values, default[name]) for name, values in measured.items()},
+            "before_training": round(float(np.mean(before)), 3),
             "mean_length": round(float(np.mean(lengths)), 3),
             "blend_similarity": {name: round(float(np.mean(values)), 3) for name, values in blends.items() if values},
         }  # fmt: skip
     return kinds
+
+
+def less(values: Sequence[float], of_default: Sequence[float]) -> list[float]:
+    """Mean difference, paired by concept, and its 95 % interval (low, high)."""
+    differences = np.subtract(values, of_default)
+    return [round(float(each), 3) for each in (differences.mean(), *interval(differences, np.random.default_rng(0)))]
 
 
 def avoided(concepts: int, steps: int, pictures: int) -> dict[str, dict[str, float]]:
