@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 KEYS = (
     ".env", ".env.local", "prod.env", ".netrc", ".aws/credentials", ".ssh/config", "id_rsa", "keys/id_ed25519", "deploy.pem",
     "tls.key", "auth_token", "gcp-credentials.json", "my-secret.yaml", "storage-options.txt", "service-account-1.json",
-    "jobs/.env", ".git/config", "cluster/terraform.tfstate", "hf-token",
+    "jobs/.env", ".git/config", "cluster/terraform.tfstate", "hf-token", ".pypirc",
+    ".npmrc", ".boto", ".s3cfg", ".vault-token", ".gnupg/private", "prod.kubeconfig", "kubeconfig.yaml", "rclone.conf", "key.asc",
 )  # fmt: skip
 NEEDED = (
     "jobs/invert_all.py",
