@@ -25,6 +25,9 @@ from torch import Tensor
 from pipeline.models.configuration import refuse_over
 from pipeline.settings import FlowTimes
 
+# Entries of a flow's scheduler. The last two are logarithms of a shift.
+NUMBERS = ("num_train_timesteps", "base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+MAY_BE_NEGATIVE = NUMBERS[-2:]
 MOST_TIMES = 100_000  # published models have a thousand
 SMALLEST = 1e-4  # sigma of a flow: at 0 there is nothing to predict, and the ratio of signal to noise is infinite
 
@@ -117,11 +120,11 @@ class RectifiedFlow(Noising):
                 f"its scheduler, {config.get('_class_name')}, is a rectified flow without a shift: scheduler_config.json "
                 "must state shift, flow_shift or use_dynamic_shifting"
             )
-        numbers = {stated, "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "num_train_timesteps"}
-        for name in sorted(numbers & set(config)):
-            value = config[name]
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ValueError(f"scheduler_config.json states {name} {value!r}; it must be a number above 0")
+        for name in sorted({stated, *NUMBERS} & set(config)):
+            value, least = config[name], -math.inf if name in MAY_BE_NEGATIVE else 0
+            if not isinstance(value, int | float) or isinstance(value, bool) or not least < value < math.inf:
+                above = "" if name in MAY_BE_NEGATIVE else " above 0"
+                raise ValueError(f"scheduler_config.json states {name} {value!r}; it must be a number{above}")
         if config.get("base_image_seq_len", 256) == config.get("max_image_seq_len", 4096):
             raise ValueError(
                 "scheduler_config.json states base_image_seq_len equal to max_image_seq_len; they must differ"

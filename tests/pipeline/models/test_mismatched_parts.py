@@ -166,6 +166,7 @@ def test_a_rectified_flow_with_the_scheduler_of_a_diffusion_is_told(
         ({"shift": 0}, "states shift 0; it must be a number above 0"),
         ({"shift": float("nan")}, "states shift nan; it must be a number above 0"),
         ({"use_dynamic_shifting": True, "max_image_seq_len": 256}, "base_image_seq_len equal to max_image_seq_len"),
+        ({"base_shift": float("inf")}, "states base_shift inf; it must be a number$"),
         ({"time_shift_type": "cubic"}, "time_shift_type 'cubic'; it must be 'exponential' or 'linear'"),
     ],
 )
