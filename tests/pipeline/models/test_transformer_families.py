@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, PixArtAlphaPipeline, PixArtTransformer2DModel
 from safetensors.torch import load
 
 from pipeline.models.base import Backbone, PromptError
@@ -25,6 +25,7 @@ from pipeline.training.inversion import draw, losses, new_slot, restore, snapsho
 from pipeline.training.slot import SideInformation
 from pipeline.training.templates import templates_for
 from tests import their_transformers as diffusers_own
+from tests.tiny_model import WIDTH, make_words_matter
 from tests.tiny_transformers import FAMILIES, save_tiny
 
 # Sana's pipeline draws no smaller picture.
@@ -281,3 +282,25 @@ def test_schnell_is_drawn_and_trained_without_a_guidance_scale(tiny: Mapping[str
     assert difference(one, wanted) <= 2
     with pytest.raises(PromptError, match=r"negative prompt 'blurred': .* takes none"):
         sample(ours, [f"a cat{AGAINST}blurred"], [7], {}, SamplerSettings("euler", 2, 0.0), 16)
+
+
+def test_pixart_alpha_is_told_its_pictures_size_as_diffusers_tells_it(tmp_path: Path, tiny: Mapping[str, Path]) -> None:
+    """Catches a size that is left out, or told in latents: the published model of 1,024 pixels takes it as a condition."""
+    folder, sigma = tmp_path / "alpha", theirs_of(tiny["pixart"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser: Any = PixArtTransformer2DModel(
+            sample_size=128, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
+            num_attention_heads=3, cross_attention_dim=24, caption_channels=WIDTH,
+        )  # fmt: skip
+    make_words_matter(denoiser)
+    parts = {name: part for name, part in sigma.components.items() if name != "transformer"}
+    PixArtAlphaPipeline(transformer=denoiser, **parts).save_pretrained(folder)
+    ours, theirs = load_backbone(str(folder)), theirs_of(folder)
+    word = random_word(ours, 2)
+    diffusers_own.load_word(theirs, "<truck>", word)
+    words, prompt = {"<truck>": word}, "a photo of <truck> at night"
+    wanted = diffusers_own.draw("pixart", theirs, diffusers_own.expanded(theirs, prompt, words), 7, 4, 3.0, 16)
+    (picture,) = sample(ours, [prompt], [7], words, SamplerSettings("dpm++", 4, 3.0), 16)
+    assert difference(picture, wanted) <= 2
+    assert ours.tokenise([prompt], {"<truck>": range(2)}).ids.shape[1] == 120
