@@ -123,6 +123,7 @@ def request_of(arguments: argparse.Namespace) -> RunRequest:
         ),
         metrics=tuple(arguments.metric),
         repeats=arguments.repeats,
+        choose=arguments.choose,
         keep_features=arguments.keep_features,
         storage_options=options,
         placement=Placement(**{each.name: getattr(arguments, each.name) for each in fields(Placement)}),

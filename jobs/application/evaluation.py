@@ -22,6 +22,7 @@ from pipeline.protocols import PROTOCOLS, Protocol, ProtocolError, find_protocol
 from pipeline.records import Failure
 from pipeline.scheduling.shared_paths import UnseenPathError, seen_everywhere
 from pipeline.settings import ModelSettings
+from pipeline.store.catalogue.chosen import read_chosen
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, without_credentials
@@ -175,6 +176,7 @@ def _evaluate(
     metrics: "Sequence[OutsideMetric]",
 ) -> EvaluationResult:
     from eval.nightly.canary import read_canary
+    from eval.nightly.choosing import known_by
     from eval.nightly.history import History, judge_night
     from eval.pairs.pair_run import score_pairs
     from eval.scores.fitting import refuse_long_prompts
@@ -205,7 +207,7 @@ def _evaluate(
         canary = read_canary(runs[0].folder, judgements[0], night)
     # A night counts each concept once.
     words = [concept for summary in summaries for concept in summary.concepts]
-    concepts = [word for word in words if word.repeat == "1"]
+    concepts = known_by(words, [each for run in runs for each in read_chosen(run.folder)])
     try:
         groups = groups_by(concepts, request.group_by) if request.group_by else {}
         history = History(history_folder, scored[0].under)

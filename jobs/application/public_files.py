@@ -1,7 +1,7 @@
 """Restores words and grids that were deleted from a run folder from its tables; nothing is learned or drawn for this."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,9 @@ def restore_public_files(
                 rows[row["concept"]].append(row)
         for path, name in sorted(paths.items()):
             made = (
-                _word(rows[name], family) if path == run.word_path(name) else _grid(run, rows[name], parts["samples"])
+                word_file(rows[name], family)
+                if path == run.word_path(name)
+                else _grid(run, rows[name], parts["samples"])
             )
             if made is not None:
                 run.storage.write_bytes(path, made)
@@ -48,7 +50,8 @@ def restore_public_files(
     return tuple(restored)
 
 
-def _word(rows: list[dict[str, Any]], family: Family) -> bytes | None:
+def word_file(rows: Sequence[Mapping[str, Any]], family: Family) -> bytes | None:
+    """rows: of EMBEDDINGS, one for each text encoder of one word; None without any."""
     if not rows:
         return None
     # It imports torch, which a run with nothing to restore does not need.

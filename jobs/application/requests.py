@@ -158,7 +158,8 @@ class RunRequest:
     only_this_manifest: words that only other manifests of the run folder list retire too. retired_days: how long the word of
     a row that is gone is kept. gate: new words pass it before they are public; a folder keeps it.
     accepted_failures: how many concepts, or which, may fail without making the run a bad one.
-    repeats: words of each concept, each from draws of its own; see pipeline/inputs/repeats.py.
+    repeats: words of each concept, each from draws of its own; see pipeline/inputs/repeats.py. choose: as many, of which the
+    best is public; see eval/nightly/choosing.py.
     metrics: from outside, as module:function or entry points of `wordmint.metrics`; see eval/judges/outside_metric.py.
     keep_features: of all pictures and texts, in picture_features/.
     storage_options: keyword arguments for fsspec.
@@ -186,21 +187,24 @@ class RunRequest:
     metrics: tuple[str, ...] = ()
     keep_features: bool = False
     repeats: int = 1
+    choose: int = 1
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     placement: Placement = field(default_factory=Placement)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         require("--retired-days", self.retired_days, 0, MOST_DAYS)
-        require("--repeats", self.repeats, 1, MOST_REPEATS)
-        if self.repeats > 1 and self.import_words:
-            raise ValueError(
-                f"--repeats {self.repeats}: an imported word is not trained, so there is nothing to repeat"
-            )
-        if self.repeats > 1 and self.gate.asked:
-            raise ValueError(
-                f"--repeats {self.repeats}: not with a gate, which takes every word for a concept of its own"
-            )
+        for option, number in (("--repeats", self.repeats), ("--choose", self.choose)):
+            require(option, number, 1, MOST_REPEATS)
+            if number > 1 and self.import_words:
+                raise ValueError(f"{option} {number}: an imported word is not trained, so there is nothing to repeat")
+            if number > 1 and self.gate.asked:
+                raise ValueError(f"{option} {number}: not with a gate, which takes every word for a concept of its own")
+
+    @property
+    def words_of_each(self) -> int:
+        """How many words of each concept are learned."""
+        return max(self.repeats, self.choose)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,8 @@ class Run:
         self.failures = {failure.concept: failure for failure in self.manifest.failures}
         self.shared_paths: tuple[str, ...] = ()
         self.gate = request.gate if request.gate.asked or is_gated(self.folder) else None
-        if self.gate is not None and request.repeats > 1:
-            raise ValueError(f"--repeats {request.repeats}: this run folder has a gate; give another --output")
+        if self.gate is not None and request.words_of_each > 1:
+            raise ValueError("--repeats and --choose: this run folder has a gate; give another --output")
         self.rate, self.workers = rate_of(recorded_run(self.folder), self.settings), 1
         self.catalogue, self.today = Catalogue(), datetime.now(UTC).date()
 
@@ -177,7 +177,7 @@ class Run:
         self._write_run_json(session, digests, finished=False)
         self._reach("published")
         self.log.flush()
-        score_and_report(self.folder, self._judgement(session), self.events, self.gate)
+        score_and_report(self.folder, self._judgement(session), self.events, self.gate, choose=self.request.choose > 1)
         self._reach("reported")
         if learned := len(planned.left) and len(self.done) - len(planned.done):
             self.rate = measured(self.reached, self.workers, learned)
@@ -317,6 +317,7 @@ class Run:
             "frozen_weights": None if digests is None else {"before": digests[0], "after": digests[1]},
             "clip": self.request.clip, "protocol": self.protocol.label, "protocol_settings": self.protocol.as_dict(),
             "metrics": self._metrics(), "kept_features": self.request.keep_features,
+            "chosen": self.request.choose > 1,
             "settings": self.settings.as_dict(),
             "model_settings": asdict(self.request.model_settings),
             "slots": self.request.placement.slots or "measured",
@@ -342,6 +343,7 @@ class Run:
         # An older run.json does not say; its tables then are as they are until there is something else to do.
         same = last.get("columns_of_all", columns) == columns and last.get("metrics", {}) == self._metrics()
         same = same and (last.get("kept_features", False) or not self.request.keep_features)
+        same = same and last.get("chosen", False) == (self.request.choose > 1)
         return same and all(last.get(key) == value for key, value in wanted.items())
 
     def _metrics(self) -> dict[str, str]:

@@ -35,8 +35,8 @@ def read_inputs(request: RunRequest) -> RunInputs:
     manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
     if request.import_words:
         manifest = with_words(manifest, request.word_folder, options)
-    elif request.repeats > 1:
-        manifest = with_repeats(manifest, request.repeats)
+    elif request.words_of_each > 1:
+        manifest = with_repeats(manifest, request.words_of_each)
     settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
     protocol = find_protocol(request.protocol)
     protocol.refuse_unsuited(manifest.concepts)

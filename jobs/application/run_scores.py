@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jobs.application.choose_words import choose_words, said_of_chosen
 from jobs.application.night.gate_words import gate_words
 from jobs.application.phases import phase
 from jobs.application.requests import Gate, Listener, NotStartedError
@@ -11,6 +12,7 @@ from pipeline.protocols import Protocol
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept
 from pipeline.scheduling.shared_paths import on_every_node
+from pipeline.store.catalogue.chosen import forget_chosen
 from pipeline.store.run_folder import RunFolder
 from pipeline.text_files import paragraph
 
@@ -62,8 +64,10 @@ def refuse_long_protocol(run: RunFolder, judgement: "Judgement", given: str) -> 
         raise NotStartedError(f"--protocol {given}: {error}") from error
 
 
-def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, gate: Gate | None = None) -> None:
-    """Scores what has no score yet, lets new words pass the gate if there is one, and writes the report."""
+def score_and_report(
+    run: RunFolder, judgement: "Judgement", events: Listener, gate: Gate | None = None, choose: bool = False
+) -> None:
+    """Scores what has no score yet, lets new words pass the gate if there is one, chooses among repeats, and writes the report."""
     from eval.nightly.acceptance import Rule
     from eval.pairs.pair_run import score_pairs
     from eval.scores.score_run import score_run
@@ -82,9 +86,14 @@ def score_and_report(run: RunFolder, judgement: "Judgement", events: Listener, g
         with phase(events, "judging new words") as counts:
             published = counts.of("published", "accepted words")
             gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events, published)
+    chosen = choose_words(run, judgement, events) if choose else ()
+    if not choose:
+        forget_chosen(run)
     with phase(events, "reporting") as counts:
         pictures = counts.of("read the pictures of", "words for the report")
         configuration = run.read_json("run.json")
         summary = write_report(run, scored.under, configuration, outside=judgement.metrics, step=pictures)
     if summary.concepts:
         events.say("scores", headline(summary))
+    if chosen:
+        events.say("chosen", said_of_chosen(summary.concepts, chosen))

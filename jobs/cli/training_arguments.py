@@ -81,6 +81,13 @@ def add_training(parser: argparse._ActionsContainer) -> None:
         help="learn N words of each concept, each from random draws of its own, and report their spread (default: %(default)s)",
     )
     parser.add_argument(
+        "--choose",
+        type=int,
+        default=1,
+        metavar="K",
+        help="learn K words of each concept, and make the one public that is best on pictures of its own (default: %(default)s)",
+    )
+    parser.add_argument(
         "--resolution",
         type=int,
         metavar="R",

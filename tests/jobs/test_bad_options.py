@@ -55,7 +55,7 @@ INVERT: dict[str, tuple[str, str]] = {
             "--mask-background": "0.5", "--resolution": "100", "--workers": "-1", "--slots": "0",
             "--gpus-per-worker": "-1", "--cpus-per-worker": "0", "--max-failures": "-1", "--checkpoint-seconds": "inf",
             "--word-drop": "2", "--least-covered": "nan", "--night-drop": "0", "--keep-words": "-1",
-            "--retired-days": "-1", "--repeats": "0", "--price-per-hour": "nan",
+            "--retired-days": "-1", "--repeats": "0", "--choose": "0", "--price-per-hour": "nan",
             "--stall-seconds": "nan", "--concept-seconds": "0", "--placing-seconds": "-5",
         }.items()
     },

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.store.catalogue.chosen import read_chosen, with_chosen
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
@@ -187,14 +188,15 @@ def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]
     """The rows of EMBEDDINGS of the words that are public. keys: text encoder -> its key in word files.
 
     Only concepts that a manifest of the folder lists have one; a run that was cut short may not have taken the others out yet.
-    Where a candidate waits, its row has the vectors of the accepted word instead; without an accepted word there is none.
+    A concept whose word was chosen among several has the vectors of that one (chosen.py). Where a candidate waits, its row has the
+    vectors of the accepted word instead; without an accepted word there is none.
     """
     rows = read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist()
     if lists := read_lists(run):
         names = listed(lists)
         rows = [row for row in rows if row["concept"] in names]
     if not is_gated(run):
-        return rows
+        return with_chosen(rows, read_chosen(run))
     from pipeline.store.word_files import WordFileError, decode_word, suited  # it imports torch
 
     accepted, held = accepted_of(read_judged(run)), waiting(run)
