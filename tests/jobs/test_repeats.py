@@ -83,7 +83,7 @@ def test_the_chosen_word_is_public_until_a_run_does_not_choose(tmp_path: Path) -
     for name, row in rows.items():
         assert row["of"] == 3
         assert row["reconstruction"] >= row["reconstruction_first"]
-        mine = scores[(scores["concept"] == row["word"]) & (scores["metric"] == "reconstruction")]
+        mine = scores[(scores["concept"] == row["word"]) & (scores["metric"] == "image_similarity")]
         by_protocol = dict(zip(mine["protocol"], mine["value"], strict=True))
         (label,) = (label for label in by_protocol if label.startswith("choose-v1-"))
         assert by_protocol[label] == pytest.approx(row["reconstruction"])
