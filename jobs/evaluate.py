@@ -10,11 +10,12 @@ Only words without a score under this protocol, model, CLIP and sampler are scor
 that the run does not have are drawn from the words. Running the same night twice changes nothing.
 
 Exit codes: 0 scored, and no worse than before; 1 scored, but some words have no score; 2 nothing was started, or these runs
-cannot be compared; 4 scored, but the gate said no: worse than before.
+cannot be compared; 3 cut short, and what is scored is kept; 4 scored, but the gate said no: worse than before.
 """
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
 from jobs.api import EvaluationRequest, EvaluationResult, NotComparedError, NotStartedError, evaluate
@@ -22,9 +23,10 @@ from jobs.application.local_paths import absolute_name
 from jobs.cli.arguments import add_keep_features, add_metrics, add_storage_and_cluster
 from jobs.cli.log import open_log
 from pipeline.protocols import PROTOCOLS
-from pipeline.store.storage import parse_storage_options
+from pipeline.store.storage import StorageError, parse_storage_options
 
-GOOD, SOME_FAILED, NOT_STARTED, WORSE = 0, 1, 2, 4
+GOOD, SOME_FAILED, NOT_STARTED, CUT_SHORT, WORSE = 0, 1, 2, 3, 4
+GOES_ON = "what is scored is kept, and the same command goes on"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,6 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.complain("not compared", f"scored, but not compared.\n{error}")
     except NotStartedError as error:
         log.complain("not started", f"nothing was started.\n{error}")
+    except KeyboardInterrupt:
+        log.complain("cut short", f"cut short; {GOES_ON}.")
+        return CUT_SHORT
+    except StorageError as error:
+        log.complain("cut short", f"cut short by its storage; {GOES_ON}.\n{error}")
+        return CUT_SHORT
+    except Exception:  # noqa: BLE001 - exit code 1 would say that the words had been scored
+        log.complain("cut short", f"cut short by this error; what is scored is kept.\n{traceback.format_exc()}")
+        return CUT_SHORT
     return NOT_STARTED
 
 

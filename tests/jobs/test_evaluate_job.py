@@ -15,10 +15,11 @@ from eval.scores.summary import Estimate
 from jobs import generate, invert_all
 from jobs.application.evaluation import open_run, refuse_doubles, said_of
 from jobs.application.requests import EvaluationRequest
-from jobs.evaluate import NOT_STARTED, main
+from jobs.evaluate import CUT_SHORT, NOT_STARTED, main
 from pipeline.models.find import MINI_FOLDER, find_model
 from pipeline.records import Failure
 from pipeline.settings import ModelSettings
+from pipeline.store.storage import StorageError
 from tests.job_process import LEARNED, FinishedRun, write_manifest
 
 
@@ -218,3 +219,27 @@ def test_a_bad_night_is_told_on_one_screen() -> None:
     assert "reason 0" in said
     assert "and 81 more, in the report" in said
     assert "and 10 more without a score" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            StorageError("scores/0.parquet: no space left"),
+            "cut short by its storage; what is scored is kept, and the same command",
+        ),
+        (KeyboardInterrupt(), "cut short; what is scored is kept"),
+        (RuntimeError("a task died"), "cut short by this error"),
+    ],
+)
+def test_an_evaluation_that_ends_on_its_way_is_no_finished_one(
+    error: BaseException, said: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches exit code 1, which says that all is scored but a few words."""
+
+    def breaks(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("jobs.evaluate.evaluate", breaks)
+    assert main([str(run)]) == CUT_SHORT
+    assert said in capsys.readouterr().err
