@@ -154,7 +154,8 @@ def test_choosing_draws_other_pictures_than_the_report() -> None:
     )
     assert of_owl == of_again
     assert not of_owl & reported
-    assert made.label != choosing_protocol(PROTOCOLS["quick-v2"]).label
+    assert made.label != choosing_protocol(PROTOCOLS["paper"]).label
+    assert made.label == choosing_protocol(PROTOCOLS["quick-v2"]).label, "quick-v2 has the prompts of quick"
 
 
 def test_figures_over_concepts_take_the_mean_of_the_repeats_first() -> None:
