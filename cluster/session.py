@@ -56,6 +56,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 @contextmanager
 def _local_ray(cpus: int | None) -> Iterator[None]:
     refuse_long_folder()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray tells its authors of each run
     with token_of_its_own():
         import ray
 

@@ -72,6 +72,7 @@ def test_nothing_but_the_session_starts_a_ray() -> None:
 TWICE = """
 import os
 import ray
+from ray._common.usage.usage_lib import usage_stats_enabled
 from cluster.session import ray_session
 
 tokens = []
@@ -79,6 +80,7 @@ for _ in range(2):
     with ray_session(cpus=1) as session:
         told = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
         tokens.append(told == os.environ["RAY_AUTH_TOKEN"] and told)
+        assert not usage_stats_enabled(), "a run is reported to nobody"
 assert all(tokens) and len(set(tokens)) == 2, "each run has a token of its own"
 print(os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN"))
 """
@@ -86,7 +88,7 @@ print(os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN"))
 
 @pytest.mark.parametrize("mode", ["disabled", ""])
 def test_runs_of_one_process_have_tokens_of_their_own_and_leave_the_environment_as_it_was(mode: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "RAY_USAGE"))}
     ended = subprocess.run(
         [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
         env=environment | {"PYTHONPATH": str(ROOT)} | ({"RAY_AUTH_MODE": mode} if mode else {}),
