@@ -51,6 +51,7 @@ def test_a_phase_that_counts_says_how_far_it_has_come() -> None:
     assert heard.lines[0] == "scored 1,200 of 4,000 words, 0 s"
 
 
+@pytest.mark.long
 def test_every_phase_of_a_run_counts_to_its_end(
     finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

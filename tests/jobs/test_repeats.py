@@ -27,6 +27,7 @@ from tests.eval.report.test_report_page import concept, summary_of
 from tests.job_process import QUICKLY, few_pictures, job, table, write_manifest
 
 
+@pytest.mark.long
 def test_repeats_leave_the_first_word_as_it_is_and_their_spread_is_reported(tmp_path: Path) -> None:
     """Catches a second seed that learns the first word anew, and words of one concept counted as several concepts."""
     arguments = (write_manifest(tmp_path, ["owl", "taxi"]), "--output", tmp_path / "run", *QUICKLY,
