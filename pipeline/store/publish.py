@@ -134,7 +134,7 @@ def _publish_part(
 
 
 def _attempt_rows(run: RunFolder, table: str, name: str, fingerprint: str) -> pa.Table | None:
-    """None if the attempt or its marker no longer exists."""
+    """None if the attempt or its marker no longer exists, or the attempt has no rows of this word."""
     source, schema = SOURCES[table]
     try:
         attempt = run.marker(name, fingerprint).attempt
@@ -144,9 +144,11 @@ def _attempt_rows(run: RunFolder, table: str, name: str, fingerprint: str) -> pa
         say_damaged(f"the marker of {name}", str(error))
         return None
     rows = read_rows(run, run.attempt_path(name, fingerprint, attempt, source), schema)
-    if rows is None or set(zip(*(rows[key].to_pylist() for key in IDENTITY), strict=True)) != {(name, fingerprint)}:
-        return None  # or they are no rows of this word
-    return rows
+    if rows is None:
+        return None
+    of = set(zip(*(rows[key].to_pylist() for key in IDENTITY), strict=True))
+    # A word without pictures is one all the same; one without vectors, or with another's rows, is not.
+    return rows if of == {(name, fingerprint)} or (not of and table == "samples") else None
 
 
 def publish_failures(run: RunFolder, failures: Iterable[Failure]) -> None:
