@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,8 +33,10 @@ def choose_words(run: RunFolder, judgement: "Judgement", events: Listener) -> tu
         chosen = choose(summarise_run(run, under).concepts)
         rows = read_parts(run, "embeddings", read_layout(run)["embeddings"], EMBEDDINGS).to_pylist()
         family = family_of(run.read_run("model_family")["model_family"])
-        known = with_chosen(rows, chosen)
-        of_concepts = {each.concept: [row for row in known if row["concept"] == each.concept] for each in chosen}
+        of_concepts: dict[str, list[dict[str, Any]]] = {each.concept: [] for each in chosen}
+        for row in with_chosen(rows, chosen):
+            if row["concept"] in of_concepts:
+                of_concepts[row["concept"]].append(row)
         files = {concept: data for concept, some in of_concepts.items() if (data := word_file(some, family))}
         write_chosen(run, chosen, files)
     return chosen

@@ -12,7 +12,7 @@ from pipeline.protocols import Protocol
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept
 from pipeline.scheduling.shared_paths import on_every_node
-from pipeline.store.catalogue.chosen import forget_chosen
+from pipeline.store.catalogue.chosen import ChosenWord, forget_chosen
 from pipeline.store.run_folder import RunFolder
 from pipeline.text_files import paragraph
 
@@ -86,8 +86,10 @@ def score_and_report(
         with phase(events, "judging new words") as counts:
             published = counts.of("published", "accepted words")
             gate_words(run, summarise_run(run, scored.under), rule, gate.keep_words, events, published)
-    chosen = choose_words(run, judgement, events) if choose else ()
-    if not choose:
+    chosen: tuple[ChosenWord, ...] = ()
+    if choose:
+        chosen = choose_words(run, judgement, events)
+    else:
         forget_chosen(run)
     with phase(events, "reporting") as counts:
         pictures = counts.of("read the pictures of", "words for the report")

@@ -9,20 +9,18 @@ A folder is gated from the first run that asks for it; the table, empty at first
 written, and the table before anything is deleted: a driver that is killed in between does the same again.
 """
 
-import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store.catalogue.chosen import read_chosen, with_chosen
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
-from pipeline.store.parquet.parquet_tables import TableError, table_of
-from pipeline.store.parts import read_layout, read_parts
+from pipeline.store.parquet.parquet_tables import TableError, rows_of
+from pipeline.store.parts import read_layout, read_parts, write_table
 from pipeline.store.run_folder import RunFolder, short
 from pipeline.store.run_tables import EMBEDDINGS, KEY
 from pipeline.store.storage import StorageNotFoundError
@@ -65,15 +63,13 @@ def is_gated(run: RunFolder) -> bool:
 def read_judged(run: RunFolder) -> list[JudgedWord]:
     """() for a folder without a gate. Raises DamagedFileError."""
     try:
-        table = table_of(run.storage.read_bytes(TABLE)).select(JUDGED.names).cast(JUDGED)
-        if empty := [name for name in STATED if table[name].null_count]:
-            raise TypeError(f"a row without {empty[0]}")
-        if odd := set(table["state"].to_pylist()).difference(get_args(State)):
-            raise TypeError(f"the state {min(odd)[:100]!r}")
-        return [JudgedWord(**row) for row in table.to_pylist()]
+        rows = rows_of(run.storage.read_bytes(TABLE), JUDGED, STATED)
+        if odd := {row["state"] for row in rows}.difference(get_args(State)):
+            raise TableError(f"the state {min(odd)[:100]!r}")
+        return [JudgedWord(**row) for row in rows]
     except StorageNotFoundError:
         return []
-    except (TableError, pa.ArrowException, TypeError, KeyError) as error:
+    except TableError as error:
         raise DamagedFileError(
             f"{TABLE} is damaged: {error}; delete it, and the next gated run takes the words in words/ as accepted"
         ) from None
@@ -81,9 +77,7 @@ def read_judged(run: RunFolder) -> list[JudgedWord]:
 
 def write_judged(run: RunFolder, words: Iterable[JudgedWord]) -> None:
     rows = sorted((asdict(word) for word in words), key=lambda row: (row["concept"], row["since"]))
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, JUDGED), sink, compression="zstd")
-    run.storage.write_bytes(TABLE, sink.getvalue())
+    write_table(run, TABLE, pa.Table.from_pylist(rows, JUDGED))
 
 
 def accepted_of(words: Iterable[JudgedWord]) -> dict[str, JudgedWord]:

@@ -1,19 +1,20 @@
 """Which of a concept's repeats it is known by, in a run folder whose words were chosen.
 
-chosen/<concept>.safetensors   the chosen word, under the concept's own placeholder
-chosen.parquet                 a row for each concept; written last
+    chosen/<concept>.safetensors   the chosen word, under the concept's own placeholder
+    chosen.parquet                 a row for each concept; written last
+
+A run that does not choose takes both away.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store.damaged import DamagedFileError
-from pipeline.store.parquet.parquet_tables import TableError, table_of
+from pipeline.store.parquet.parquet_tables import TableError, rows_of
+from pipeline.store.parts import write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageNotFoundError
 
@@ -51,18 +52,11 @@ def word_path(concept: str) -> str:
 def read_chosen(run: RunFolder) -> tuple[ChosenWord, ...]:
     """() for a folder without chosen words. Raises DamagedFileError."""
     try:
-        table = table_of(run.storage.read_bytes(TABLE)).select(CHOSEN.names).cast(CHOSEN)
-        if any(
-            table[name].null_count
-            for name in ("concept", "word", "fingerprint", "of", "reconstruction", "reconstruction_first")
-        ):
-            raise TypeError("a row without its concept or word")
-        rows = table.to_pylist()
+        return tuple(ChosenWord(**row) for row in rows_of(run.storage.read_bytes(TABLE), CHOSEN, STATED))
     except StorageNotFoundError:
         return ()
-    except (TableError, pa.ArrowException, TypeError, KeyError) as error:
+    except TableError as error:
         raise DamagedFileError(f"{TABLE} is damaged: {error}; delete it, and the next run chooses again") from None
-    return tuple(ChosenWord(**row) for row in rows)
 
 
 def write_chosen(run: RunFolder, chosen: Sequence[ChosenWord], files: Mapping[str, bytes]) -> None:
@@ -72,10 +66,7 @@ def write_chosen(run: RunFolder, chosen: Sequence[ChosenWord], files: Mapping[st
     for name in run.storage.names(FOLDER):
         if name.removesuffix(".safetensors") not in files:
             run.storage.delete(f"{FOLDER}/{name}")
-    pq.write_table(
-        pa.Table.from_pylist([asdict(each) for each in chosen], CHOSEN), sink := io.BytesIO(), compression="zstd"
-    )
-    run.storage.write_bytes(TABLE, sink.getvalue())
+    write_table(run, TABLE, pa.Table.from_pylist([asdict(each) for each in chosen], CHOSEN))
 
 
 def forget_chosen(run: RunFolder) -> None:

@@ -5,6 +5,7 @@ A run folder can be a stranger's. Every table is read here, and nowhere else.
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,6 +50,18 @@ def table_of(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns), **limits)
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise TableError(str(error)[:200]) from None
+
+
+def rows_of(data: bytes, schema: pa.Schema, stated: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a file's bytes, with the columns of `schema`. stated: those that no row may lack. Raises TableError."""
+    try:
+        table = table_of(data).select(schema.names).cast(schema)
+    except (pa.ArrowException, TypeError, KeyError) as error:
+        raise TableError(str(error)[:200]) from None
+    if empty := [name for name in stated if table[name].null_count]:
+        raise TableError(f"a row without {empty[0]}")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def _check(data: bytes) -> None:
