@@ -71,7 +71,7 @@ def summarise_run(run: RunFolder, under: ScoredUnder, outside: Sequence[OutsideM
     drawn_against = set(embeddings.filter(pc.equal(embeddings["kind"], "negative"))["concept"].to_pylist())
     # Repeats have the same training images, so that none of them could be recognised.
     rows = zip(embeddings["concept"].to_pylist(), embeddings["carried"].to_pylist(), strict=True)
-    again = {name for name, carried in rows if dict(carried or ()).get(REPEAT, "1") != "1"}
+    again = {name for name, carried in rows if not _is_first(carried)}
     features = read_features(run, parts["scores"], under, drawn_against | again)
     confusion = confusion_over(features_of(features))
     summary = summarise(scores, embeddings, read_failures(run), np.random.default_rng(0), under, confusion, outside)
@@ -109,7 +109,12 @@ def first_words(run: RunFolder) -> list[str]:
     columns = pa.schema([EMBEDDINGS.field("concept"), EMBEDDINGS.field("carried")])
     table = read_parts(run, "embeddings", read_layout(run)["embeddings"], columns)
     rows = zip(table["concept"].to_pylist(), table["carried"].to_pylist(), strict=True)
-    return sorted({name for name, carried in rows if dict(carried or ()).get(REPEAT, "1") == "1"})
+    return sorted({name for name, carried in rows if _is_first(carried)})
+
+
+def _is_first(carried: Sequence[tuple[str, str]] | None) -> bool:
+    """Whether a word with these carried columns is no repeat."""
+    return dict(carried or ()).get(REPEAT, "1") == "1"
 
 
 def write_report(
