@@ -45,19 +45,19 @@ def stand_ins(
         for word in words
         if (row := rows.get((word.concept, word.fingerprint))) and not math.isnan(word.reconstruction)
     ]
-    found: dict[str, list[ConceptSummary]] = {group: [] for group in GROUPS}
+    groups: dict[str, list[ConceptSummary]] = {group: [] for group in GROUPS}
     for one in stood:
-        found[LEARNED].append(one.word)
+        groups[LEARNED].append(one.word)
         if len(one.untrained):
-            found[SAME_NOISE].append(_drawn(one, one.untrained, effect=0.0))
+            groups[SAME_NOISE].append(_drawn(one, one.untrained, effect=0.0))
         if len(one.untrained) > 1:
-            found[OTHER_NOISE].append(_drawn(one, one.untrained[::2], one.untrained[1::2]))
+            groups[OTHER_NOISE].append(_drawn(one, one.untrained[::2], one.untrained[1::2]))
         others = [each for each in stood if each is not one and len(each.samples)]
-        found[OTHERS] += [_drawn(one, each.samples) for each in others]
+        groups[OTHERS] += [_drawn(one, each.samples) for each in others]
         if others:
             alike = max(others, key=lambda each: _cosine(each.training, one.training))
-            found[MOST_ALIKE].append(_drawn(one, alike.samples))
-    return found
+            groups[MOST_ALIKE].append(_drawn(one, alike.samples))
+    return groups
 
 
 def _drawn(one: Stood, pictures: Floats, floor: Floats | None = None, effect: float = math.nan) -> ConceptSummary:

@@ -46,11 +46,11 @@ class Word:
 
 
 def score_pairs(
-    run: RunFolder, judgement: Judgement, under: ScoredUnder, progress: Callable[[int, int], None] = lambda *_: None
+    run: RunFolder, judgement: Judgement, under: ScoredUnder, step: Callable[[int, int], None] = lambda *_: None
 ) -> tuple[Failure, ...]:
     """Draws and scores the protocol's pairs. Returns pairs that could not be drawn, and concepts without their partner.
 
-    progress: called with the number of pairs that are scored, and of all that are to be.
+    step: called with the number of pairs that are scored, and of all that are to be.
     """
     if not judgement.protocol.pairs or judgement.drawing is None:
         return ()
@@ -77,7 +77,7 @@ def score_pairs(
     for part, some in zip(pending, scored, strict=True):
         undrawn: list[Failure] = ray.get(part)
         failures += tuple(undrawn)
-        progress(done := done + len(some), total)
+        step(done := done + len(some), total)
     return failures
 
 

@@ -39,8 +39,8 @@ class Alerts:
 
     def __post_init__(self) -> None:
         if self.webhook is not None and not _is_web(self.webhook):
-            scheme, found, _ = self.webhook.partition("://")
-            shown = f"{scheme[:20]}://..." if found else "..."  # the rest is secret
+            scheme, separator, _ = self.webhook.partition("://")
+            shown = f"{scheme[:20]}://..." if separator else "..."  # the rest is secret
             raise ValueError(f"--webhook {shown}: it takes a URL that begins with https:// or http://")
         if (
             self.prometheus is not None
