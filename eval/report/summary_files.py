@@ -4,7 +4,7 @@ A value that could not be computed is nan in a record, and null in tables and JS
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -36,26 +36,15 @@ def refuse_taken(outside: Sequence[OutsideMetric]) -> None:
             )
 
 
-def concept_rows(summary: Summary, types: Mapping[str, str] | None = None) -> pa.Table:
-    """`report/concepts.parquet`: one row per concept, as CONCEPTS, then metrics from outside and the manifest's carried columns.
-
-    types: carried column -> "integer", "number", "boolean"; others are text. A column that is called like one of CONCEPTS is
-    here `manifest_<name>`.
-    """
+def concept_rows(summary: Summary) -> pa.Table:
+    """`report/concepts.parquet` without the manifest's plain columns: one row a concept, as CONCEPTS, then metrics from outside."""
     outside = [pa.field(each.name, pa.float64()) for each in summary.columns if each.name not in CONCEPTS.names]
-    table = pa.Table.from_pylist([
+    return pa.Table.from_pylist([
         {**without_nan({each.name: getattr(concept, each.name) for each in fields(concept)}), **without_nan(concept.more),
          "class": concept.noun, "verdict": concept.verdict, "no_effect": concept.no_effect,
          "carried": list(concept.carried.items()), "stated": list(concept.stated.items())}
         for concept in summary.concepts
     ], pa.schema([*CONCEPTS, *outside]))  # fmt: skip
-    for column in sorted({name for concept in summary.concepts for name in concept.carried}):
-        values = [concept.carried.get(column) for concept in summary.concepts]
-        name = column
-        while name in table.column_names:
-            name = f"manifest_{name}"
-        table = table.append_column(name, _typed(values, (types or {}).get(column, "text")))
-    return table
 
 
 def repeat_rows(summary: Summary) -> pa.Table | None:
@@ -79,28 +68,6 @@ def repeat_rows(summary: Summary) -> pa.Table | None:
     names = [f"{column.name}{ending}" for column in summary.columns for ending in ("", "_sd")]
     schema = [("concept", pa.string()), ("repeats", pa.int64()), *((name, pa.float64()) for name in names)]
     return pa.Table.from_pylist(rows, pa.schema(schema))
-
-
-def _typed(values: Sequence[str | None], kind: str) -> pa.Array:
-    """Text where a value does not fit the type any more, as in a row of another manifest."""
-    if kind not in TYPES:
-        return pa.array(values, pa.string())
-    parse, type_ = TYPES[kind]
-    try:
-        return pa.array([parse(value) if value else None for value in values], type_)
-    except (ValueError, OverflowError, pa.ArrowException):
-        return pa.array(values, pa.string())
-
-
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
-
-
-TYPES: dict[str, tuple[Callable[[str], Any], pa.DataType]] = {
-    "integer": (int, pa.int64()), "number": (float, pa.float64()), "boolean": (_truth, pa.bool_()),
-}  # fmt: skip
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Writes a run's report/ from its tables and grids: the page, the headline figures and one row a concept."""
 
-import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eval.judges.outside_metric import OutsideMetric
 from eval.pairs.pair_summary import pairs_json, read_pairs
@@ -21,11 +19,12 @@ from eval.scores.summary import OF_WORDS, Summary, summarise
 from pipeline.inputs.repeats import REPEAT
 from pipeline.records import Failure
 from pipeline.store.catalogue.accepted import JudgedWord, accepted_of, read_judged
+from pipeline.store.catalogue.carried import GROUP_ROWS, carried_table, refresh_carried, types_of, with_carried
 from pipeline.store.catalogue.listed import listed, read_lists
 from pipeline.store.catalogue.retired import retired_names
 from pipeline.store.events import read_events
 from pipeline.store.locations import all_without_credentials
-from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table
+from pipeline.store.parts import conformed, part_path, read_layout, read_parts, read_table, write_table
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS, FAILURES
 from pipeline.store.storage import StorageError, StorageUnavailableError, without_credentials
@@ -134,13 +133,15 @@ def write_report(
     page = render_report(summary, Grids(run, step), read_failures(run), plain, title, background)
     run.storage.write_bytes("report/index.html", page.encode())
     run.write_json("report/summary.json", summary_json(summary) | ({"pairs": pairs_json(pairs)} if pairs else {}))
-    types = {column: kind for one in read_lists(run) for column, kind in one.types.items()}
-    for name, table in (("concepts", concept_rows(summary, types)), ("repeats", repeat_rows(summary))):
+    of_words = {word.concept: word.carried for word in summary.concepts}
+    carried = carried_table(of_words, types_of([one.types for one in read_lists(run)]))
+    refresh_carried(run, carried, read_layout(run))
+    tables = {"concepts": with_carried(concept_rows(summary), carried), "repeats": repeat_rows(summary)}
+    for name, table in tables.items():
         if table is None:
             run.storage.delete(f"report/{name}.parquet")
         else:
-            pq.write_table(table, sink := io.BytesIO())
-            run.storage.write_bytes(f"report/{name}.parquet", sink.getvalue())
+            write_table(run, f"report/{name}.parquet", table, GROUP_ROWS)
     return summary
 
 

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 from pipeline.inputs.listing import plain
@@ -24,6 +26,7 @@ from pipeline.inputs.manifest_problems import (
 )
 from pipeline.inputs.manifest_rows import MAX_CELL, Row, read_rows
 from pipeline.records import Concept, Failure, Kind
+from pipeline.store.catalogue.carried import GAPS, common_type
 from pipeline.store.model_spec import LONGEST_NAME
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage, StorageError, resolve_url, without_credentials
@@ -39,7 +42,6 @@ COLUMNS = ("concept", "images", "initializer", "class", "kind", "placeholder", "
 REQUIRED = COLUMNS[:2]
 READ_ELSEWHERE = ("subject",)  # carried along here, and read by protocols
 OPTIONAL = COLUMNS[2:]
-GAPS = ("", "nan", "<na>")  # as pandas writes them, in lower case
 KINDS: dict[str, Kind] = {"object": "object", "style": "style", "negative": "negative"}
 
 
@@ -48,8 +50,8 @@ class Manifest:
     """A manifest that was read.
 
     url: where from, without credentials. digest: sha256 of its bytes.
-    failures: the rows set aside, where that was asked for. types: carried column -> "integer", "number", "boolean" or "text",
-    as the file has it; what CSV holds is text.
+    failures: the rows set aside, where that was asked for. types: carried column -> one of `carried.TYPES` or "text", as
+    the file has it; what CSV holds is text.
     """
 
     url: str
@@ -181,20 +183,28 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
 
 def _types(rows: list[Row]) -> dict[str, str]:
     """Of the carried columns, gaps left out."""
-    seen: dict[str, set[type]] = {}
+    seen: dict[str, set[str]] = {}
     for row in rows:
         for column, value in row.cells.items():
             if column not in COLUMNS and value is not None and not _is_gap(value):
-                seen.setdefault(column, set()).add(type(value))
-    return {column: _type_name(kinds) for column, kinds in seen.items()}
+                seen.setdefault(column, set()).add(_type_of(value))
+    return {column: common_type(types) for column, types in seen.items()}
 
 
-def _type_name(kinds: set[type]) -> str:
-    if kinds == {bool}:
-        return "boolean"
-    if kinds == {int}:
-        return "integer"
-    return "number" if kinds <= {int, float} else "text"
+def _type_of(value: object) -> str:
+    """One of `carried.TYPES`, or "text"."""
+    match value:
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float() | Decimal():
+            return "number"
+        case datetime():
+            return "time with zone" if value.tzinfo else "time"
+        case date():
+            return "date"
+    return "text"
 
 
 def _is_gap(value: object) -> bool:
@@ -344,9 +354,14 @@ def _placeholder(column: str, value: object, name: str | None) -> str:
 
 
 def _carried(column: str, value: object) -> str:
-    return _text(
-        column, value if value is None or isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    )
+    match value:
+        case None | str():
+            return _text(column, value)
+        case date() | time():  # a datetime is a date
+            return _text(column, value.isoformat())
+        case Decimal():
+            return _text(column, str(value))
+    return _text(column, json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _words(concept: Concept) -> list[str]:

@@ -16,8 +16,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from pipeline.inputs.image_sets import ImageSetError, find_sources, load_images
@@ -44,6 +42,7 @@ from pipeline.settings import InversionSettings
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.model_spec import WordSpec
+from pipeline.store.parquet.parquet_tables import data_of
 from pipeline.store.run_folder import Marker
 from pipeline.store.run_tables import embedding_rows, sample_rows
 from pipeline.store.storage import Storage, StorageError, StorageNotFoundError, StorageTooLargeError
@@ -325,8 +324,8 @@ class Worker:
             run.grid_path(name): draw_grid(f"{name}   {word.placeholder}   {word.steps} steps", samples),
         }
         files = {
-            "embedding.parquet": _parquet(embedding_rows(concept, fingerprint, word, images, learned)),
-            "samples.parquet": _parquet(sample_rows(fingerprint, samples)),
+            "embedding.parquet": data_of(embedding_rows(concept, fingerprint, word, images, learned)),
+            "samples.parquet": data_of(sample_rows(fingerprint, samples)),
             **{ATTEMPT_FILES[path.split("/")[0]]: data for path, data in public.items()},
         }
         paths = {file: run.attempt_path(name, fingerprint, attempt, file) for file in files}
@@ -341,9 +340,3 @@ class Worker:
             run.storage.delete(paths[file])
         run.forget_checkpoint(name)
         return Done(name, fingerprint, word.steps, word.seconds)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())

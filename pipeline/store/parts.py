@@ -9,10 +9,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store.damaged import DamagedFileError, say_damaged
-from pipeline.store.parquet.parquet_tables import TableError, table_of
+from pipeline.store.parquet.parquet_tables import TableError, data_of, table_of
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import StorageNotFoundError
 
@@ -21,6 +20,7 @@ FEW, MANY = 16, 512
 LAYOUT = "_layout.json"
 MAGIC, READERS = b"PAR1", 32  # threads: a store is waited for, mostly
 TABLES, MOST_PARTS = ("embeddings", "scores", "samples"), 99_999  # as many as a part's name can count
+CARRIED = b"wordmint.carried"  # marks a column of the manifest's own, in its field's metadata
 PART = re.compile(r"part-[0-9]{5}-of-([0-9]{5})\.parquet")
 
 
@@ -105,11 +105,8 @@ def all_whole(run: RunFolder) -> bool:
         return all(readers.map(lambda path: is_whole(run, path), paths))
 
 
-def write_table(run: RunFolder, path: str, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    # About one row group a concept, so that one concept's pictures can be read without the others'.
-    pq.write_table(table, sink, compression="zstd", row_group_size=256)
-    run.storage.write_bytes(path, bytes(sink.getvalue()))
+def write_table(run: RunFolder, path: str, table: pa.Table, group_rows: int = 256) -> None:
+    run.storage.write_bytes(path, data_of(table, group_rows))
 
 
 def read_parts(run: RunFolder, table: str, parts: int, schema: pa.Schema) -> pa.Table:
@@ -131,8 +128,18 @@ def read_rows(run: RunFolder, path: str, schema: pa.Schema) -> pa.Table | None:
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table of an older version, with nulls in the columns that are new since."""
+    """A table of an older version, with nulls in the columns that are new since; without the manifest's plain columns."""
+    table = without_carried(table)
     for position, column in enumerate(schema):
         if column.name not in table.schema.names:
             table = table.add_column(min(position, table.num_columns), column, pa.nulls(len(table), column.type))
     return table.select(schema.names).cast(schema)
+
+
+def without_carried(table: pa.Table) -> pa.Table:
+    """The table without the manifest's plain columns (catalogue/carried.py)."""
+    return table.select([field.name for field in table.schema if not is_carried(field)])
+
+
+def is_carried(field: pa.Field) -> bool:
+    return bool(field.metadata) and CARRIED in field.metadata

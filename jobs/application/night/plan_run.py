@@ -115,7 +115,7 @@ def _planned(
         workers,
         rate.seconds(len(planned.left), workers),
         price,
-        frozenset(inputs.manifest.types),
+        frozenset(name for concept in inputs.manifest.concepts for name in concept.carried),
     )
 
 

@@ -26,7 +26,7 @@ class ManifestList:
     """One manifest as its latest run found it.
 
     manifest: as it was given to the run, without credentials; "" for a damaged list. concepts: the names of its rows, the bad
-    ones too. types: carried column -> "integer", "number", "boolean" or "text".
+    ones too. types: carried column -> one of `carried.TYPES` or "text".
     """
 
     manifest: str

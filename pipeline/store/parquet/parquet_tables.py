@@ -1,6 +1,7 @@
-"""Reads a Parquet table of a run folder within limits: a file of kilobytes may say that it holds gigabytes.
+"""Reads a Parquet table of a run folder within limits, and writes one that is within them.
 
-A run folder can be a stranger's. Every table is read here, and nowhere else.
+A run folder can be a stranger's, and a file of kilobytes may say that it holds gigabytes. Every table is read here, and nowhere
+else.
 """
 
 import io
@@ -50,6 +51,17 @@ def table_of(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns), **limits)
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise TableError(str(error)[:200]) from None
+
+
+def data_of(table: pa.Table, group_rows: int = 256) -> bytes:
+    """The table as a file. group_rows: by default about one row group a concept, so that one concept's pictures can be read
+    without the others'.
+    """
+    sink = pa.BufferOutputStream()
+    # Inside maps and lists a reader has to count a dictionary's longest text for each of its values.
+    flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    pq.write_table(table, sink, compression="zstd", row_group_size=group_rows, use_dictionary=flat)
+    return bytes(sink.getvalue())
 
 
 def rows_of(data: bytes, schema: pa.Schema, stated: Sequence[str]) -> list[dict[str, Any]]:
