@@ -21,7 +21,6 @@ from diffusers import (
     ChromaTransformer2DModel,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
-    SD3Transformer2DModel,
     ZImageTransformer2DModel,
 )
 from torch import Tensor, nn
@@ -30,11 +29,9 @@ from transformers import (
     CLIPTextModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen3Config,
-    Qwen3Model,
 )
 
-from jobs.bench.published.architectures import clip, gemma_2_2b, pixart, sana, t5_xxl
+from jobs.bench.published.architectures import clip, gemma_2_2b, pixart, qwen3_4b, sana, sd3, t5_xxl
 
 GIB, TERA = 2**30, 1e12
 Calls = dict[str, Any]
@@ -56,13 +53,6 @@ class Size:
 
 def _clip(width: int, layers: int) -> Callable[[], nn.Module]:
     return lambda: CLIPTextModel(clip(width, layers))
-
-
-def _qwen3() -> nn.Module:
-    return Qwen3Model(
-        Qwen3Config(vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36,
-                    num_attention_heads=32, num_key_value_heads=8, head_dim=128)
-    )  # fmt: skip
 
 
 def _qwen_vl() -> nn.Module:
@@ -95,21 +85,17 @@ def sizes() -> Mapping[str, Size]:
     time = torch.ones(1)
     clips, t5 = ((_clip(768, 12), 77), (_clip(1280, 32), 77)), (t5_xxl, 512)
 
-    def sd3(layers: int, heads: int, **more: Any) -> Size:
+    def flow(layers: int, heads: int, **more: Any) -> Size:
         return Size(
-            lambda: SD3Transformer2DModel(
-                sample_size=128, in_channels=16, num_layers=layers, attention_head_dim=64, num_attention_heads=heads,
-                joint_attention_dim=4096, caption_projection_dim=64 * heads, pooled_projection_dim=2048, out_channels=16,
-                pos_embed_max_size=192, **more,
-            ),
+            lambda: sd3(layers, heads, **more),
             lambda context: {"hidden_states": noisy16, "encoder_hidden_states": context, "timestep": time,
                              "pooled_projections": torch.zeros(1, 2048, **half)},
             333, 4096, (*clips, (t5_xxl, 256)),
         )  # fmt: skip
 
     return {
-        "sd3-medium": sd3(24, 24),
-        "sd3.5-large": sd3(38, 38, qk_norm="rms_norm"),
+        "sd3-medium": flow(24, 24),
+        "sd3.5-large": flow(38, 38, qk_norm="rms_norm"),
         "flux": Size(
             lambda: FluxTransformer2DModel(guidance_embeds=True),
             _told(64, pooled_projections=torch.zeros(1, 768, **half), guidance=torch.ones(1)),
@@ -132,7 +118,7 @@ def sizes() -> Mapping[str, Size]:
         "z-image": Size(
             ZImageTransformer2DModel,
             lambda context: {"x": [noisy16[0][:, None]], "t": time, "cap_feats": [context[0]]},
-            128, 2560, ((_qwen3, 512),),
+            128, 2560, ((qwen3_4b, 512),),
         ),
         "qwen-image": Size(
             QwenImageTransformer2DModel,

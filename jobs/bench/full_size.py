@@ -5,9 +5,9 @@
   python jobs/bench/full_size.py sdxl --device cuda --batch-size 1
 
 Nothing is downloaded. The weights are written to a temporary folder (2 GB for sd-1.5 in half precision, 7 GB for sdxl, 11 GB for
-PixArt with its T5, 8 to 10 GB for Sana), and from there the model is loaded as any other. Prints one JSON object: the seconds
-of each step, and those of a forward and a backward pass of the text encoders alone, in as many prompts, which a word behind
-them spares. Exit codes: 0 measured; 1 the word did not change, or a frozen weight did.
+PixArt with its T5, 8 to 10 GB for Sana, 15 GB for SD 3 medium, 20 GB for Z-Image), and from there the model is loaded as any
+other. Prints one JSON object: the seconds of each step, and those of a forward and a backward pass of the text encoders alone,
+in as many prompts, which a word behind them spares. Exit codes: 0 measured; 1 the word did not change, or a frozen weight did.
 """
 
 import argparse

@@ -10,7 +10,9 @@ from diffusers import (
     AutoencoderKL,
     PixArtTransformer2DModel,
     SanaTransformer2DModel,
+    SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from torch import nn
@@ -20,6 +22,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
@@ -76,6 +80,22 @@ def gemma_2_2b() -> Gemma2Model:
     )  # fmt: skip
 
 
+def qwen3_4b() -> Qwen3Model:
+    return Qwen3Model(
+        Qwen3Config(vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36,
+                    num_attention_heads=32, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True)
+    )  # fmt: skip
+
+
+def sd3(layers: int, heads: int, **more: Any) -> SD3Transformer2DModel:
+    """Of 1,024 pixels a side."""
+    return SD3Transformer2DModel(
+        sample_size=128, in_channels=16, num_layers=layers, attention_head_dim=64, num_attention_heads=heads,
+        joint_attention_dim=4096, caption_projection_dim=64 * heads, pooled_projection_dim=2048, out_channels=16,
+        pos_embed_max_size=192, **more,
+    )  # fmt: skip
+
+
 def pixart(*, sized: bool) -> PixArtTransformer2DModel:
     """Of 1,024 pixels a side. sized: it takes its pictures' size and shape as a condition, as PixArt-alpha does."""
     return PixArtTransformer2DModel(
@@ -114,6 +134,15 @@ def _vae(side: int, scale: float) -> AutoencoderKL:
     )  # fmt: skip
 
 
+def _vae_16(scale: float, shift: float) -> AutoencoderKL:
+    """Of Stable Diffusion 3, and of Flux.1, which Z-Image has as well."""
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, sample_size=1024,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=scale,
+        shift_factor=shift, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+
+
 def _dc_ae() -> AutoencoderDC:
     blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
     return AutoencoderDC(
@@ -137,6 +166,14 @@ def _ldm() -> Parts:
     return {"bert": LDMBertModel(LDMBertConfig()), "unet": _unet(1280, sample_size=32), "vqvae": _vae(256, 0.18215)}
 
 
+def _sd3_medium() -> Parts:
+    return {
+        "text_encoder": CLIPTextModelWithProjection(clip(768, 12)),
+        "text_encoder_2": CLIPTextModelWithProjection(clip(1280, 32)), "text_encoder_3": t5_xxl(),
+        "transformer": sd3(24, 24), "vae": _vae_16(1.5305, 0.0609),
+    }  # fmt: skip
+
+
 def _pixart_alpha() -> Parts:
     return {"text_encoder": t5_xxl(), "transformer": pixart(sized=True), "vae": _vae(512, 0.18215)}
 
@@ -153,6 +190,10 @@ def _sana_large() -> Parts:
     return {"text_encoder": gemma_2_2b(), "transformer": sana(large=True), "vae": _dc_ae()}
 
 
+def _z_image() -> Parts:
+    return {"text_encoder": qwen3_4b(), "transformer": ZImageTransformer2DModel(), "vae": _vae_16(0.3611, 0.1159)}
+
+
 def _betas(first: float, last: float, schedule: str = "scaled_linear") -> dict[str, Any]:
     return {
         "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": schedule,
@@ -164,6 +205,7 @@ _FLOW = {
     "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "use_flow_sigmas": True,
     "prediction_type": "flow_prediction", "flow_shift": 3.0,
 }  # fmt: skip
+_SHIFTED = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 _T5, _GEMMA = {"tokenizer": "t5"}, {"tokenizer": "gemma"}
 ARCHITECTURES = {
     "sd-1.5": Architecture("StableDiffusionPipeline", _sd_1_5, {"tokenizer": "clip"}, _betas(0.00085, 0.012)),
@@ -176,4 +218,11 @@ ARCHITECTURES = {
     "pixart-sigma": Architecture("PixArtSigmaPipeline", _pixart_sigma, _T5, _betas(0.0001, 0.02, "linear")),
     "sana-0.6b": Architecture("SanaPipeline", _sana_small, _GEMMA, _FLOW),
     "sana-1.6b": Architecture("SanaPipeline", _sana_large, _GEMMA, _FLOW),
+    "sd3-medium": Architecture(
+        "StableDiffusion3Pipeline",
+        _sd3_medium,
+        {"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "t5"},
+        _SHIFTED,
+    ),
+    "z-image": Architecture("ZImagePipeline", _z_image, {"tokenizer": "qwen"}, _SHIFTED),
 }

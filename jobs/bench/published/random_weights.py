@@ -5,8 +5,9 @@ import string
 from pathlib import Path
 
 import torch
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
-from transformers import BertTokenizer, CLIPTokenizer, GemmaTokenizer, PreTrainedModel, T5Tokenizer
+from transformers import BertTokenizer, CLIPTokenizer, GemmaTokenizer, PreTrainedModel, Qwen2Tokenizer, T5Tokenizer
 
 from jobs.bench.published.architectures import CONTEXT, Architecture, parts_of
 from pipeline.models.find import MINI_FOLDER
@@ -14,6 +15,8 @@ from pipeline.models.find import MINI_FOLDER
 FIRST_STAGES = ("vae", "vqvae")  # in float32
 DRAWN = 16_777_213  # numbers; a prime, so that no weight's rows repeat
 SHARD = "2GB"
+CHAT = """{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}\
+{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"""
 LETTERS = [*string.ascii_lowercase, "<", ">", "-", ",", "."]
 
 
@@ -64,12 +67,22 @@ def _gemma() -> GemmaTokenizer:
     return GemmaTokenizer(vocab={entry: index for index, entry in enumerate(entries)}, add_bos_token=True)
 
 
+def _qwen() -> Qwen2Tokenizer:
+    """With a chat template, since Z-Image sets its prompts into one."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={entry: index for index, entry in enumerate((*letters, "<|endoftext|>"))}, merges=[]
+    )
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
 def _bert() -> BertTokenizer:
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
     return BertTokenizer(vocab={entry: index for index, entry in enumerate(entries)})
 
 
 TOKENIZERS = {
-    "bert": _bert, "gemma": _gemma, "t5": _t5,
+    "bert": _bert, "gemma": _gemma, "qwen": _qwen, "t5": _t5,
     "clip": lambda: CLIPTokenizer.from_pretrained(MINI_FOLDER / "tokenizer", model_max_length=CONTEXT),
 }  # fmt: skip

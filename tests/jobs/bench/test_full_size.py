@@ -8,9 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, PixArtTransformer2DModel, SanaTransformer2DModel
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    PixArtTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
 from safetensors.torch import load_file
-from transformers import Gemma2Config, Gemma2Model, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 from jobs.bench.full_size import main, measure
 from jobs.bench.published import random_weights
@@ -20,13 +36,18 @@ from pipeline.models.load import load_backbone
 from pipeline.settings import InversionSettings, ModelSettings
 
 # Parameters, as the published weights have them.
-KL = 83_653_863
+KL, KL_16 = 83_653_863, 83_819_683  # of 4 and of 16 channels
 T5 = 4_762_310_656
 PUBLISHED = {
     "sd-1.5": {"text_encoder": 123_060_480, "unet": 859_520_964, "vae": KL},
     "sdxl": {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840, "unet": 2_567_463_684, "vae": KL},
     "pixart-sigma": {"text_encoder": T5, "transformer": 610_856_096, "vae": KL},
     "sana-1.6b": {"text_encoder": 2_614_341_888, "transformer": 1_604_462_752, "vae": 312_250_275},
+    "sd3-medium": {
+        "text_encoder": 123_650_304, "text_encoder_2": 694_659_840, "text_encoder_3": T5, "transformer": 2_028_328_000,
+        "vae": KL_16,
+    },
+    "z-image": {"text_encoder": 4_022_468_096, "transformer": 6_154_908_736, "vae": KL_16},
 }  # fmt: skip
 
 
@@ -88,6 +109,42 @@ def _tiny_sana() -> Parts:
     return {"text_encoder": Gemma2Model(config), "transformer": denoiser, "vae": vae}
 
 
+def _kl_of_flows() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=16, shift_factor=0.1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+
+
+def _tiny_sd3() -> Parts:
+    t5 = T5Config(d_model=64, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu", vocab_size=60)
+    clip = CLIPTextConfig(
+        vocab_size=49408, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        projection_dim=16,
+    )  # fmt: skip
+    denoiser: Any = SD3Transformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, pos_embed_max_size=16, joint_attention_dim=64,
+        caption_projection_dim=32, pooled_projection_dim=32, **HEADS,
+    )  # fmt: skip
+    return {
+        "text_encoder": CLIPTextModelWithProjection(clip), "text_encoder_2": CLIPTextModelWithProjection(clip),
+        "text_encoder_3": T5EncoderModel(t5), "transformer": denoiser, "vae": _kl_of_flows(),
+    }  # fmt: skip
+
+
+def _tiny_z_image() -> Parts:
+    config = Qwen3Config(
+        vocab_size=300, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=True,
+    )  # fmt: skip
+    denoiser: Any = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=4, n_kv_heads=4, cap_feat_dim=WIDTH,
+        axes_dims=[4, 2, 2], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    return {"text_encoder": Qwen3Model(config), "transformer": denoiser, "vae": _kl_of_flows()}
+
+
 def tiny(published: str, parts: Callable[[], Parts]) -> Architecture:
     like = ARCHITECTURES[published]
     return Architecture(like.pipeline, parts, like.tokenizers, like.scheduler)
@@ -95,8 +152,14 @@ def tiny(published: str, parts: Callable[[], Parts]) -> Architecture:
 
 @pytest.mark.parametrize(
     "made",
-    [tiny("pixart-alpha", _tiny_pixart), tiny("pixart-sigma", _tiny_pixart), tiny("sana-0.6b", _tiny_sana)],
-    ids=["pixart-alpha", "pixart-sigma", "sana"],
+    [
+        tiny("pixart-alpha", _tiny_pixart),
+        tiny("pixart-sigma", _tiny_pixart),
+        tiny("sana-0.6b", _tiny_sana),
+        tiny("sd3-medium", _tiny_sd3),
+        tiny("z-image", _tiny_z_image),
+    ],
+    ids=["pixart-alpha", "pixart-sigma", "sana", "sd3", "z-image"],
 )
 def test_a_step_of_a_model_with_random_weights_is_measured(made: Architecture, tmp_path: Path) -> None:
     """Catches an architecture that is written and does not load, a word without a gradient, and weights that move."""
