@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from jobs.application.phases import phase
 from jobs.application.progress import duration
 from jobs.cli.arguments import add_log, add_storage
 from jobs.cli.log import open_log
@@ -81,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = open_log(arguments)
     try:
         run = RunFolder(Storage(arguments.run, parse_storage_options(arguments.storage_option)))
-        configuration = run.read_run("model", "manifest", "settings.steps", "finished", "updated")
-        status = read_status(run, configuration, datetime.now(UTC))
+        with phase(log, "reading the run folder"):
+            configuration = run.read_run("model", "manifest", "settings.steps", "finished", "updated")
+            status = read_status(run, configuration, datetime.now(UTC))
     except (StorageError, ValueError) as error:
         log.complain("not started", f"there is no such run.\n{error}")
         return NOT_STARTED

@@ -233,6 +233,17 @@ def test_commands_are_found_in_every_kind_of_file() -> None:
     assert {("jobs/generate.py", "python"), ("cluster/drain.sh", "ray")} <= found
 
 
+def test_photographs_of_a_reader_are_learned_by_a_model_for_photographs() -> None:
+    """Catches a file of Kubernetes, Slurm or cron that learns a catalogue with the shipped model of 64-pixel drawings, unsaid."""
+    files = [ROOT / "README.md", ROOT / "cluster" / "README.md", *YAML, *SCRIPTS]
+    written = [line for path in files for line in re.sub(r"\\\n[#\s]*", " ", path.read_text("utf-8")).splitlines()]
+    runs = [
+        line for line in written if re.search(r"(nightly\.py|invert_all\.py|nightly\.sbatch) \S*manifest\.csv ", line)
+    ]
+    assert len(runs) >= 7
+    assert not [line for line in runs if "demo" not in line and "--model" not in line]
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -6,7 +6,7 @@ summaries of A and B -> Difference a metric, ConceptPair a concept -> page, CSV,
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -196,30 +196,34 @@ def page_of(
     pairs: Sequence[ConceptPair],
     only: tuple[Sequence[str], Sequence[str]],
     grids: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    step: Callable[[int, int], None] = lambda *_: None,
 ) -> str:
     """One self-contained HTML page.
 
     names: of the runs. only: the concepts that are in A alone, and in B alone. grids: concept -> PNG, of each run; embedded
-    in the order of the pairs until they take 18 MB.
+    in the order of the pairs until they take 18 MB. step: called with the number of pairs whose grids were read, and of all.
     """
     differing = [each.name for each in fields(ScoredUnder) if len({getattr(one, each.name) for one in under}) > 1]
     return templates().get_template("run_diff.html.j2").render(
         names=names, under=under[0], differing=differing, compared=compared, pairs=pairs,
         figures=[each.figure for each in compared],
-        only=only, pictures=_pictures(pairs, grids),
+        only=only, pictures=_pictures(pairs, grids, step),
         worst=WORST, isnan=math.isnan,
     )  # fmt: skip
 
 
 def _pictures(
-    pairs: Sequence[ConceptPair], grids: tuple[Mapping[str, bytes], Mapping[str, bytes]]
+    pairs: Sequence[ConceptPair],
+    grids: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    step: Callable[[int, int], None],
 ) -> dict[str, list[str]]:
     """Concept -> its grids in A and in B as data URLs, "" for one that is missing."""
     pictures: dict[str, list[str]] = {}
     left = PICTURE_BYTES
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
         small = [thumbnail(some[pair.concept]) if pair.concept in some else None for some in grids]
         urls = [data_url(each) if each else "" for each in small]
+        step(number, len(pairs))
         left -= sum(len(url) for url in urls)
         if left < 0:
             break

@@ -185,7 +185,8 @@ def _evaluate(
     from jobs.application.report_run import summarise_run
 
     judgements = [run.judgement(session, run.clip, metrics, keep_features=request.keep_features) for run in runs]
-    left = [left_to_score(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
+    with phase(events, "reading the scores"):
+        left = [left_to_score(run.folder, each) for run, each in zip(runs, judgements, strict=True)]
     try:
         for run, judgement, unscored in zip(runs, judgements, left, strict=True):
             refuse_long_prompts(run.folder, judgement, unscored.names)

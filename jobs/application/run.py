@@ -132,7 +132,9 @@ class Run:
         there = {name: fingerprint for name, fingerprint in self.done.items() if name not in self.catalogue.returned}
         if self.gate is not None:
             there = accepted_among(self.folder, there)
-        if restored := restore_public_files(self.folder, there, parts, family):
+        with phase(self.events, "looking for missing files"):
+            restored = restore_public_files(self.folder, there, parts, family)
+        if restored:
             more = f" and {len(restored) - 1} more files that were missing" if restored[1:] else ", which was missing"
             self.events.say("restored", f"restored  {restored[0]}{more}", count=len(restored))
         moved = self.catalogue.gone or self.catalogue.returned

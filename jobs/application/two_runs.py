@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eval.judges.outside_metric import find_metrics
+from jobs.application.phases import phase
 from jobs.application.requests import Listener, NotComparedError, NotStartedError
 from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
@@ -69,21 +70,25 @@ def diff(request: DiffRequest, events: Listener | None = None) -> DiffResult:
     from jobs.application.report_run import Grids, summarise_run
 
     try:
-        scores = [read_parts(run, "scores", read_layout(run)["scores"], SCORES) for run in runs]
+        with phase(events, "reading the scores"):
+            scores = [read_parts(run, "scores", read_layout(run)["scores"], SCORES) for run in runs]
         under = common_conditions(*scores)
-        summaries = [summarise_run(run, each, outside) for run, each in zip(runs, under, strict=True)]
-        pairs = paired_concepts(
-            summaries[0].concepts, summaries[1].concepts, [metric.figure for metric in summaries[0].metrics]
-        )
+        with phase(events, "comparing"):
+            summaries = [summarise_run(run, each, outside) for run, each in zip(runs, under, strict=True)]
+            pairs = paired_concepts(
+                summaries[0].concepts, summaries[1].concepts, [metric.figure for metric in summaries[0].metrics]
+            )
+            compared = differences(pairs)
     except NotComparableError as error:
         raise NotComparedError(str(error)) from error
     except (StorageError, ValueError) as error:
         raise NotStartedError(str(error)) from error
-    compared = differences(pairs)
     first, second = _names([without_credentials(run.storage.url, options) for run in runs])
     held = [{concept.repeat_of for concept in summary.concepts} for summary in summaries]
     only = (sorted(held[0] - held[1]), sorted(held[1] - held[0]))
-    page = page_of((first, second), under, compared, pairs, only, (Grids(runs[0]), Grids(runs[1])))
+    with phase(events, "writing the page") as counts:
+        shown = counts.of("read the pictures of", "concepts")
+        page = page_of((first, second), under, compared, pairs, only, (Grids(runs[0]), Grids(runs[1])), shown)
     output.write_bytes("index.html", page.encode("utf-8", "replace"))
     output.write_bytes("concepts.csv", csv_of(pairs).encode())
     output.write_bytes("table.tex", latex_of(compared, first, second).encode())

@@ -14,10 +14,15 @@ import jobs.application.evaluation
 import jobs.application.night.plan_run
 import jobs.application.run
 import jobs.application.run_scores
+import jobs.application.two_runs
+import jobs.diff
+import jobs.status
 from jobs import evaluate, export_words, invert_all
 from jobs.application.phases import Counts, phase
 from jobs.application.requests import Listener
+from pipeline.store.storage import Storage
 from tests.job_process import LEARNED, FinishedRun
+from tests.pipeline.store.test_old_run import MADE
 
 
 class Heard(Listener):
@@ -96,6 +101,39 @@ def test_every_phase_of_a_run_counts_to_its_end(
     assert evaluate.main([str(folder), "--dino", "outline"]) == 0
     said = {what: (counts.verb, counts.done, counts.total, counts.things) for what, counts in reached.items()}
     assert said["scoring by outline"] == ("scored", words, words, "words by outline")
+
+
+def test_reading_and_comparing_large_run_folders_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a status or a comparison of a hundred thousand words in a store that is silent for minutes."""
+    reached: dict[str, Counts] = {}
+    said_in: dict[str, list[str]] = {}
+
+    @contextmanager
+    def recorded(_: Listener, what: str) -> Iterator[Counts]:
+        inside.append(what)
+        yield reached.setdefault(what, Counts())
+        inside.pop()
+
+    inside: list[str] = []
+    read = Storage.read_bytes
+
+    def watched(storage: Storage, path: str, *more: Any, **limits: Any) -> bytes:
+        said_in.setdefault(path.split("/")[0], []).extend(inside or ["nothing"])
+        return read(storage, path, *more, **limits)
+
+    monkeypatch.setattr(Storage, "read_bytes", watched)
+    for module in (jobs.status, jobs.application.two_runs):
+        monkeypatch.setattr(module, "phase", recorded)
+    run = str(shutil.copytree(MADE / "run", tmp_path / "run"))
+    made = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**made, "updated": "2026-01-01T00:00:00+00:00"}), "utf-8")
+    assert jobs.status.main([run]) == 0
+    assert set(said_in["run.json"]) == {"reading the run folder"}
+    assert jobs.diff.main([run, run, "--output", str(tmp_path / "diff")]) == 0
+    assert set(said_in["scores"]) == {"reading the scores", "comparing"}
+    assert set(said_in["grids"]) == {"writing the page"}
+    counts = reached["writing the page"]
+    assert (counts.verb, counts.done, counts.total, counts.things) == ("read the pictures of", 2, 2, "concepts")
 
 
 def test_a_short_phase_says_nothing_and_one_that_fails_stops_telling() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from jobs.application.phases import phase
 from jobs.application.requests import Listener
 from pipeline.inputs.manifest import Manifest
 from pipeline.scheduling.planning import Plan
@@ -67,10 +68,12 @@ def follow_manifest(
         if one.manifest:
             write_list(run, one)  # of a folder of an older version there was none yet
     write_list(run, ManifestList(manifest.url, names_of(manifest), manifest.types))
-    bring_back(run, {name: planned.done[name] for name in catalogue.returned})
+    with phase(events, "bringing words back"):
+        bring_back(run, {name: planned.done[name] for name in catalogue.returned})
     names = listed(read_lists(run))
-    retire(run, names, parts, today)
-    removed = forget_old(run, today, retired_days)
+    with phase(events, "retiring words") as counts:
+        retire(run, names, parts, today, counts.of("kept the files of", "words that retire"))
+        removed = forget_old(run, today, retired_days)
     _say(catalogue, removed, retired_days, events)
     return Catalogue(catalogue.others, catalogue.gone, retired_names(run, names), catalogue.returned)
 

@@ -54,8 +54,17 @@ def retired_names(run: RunFolder, listed: Collection[str]) -> frozenset[str]:
     return frozenset(word.concept for word in retired_words(run)) - frozenset(listed)
 
 
-def retire(run: RunFolder, listed: Collection[str], parts: Mapping[str, int], today: date) -> tuple[str, ...]:
-    """Takes the committed words that no manifest lists out of the tables. Returns their concepts."""
+def retire(
+    run: RunFolder,
+    listed: Collection[str],
+    parts: Mapping[str, int],
+    today: date,
+    step: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[str, ...]:
+    """Takes the committed words that no manifest lists out of the tables. Returns their concepts.
+
+    step: called with the number of words whose files are kept, and of all that retire.
+    """
     if all(name in listed for name, _ in run.committed()):
         return ()
     # Drivers and evaluations that bring the same tables up to date wait for each other.
@@ -66,8 +75,9 @@ def retire(run: RunFolder, listed: Collection[str], parts: Mapping[str, int], to
             for path, names in _by_part(table, gone, parts[table]):
                 _keep_rows(run, table, path, [word for word in going if word.concept in names])
         attempts = run.storage.names(ATTEMPTS)
-        for word in going:
+        for number, word in enumerate(going, 1):
             _keep_files(run, word, [file for file in attempts if file.startswith(f"{word.concept}@{word.short}@")])
+            step(number, len(going))
         for table, writes in (*((table, renew) for table in SOURCES), *((table, renew_scores) for table in SCORED)):
             for path, names in _by_part(table, gone, parts["scores" if table in SCORED else table]):
                 _take_out(run, path, names, writes)

@@ -38,7 +38,9 @@ def test_a_word_that_no_row_asks_for_leaves_every_table_and_returns_bit_for_bit(
     """Catches a deleted row that is drawn and scored for ever, and a returning one that is learned again."""
     parts, before = create_layout(run, 3), {table: rows(run, table) for table in TABLES}
     files = {path: run.storage.read_bytes(path) for path in (run.word_path("bee"), run.grid_path("bee"))}
-    assert retire(run, {"ant", "cow"}, parts, TONIGHT) == ("bee",)
+    steps: list[tuple[int, int]] = []
+    assert retire(run, {"ant", "cow"}, parts, TONIGHT, lambda *step: steps.append(step)) == ("bee",)
+    assert steps == [(1, 1)]
     each_row_once(run, ["ant", "cow"])
     for table in ("scores", "features"):
         assert rows(run, table)["concept"].tolist() == ["ant", "cow"]
