@@ -16,6 +16,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -104,11 +105,14 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     if arguments.plan:
-        return invert_all.start(arguments, worker)
+        return invert_all.start(arguments, worker, skip_invalid=True)
     code, run, scored = _night(arguments, log, worker)
     url = without_credentials(run.url if run else arguments.output or default_output(arguments.manifest))
     try:
         alerts.export(_figures(code, began, run, scored))
+    except AlertError as error:
+        log.complain("figures", f"the figures of this night were not delivered: {error}")
+    try:
         if code != ALL_DONE:
             alerts.send(
                 without_credentials("\n".join([f"wordmint {url}: {SAID[code]} (exit code {code})", *log.heard])),
@@ -146,8 +150,15 @@ def _night(
             "not compared", f"the words are learned, but the night was not compared with earlier ones.\n{error}"
         )
         return max(code, SOME_FAILED), run, None
+    except KeyboardInterrupt:
+        log.complain("cut short", "the words are learned; the comparison was cut short.")
+        return CUT_SHORT, run, None
     except StorageError as error:
         log.complain("cut short", f"the words are learned; the comparison was cut short by its storage.\n{error}")
+        return CUT_SHORT, run, None
+    except Exception:  # noqa: BLE001 - without its code and its message nobody would hear of it
+        said = traceback.format_exc()
+        log.complain("cut short", f"the words are learned; the comparison was cut short by this error.\n{said}")
         return CUT_SHORT, run, None
     if scored.verdict.worse:
         code = GATE_SAID_NO

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     log = open_log(arguments)
     try:
+        if (arguments.promote or arguments.promote_all) and arguments.roll_back:
+            raise ValueError("--promote and --roll-back: give one of them at a time")
         keep = Gate(keep_words=arguments.keep_words).keep_words
         run = RunFolder(Storage(arguments.run, parse_storage_options(arguments.storage_option)))
         run.read_json("run.json")

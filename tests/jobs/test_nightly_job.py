@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+import jobs.invert_all
+import jobs.nightly
+from jobs.api import RunResult
 from jobs.application.night.alerts import AlertError, Alerts
 from jobs.nightly import main
 from tests.job_process import DEMO, few_pictures
@@ -93,6 +96,57 @@ def test_a_receiver_that_refuses_is_said_without_its_address(
     assert "hook-secret" not in said
     with pytest.raises(AlertError, match="--webhook: the server was not reached"):
         Alerts("http://127.0.0.1:9/secret").send("x")
+
+
+def test_a_pushgateway_that_is_away_does_not_keep_the_webhook_from_being_told(
+    tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = "http://127.0.0.1:9/metrics/job/wordmint"
+    code = main([
+        str(tmp_path / "gone.csv"), "--output", str(tmp_path / "run"), "--webhook", receiver.url, "--prometheus", away
+    ])  # fmt: skip
+    assert code == 2
+    assert receiver.told()["exit_code"] == 2
+    assert "the figures of this night were not delivered: --prometheus: the server was" in capsys.readouterr().err
+
+
+def test_a_comparison_that_breaks_off_ends_with_code_3_and_is_told(
+    tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a night that is stopped, or breaks, after its words are learned, and of which nobody hears."""
+    (tmp_path / "manifest.csv").write_text("concept,images\nowl,owl/\n", encoding="utf-8")
+    shutil.copytree(DEMO / "images" / "owl", tmp_path / "owl")
+    learned = RunResult(str(tmp_path / "run"), {"owl": "f"}, {}, 1.0)
+    monkeypatch.setattr(jobs.invert_all, "invert", lambda *_: learned)
+    for error, said in ((KeyboardInterrupt(), "was cut short."), (RuntimeError("worker gone"), "worker gone")):
+        receiver.got.clear()
+
+        def broken(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(jobs.nightly, "evaluate", broken)
+        assert main([
+            str(tmp_path / "manifest.csv"), "--output", str(tmp_path / "run"), "--webhook", receiver.url
+        ]) == 3  # fmt: skip
+        told = receiver.told()
+        assert told["exit_code"] == 3
+        assert said in told["text"]
+        assert "the words are learned" in capsys.readouterr().err
+
+
+def test_the_plan_of_a_night_sets_bad_rows_aside_as_the_night_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a plan that is refused for a row that would cost the night nothing."""
+    shutil.copytree(DEMO / "images" / "owl", tmp_path / "owl")
+    (tmp_path / "manifest.csv").write_text("concept,images\nowl,owl/\n??,owl/\n", encoding="utf-8")
+    options = ["--output", str(tmp_path / "run"), "--price-per-hour", "2", "--plan"]
+    assert main([str(tmp_path / "manifest.csv"), *options]) == 0
+    said = capsys.readouterr().out
+    assert "new       1: owl" in said
+    assert "line 3: line 3" in said
+    assert re.search(r"money     about \d+\.\d\d, at 2 an hour and worker", said)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

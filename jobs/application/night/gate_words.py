@@ -6,9 +6,13 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+
 from jobs.application.requests import Listener
 from pipeline.store.catalogue.accepted import (
     LEASE,
+    JudgedWord,
     accept,
     accepted_of,
     is_gated,
@@ -18,7 +22,10 @@ from pipeline.store.catalogue.accepted import (
     write_judged,
 )
 from pipeline.store.lease import lease
+from pipeline.store.parts import read_layout, read_parts
 from pipeline.store.run_folder import RunFolder
+from pipeline.store.run_tables import EMBEDDINGS
+from pipeline.store.storage import StorageError
 from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
@@ -34,7 +41,32 @@ def begin_gate(run: RunFolder) -> None:
         return
     with lease(run.storage, LEASE):
         if not is_gated(run):  # another run may have begun it, and judged words, meanwhile
-            write_judged(run, ())
+            write_judged(run, _public_so_far(run))
+
+
+def _public_so_far(run: RunFolder) -> list[JudgedWord]:
+    """The words of a folder that had no gate: accepted as they are, with their scores by the last run's protocol and CLIP."""
+    public = set(run.storage.names("words"))
+    if not public:
+        return []
+    from eval.nightly.acceptance import digest_of, judged_word
+    from eval.scores.score_tables import CONDITIONS, SCORES, ScoredUnder
+    from eval.scores.summary import OF_WORDS, summarise
+
+    try:
+        parts, made = read_layout(run), run.read_json("run.json")
+    except StorageError:
+        return []  # nothing has been published here
+    words = read_parts(run, "embeddings", parts["embeddings"], pa.schema([EMBEDDINGS.field(name) for name in OF_WORDS]))
+    scores = read_parts(run, "scores", parts["scores"], SCORES)
+    unders = {ScoredUnder(**row) for row in scores.select(CONDITIONS).to_pylist()}
+    mine = [each for each in unders if (each.protocol, each.clip) == (made.get("protocol"), made.get("clip"))]
+    under, digest = (mine[0], digest_of(mine[0])) if len(mine) == 1 else (None, "")
+    found = summarise(scores if under else scores.slice(0, 0), words, (), np.random.default_rng(0), under)
+    return [
+        replace(judged_word(each, _now(), digest), state="accepted")
+        for each in found.concepts if f"{each.concept}.safetensors" in public
+    ]  # fmt: skip
 
 
 def gate_words(
@@ -122,12 +154,9 @@ def promote(
 
 
 def roll_back_words(run: RunFolder, names: Sequence[str]) -> None:
-    """Raises ValueError for a concept without an earlier word; those before it are rolled back."""
+    """Raises ValueError for a concept without an earlier word; then nothing is changed."""
     with lease(run.storage, LEASE) as renew:
-        judged = read_judged(run)
-        for name in names:
-            renew()
-            judged = roll_back(run, judged, name)
+        roll_back(run, read_judged(run), names, renew)
 
 
 def _now() -> str:

@@ -27,6 +27,7 @@ from pipeline.store.storage import StorageNotFoundError
 
 TABLE, CANDIDATES, PREVIOUS = "gate/words.parquet", "candidates", "_previous"
 State = Literal["accepted", "candidate", "previous"]
+TAKEN_BACK = "taken back"  # the reason of a previous word that a person rolled back from: no roll-back returns to it
 JUDGED = pa.schema([
     *KEY, ("state", pa.string()), ("since", pa.string()), ("reconstruction", pa.float64()),
     ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()), ("editability", pa.float64()),
@@ -41,7 +42,7 @@ class JudgedWord:
     """A word and what the gate said of it.
 
     since: when it was judged, UTC, ISO 8601. reconstruction with its 95 % interval, and editability: its scores; None without.
-    scored_under: digest of the conditions of its scores. reason: why it is a candidate; "" if it is not one.
+    scored_under: digest of the conditions of its scores. reason: why it is a candidate; of a previous word TAKEN_BACK or "".
     """
 
     concept: str
@@ -140,27 +141,56 @@ def accept(
     return made
 
 
-def roll_back(run: RunFolder, judged: Sequence[JudgedWord], concept: str) -> list[JudgedWord]:
-    """Makes the word that was accepted before public again. Returns the new table, which has been written.
+def roll_back(
+    run: RunFolder, judged: Sequence[JudgedWord], concepts: Sequence[str], renew: Callable[[], None] = lambda: None
+) -> list[JudgedWord]:
+    """Makes the word that was accepted before public again, of each concept; of one that is named twice, the word before that.
 
-    The word that is taken back is kept among the earlier ones. Raises ValueError if there is no earlier word, or its file is gone.
+    Returns the new table, which has been written. The word that is taken back is kept among the earlier ones. Raises ValueError,
+    before anything is changed, if there is no earlier word, or its file is gone. renew: of the lease that the caller holds.
     """
-    now = accepted_of(judged).get(concept)
-    older = [
-        word for word in judged
-        if word.concept == concept and word.state == "previous" and (now is None or word.since < now.since)
-    ]  # fmt: skip
-    if now is None or not older:
-        raise ValueError(f"--roll-back {concept}: no word of it was accepted before the present one and kept")
-    back = max(older, key=lambda word: word.since)
-    if not run.storage.exists(_previous(back)):
-        raise ValueError(f"--roll-back {concept}: {_previous(back)}, the word that was accepted before, is not there")
-    _copy(run, run.word_path(concept), _previous(now), anew=False)
-    _copy(run, _previous(back), run.word_path(concept))
-    states: dict[JudgedWord, State] = {now: "previous", back: "accepted"}
-    made = [replace(word, state=states.get(word, word.state)) for word in judged]
+    made, turns = list(judged), []
+    for concept in concepts:
+        now = accepted_of(made).get(concept)
+        older = [
+            word for word in made
+            if word.concept == concept and word.state == "previous" and word.reason != TAKEN_BACK
+            and (now is None or word.since < now.since)
+        ]  # fmt: skip
+        if now is None or not older:
+            raise ValueError(f"--roll-back {concept}: no word of it was accepted before the present one and kept")
+        back = max(older, key=lambda word: word.since)
+        if not run.storage.exists(_previous(back)):
+            raise ValueError(
+                f"--roll-back {concept}: {_previous(back)}, the word that was accepted before, is not there"
+            )
+        turned = {now: replace(now, state="previous", reason=TAKEN_BACK), back: replace(back, state="accepted")}
+        made = [turned.get(word, word) for word in made]
+        turns.append((now, back))
+    for now, back in turns:
+        renew()
+        _copy(run, run.word_path(now.concept), _previous(now), anew=False)
+        _copy(run, _previous(back), run.word_path(back.concept))
     write_judged(run, made)
     return made
+
+
+def newest_files(run: RunFolder, words: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Concept -> the file of the word that was learned last, which is public only if it was accepted.
+
+    words: (concept, short fingerprint) of the words that were learned last.
+    """
+    accepted, candidates = accepted_of(read_judged(run)), waiting(run)
+    files = {}
+    for concept, of in words:
+        word = accepted.get(concept)
+        if concept in candidates:
+            files[concept] = run.candidate_path(concept)
+        elif word is None or short(word.fingerprint) == of:
+            files[concept] = run.word_path(concept)
+        else:  # a person went back to an earlier word
+            files[concept] = f"{PREVIOUS}/{concept}@{of}.safetensors"
+    return files
 
 
 def forget_judged(run: RunFolder, concepts: Collection[str]) -> None:
@@ -231,10 +261,11 @@ def _copy(run: RunFolder, source: str, target: str, *, anew: bool = True) -> Non
 
 
 def _newest(words: Sequence[JudgedWord], keep: int) -> tuple[list[JudgedWord], list[JudgedWord]]:
-    """Those to keep, and the previous words that are too many."""
+    """Those to keep, and the previous words that are too many; those that were taken back go first."""
     dropped: list[JudgedWord] = []
     for concept in {word.concept for word in words}:
-        mine = sorted((w for w in words if w.concept == concept and w.state == "previous"), key=lambda w: w.since)
+        mine = [word for word in words if word.concept == concept and word.state == "previous"]
+        mine.sort(key=lambda word: (word.reason != TAKEN_BACK, word.since))
         dropped += mine[: max(len(mine) - keep, 0)]
     gone = set(dropped)
     return [word for word in words if word not in gone], dropped

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.store.catalogue.accepted import forget_judged
+from pipeline.store.catalogue.accepted import forget_judged, newest_files
 from pipeline.store.damaged import DamagedFileError, say_damaged
 from pipeline.store.lease import lease
 from pipeline.store.parts import part_path, read_table, write_table
@@ -74,9 +74,10 @@ def retire(
         for table in SOURCES:
             for path, names in _by_part(table, gone, parts[table]):
                 _keep_rows(run, table, path, [word for word in going if word.concept in names])
-        attempts = run.storage.names(ATTEMPTS)
+        attempts, files = run.storage.names(ATTEMPTS), newest_files(run, [(word.concept, word.short) for word in going])
         for number, word in enumerate(going, 1):
-            _keep_files(run, word, [file for file in attempts if file.startswith(f"{word.concept}@{word.short}@")])
+            mine = [file for file in attempts if file.startswith(f"{word.concept}@{word.short}@")]
+            _keep_files(run, word, files[word.concept], mine)
             step(number, len(going))
         for table, writes in (*((table, renew) for table in SOURCES), *((table, renew_scores) for table in SCORED)):
             for path, names in _by_part(table, gone, parts["scores" if table in SCORED else table]):
@@ -156,24 +157,24 @@ def _keep_rows(run: RunFolder, table: str, path: str, words: Iterable[RetiredWor
             write_table(run, word.path(SOURCES[table][0]), kept)
 
 
-def _keep_files(run: RunFolder, word: RetiredWord, attempts: Iterable[str]) -> None:
-    """attempts: files of the word's attempts, which a driver left that died before it published them."""
-    sources = {"word.safetensors": run.word_path(word.concept), "grid.png": run.grid_path(word.concept)}
+def _keep_files(run: RunFolder, word: RetiredWord, file: str, attempts: Iterable[str]) -> None:
+    """file: the word's. attempts: files of its attempts, which a driver left that died before it published them."""
+    sources = {"word.safetensors": file, "grid.png": run.grid_path(word.concept)}
     try:
         marker = run.marker(word.concept, word.short)
-        left = (file for file in attempts if file.split("@")[2] == marker.attempt)
-        sources |= {file.split("@")[3]: f"{ATTEMPTS}/{file}" for file in left}
+        left = (each for each in attempts if each.split("@")[2] == marker.attempt)
+        sources |= {each.split("@")[3]: f"{ATTEMPTS}/{each}" for each in left}
     except DamagedFileError as error:
         say_damaged(f"the marker of {word.concept}", str(error))
         marker = Marker(word.concept, word.short, word.day, 0, 0.0)
-    for file, source in sources.items():
+    for name, source in sources.items():
         try:
-            run.storage.write_bytes(word.path(file), run.storage.read_bytes(source))
+            run.storage.write_bytes(word.path(name), run.storage.read_bytes(source))
         except StorageNotFoundError:
             continue  # an earlier try got further than this, and kept it
     run.write_json(word.path(MARKER), asdict(marker))
-    for file in attempts:
-        run.storage.delete(f"{ATTEMPTS}/{file}")
+    for each in attempts:
+        run.storage.delete(f"{ATTEMPTS}/{each}")
 
 
 def _take_out(run: RunFolder, path: str, names: Collection[str], renew: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """Which word is public, on a real disk: candidates, promotion, earlier words, roll-back; whoever dies in between."""
 
 import io
+import shutil
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -18,12 +19,16 @@ from eval.scores.summary import ConceptSummary, Summary, summarise
 from jobs.application.night.gate_words import begin_gate, gate_words, held_since, promote, roll_back_words
 from jobs.application.requests import Listener
 from pipeline.store.catalogue.accepted import JUDGED, TABLE, JudgedWord, accepted_of, public_rows, read_judged, waiting
-from pipeline.store.catalogue.retired import retire
+from pipeline.store.catalogue.retired import bring_back, retire
 from pipeline.store.parts import create_layout, part_path, write_table
+from pipeline.store.publish import publish
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import Storage
 from tests.eval.nightly.test_acceptance import word
+from tests.pipeline.store.test_old_run import DONE, MADE
+from tests.pipeline.store.test_old_run import UNDER as OLD_UNDER
+from tests.pipeline.store.test_publish import commit, fingerprint_of
 
 UNDER = ScoredUnder("quick-v1", "mini", "m", "mini", "c", "dpm++", 8, 5.0)
 KEEP = 2
@@ -179,6 +184,75 @@ def test_words_from_before_the_gate_are_accepted_as_they_are(run: RunFolder) -> 
     run.storage.write_bytes(run.word_path("owl"), b"old")
     gate_words(run, summary([word("owl", 0.41)]), Rule(), KEEP, Listener())
     assert accepted_of(read_judged(run))["owl"].reconstruction == 0.41
+
+
+def test_a_folder_that_gets_a_gate_keeps_its_words_to_compare_with_and_to_go_back_to(tmp_path: Path) -> None:
+    """Catches the first gated night, on which a word falls with nothing to compare it with, and the one before is lost."""
+    run = RunFolder(Storage(str(shutil.copytree(MADE / "run", tmp_path / "run"))))
+    old = {name: run.storage.read_bytes(run.word_path(name)) for name in DONE}
+    begin_gate(run)
+    accepted = accepted_of(read_judged(run))
+    assert {name: each.fingerprint for name, each in accepted.items()} == DONE
+    before = accepted["cat"].reconstruction
+    assert before is not None
+    low, far = before - 0.35, replace(summary([]), scored_under=OLD_UNDER)
+    worse = replace(word("cat", low, fingerprint="new" * 10), covered=0.9)
+    run.storage.write_bytes(run.candidate_path("cat"), b"worse")
+    held = gate_words(run, replace(far, concepts=(worse,)), Rule(), KEEP, Listener())
+    assert held["cat"].startswith(f"its reconstruction fell from {before:.3f} to {low:.3f}")
+    assert run.storage.read_bytes(run.word_path("cat")) == old["cat"]
+    promote(run, ["cat"], KEEP)
+    roll_back_words(run, ["cat"])
+    assert run.storage.read_bytes(run.word_path("cat")) == old["cat"]
+
+
+def test_a_roll_back_never_returns_to_a_word_that_was_taken_back(run: RunFolder) -> None:
+    """Catches a bad word that comes back because it was accepted last before the present one, and pushes out a good one."""
+    for score in (0.70, 0.71):
+        night(run, owl=score)
+    roll_back_words(run, ["owl"])  # from 0.71
+    night(run, owl=0.72)
+    roll_back_words(run, ["owl"])
+    assert public(run) == "0.7"
+    for score in (0.73, 0.74):  # two may stay, and two were taken back
+        night(run, owl=score)
+    roll_back_words(run, ["owl", "owl"])
+    assert public(run) == "0.7"
+    assert {word.reconstruction for word in read_judged(run)} == {0.7, 0.73, 0.74}
+
+
+def test_a_roll_back_that_one_name_ends_changes_no_other(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    night(run, owl=0.70, taxi=0.70)
+    night(run, owl=0.71)
+    assert jobs.promote.main([run.storage.url, "--roll-back", "owl", "--roll-back", "taxi"]) == 2
+    assert "nothing was changed.\n--roll-back taxi: no word of it" in capsys.readouterr().err
+    assert public(run) == "0.71"
+    assert jobs.promote.main([run.storage.url, "--roll-back", "owl", "--promote-all"]) == 2
+    assert "--promote and --roll-back: give one of them at a time" in capsys.readouterr().err
+    assert public(run) == "0.71"
+
+
+@pytest.mark.parametrize("state", ["candidate", "accepted", "taken back"])
+def test_a_word_that_retires_and_returns_is_the_one_that_its_row_asks_for(state: str, run: RunFolder) -> None:
+    """Catches a returning row whose file has the numbers of the word before it, or that never gets a file."""
+    now = fingerprint_of("ant", 1)
+    first, last = (
+        replace(word("ant", score), fingerprint=fp) for score, fp in ((0.7, fingerprint_of("ant")), (0.71, now))
+    )
+    for each, made in ((first, b"first"), (last, b"last")):
+        run.storage.write_bytes(run.candidate_path("ant"), made)
+        if each is first or state != "candidate":
+            gate_words(run, summary([each]), Rule(), KEEP, Listener())
+    if state == "taken back":
+        roll_back_words(run, ["ant"])
+    commit(run, "ant", seed=1)
+    publish(run, {"ant": now}, create_layout(run, 2), gated=True)
+    run.storage.write_bytes(run.word_path("ant"), b"last" if state == "accepted" else b"first")
+    retire(run, [], create_layout(run, 2), date(2026, 1, 1))
+    assert not run.storage.exists(run.word_path("ant"))
+    bring_back(run, {"ant": now})
+    assert publish(run, {"ant": now}, create_layout(run, 2), gated=True) == ()
+    assert run.storage.read_bytes(run.candidate_path("ant")) == b"last"
 
 
 def test_a_word_that_retires_takes_its_candidate_and_its_earlier_words_along(run: RunFolder) -> None:
