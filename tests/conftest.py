@@ -79,8 +79,9 @@ def google() -> "Iterator[GoogleStore]":
 
 @dataclass
 class Faults:
-    """What the proxy does to the next requests, in order: "503", "reset" or "stall"; later ones it passes on.
+    """What the proxy does to the next requests, in order: a status such as "503", "reset" or "stall"; later ones it passes on.
 
+    hold: the end of the path of a PUT that is held back, once, from `holds` on until `lets_go`.
     lose_answer_to: the method ("PUT") of a request to be passed on, but whose answer is lost, once.
     share: of all requests, those that one of the three happens to, drawn at random. made: so often has it happened.
     """
@@ -88,6 +89,9 @@ class Faults:
     endpoint: str = ""
     planned: list[str] = field(default_factory=list)
     lose_answer_to: str = ""
+    hold: str = ""
+    holds: threading.Event = field(default_factory=threading.Event)
+    lets_go: threading.Event = field(default_factory=threading.Event)
     share: float = 0.0
     stall_seconds: float = 2.0
     requests: int = 0
@@ -115,8 +119,8 @@ def faults(moto_endpoint: str) -> Iterator[Faults]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = plan.next()
-            if fault == "503":
-                self.send_response(503)
+            if fault.isdigit():
+                self.send_response(int(fault))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
@@ -126,6 +130,10 @@ def faults(moto_endpoint: str) -> Iterator[Faults]:
                 return
             if fault == "stall":
                 time.sleep(plan.stall_seconds)
+            if plan.hold and self.command == "PUT" and self.path.endswith(plan.hold):
+                plan.hold = ""
+                plan.holds.set()
+                plan.lets_go.wait(30)
             forward = http.client.HTTPConnection(target)
             forward.request(self.command, self.path, body, dict(self.headers.items()))
             answer = forward.getresponse()

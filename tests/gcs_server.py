@@ -1,6 +1,6 @@
 """The part of Google Cloud Storage's JSON API that gcsfs uses for our files, in memory, with its conditional uploads.
 
-https://cloud.google.com/storage/docs/json_api/v1: objects insert (multipart), get, list, delete; ifGenerationMatch=0.
+https://cloud.google.com/storage/docs/json_api/v1: objects insert (multipart, media), get, list, delete; ifGenerationMatch.
 """
 
 import base64
@@ -34,13 +34,16 @@ class GoogleStore:
         return {"gs": {"endpoint_url": self.endpoint, "token": "anon"}}
 
     def insert(self, bucket: str, body: bytes, asked: dict[str, str]) -> tuple[int, Any]:
-        """body: multipart/related, the object's JSON and then its bytes."""
-        _, first, rest = body.split(b"--==0==", 2)
-        said = json.loads(first.split(b"\n\n", 1)[1])
-        data = rest.split(b"\n\n", 1)[1].removesuffix(b"\n--==0==--")
+        """body: multipart/related, the object's JSON and then its bytes; or its bytes alone, as uploadType says."""
+        said, data = {"name": asked.get("name")}, body
+        if asked.get("uploadType") == "multipart":
+            _, first, rest = body.split(b"--==0==", 2)
+            said = json.loads(first.split(b"\n\n", 1)[1])
+            data = rest.split(b"\n\n", 1)[1].removesuffix(b"\n--==0==--")
         name = f"{bucket}/{said['name']}"
         with self.one_at_a_time:
-            if asked.get("ifGenerationMatch") == "0" and name in self.objects:
+            there = self.objects[name][0]["generation"] if name in self.objects else "0"
+            if asked.get("ifGenerationMatch", there) != there:
                 return 412, {"error": {"code": 412, "message": "conditionNotMet"}}
             kept = said | {
                 "kind": "storage#object", "bucket": bucket, "size": str(len(data)), "generation": str(next(self.generations)),

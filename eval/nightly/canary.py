@@ -9,7 +9,9 @@ model's weights, the scheduler or the arithmetic has changed.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +28,9 @@ from pipeline.records import Sample
 from pipeline.sampling.picture_pool import Wanted
 from pipeline.sampling.pictures_of_a_word import draw_pictures
 from pipeline.sampling.prompting import requests_for
-from pipeline.store.parts import part_path, read_layout, read_table, write_table
+from pipeline.store.parts import part_path, read_layout, read_rows, read_table, write_table
 from pipeline.store.run_folder import RunFolder
-from pipeline.store.run_tables import sample_rows, samples_of
+from pipeline.store.run_tables import SAMPLES, sample_rows, samples_of
 
 CONCEPTS, PICTURES = 4, 4
 
@@ -49,7 +51,7 @@ def read_canary(run: RunFolder, judgement: Judgement, night: str) -> CanaryReadi
 
 def canary_reading(run: RunFolder, judgement: Judgement, night: str) -> CanaryReading | None:
     folder = f"canary/{judgement.protocol.label}"
-    samples = read_table(run, f"{folder}/samples.parquet")
+    samples = read_rows(run, f"{folder}/samples.parquet", SAMPLES)
     if samples is None:
         samples = _pin(run, judgement, folder)
     if samples is None:
@@ -108,19 +110,24 @@ def _features(samples: list[Sample], scorer: ImageScorer) -> dict[Key, tuple[flo
 def _first_scores(
     run: RunFolder, folder: str, scorer: ImageScorer, night: str, tonight: dict[Key, float]
 ) -> tuple[dict[Key, float], str]:
-    """(This CLIP's first score of each picture, its night); tonight's scores if it has none."""
+    """(This CLIP's first score of each picture, its night); tonight's scores if it has not scored all of them."""
     path = f"{folder}/scores.parquet"
-    table = read_table(run, path)
-    rows = [] if table is None else table.to_pylist()
+    table = read_rows(run, path, SCORES)
+    rows = [] if table is None else [row for row in table.to_pylist() if None not in row.values()]
     mine = [row for row in rows if row["clip"] == scorer.name]
-    if not mine:
+    if {_key(row) for row in mine} != tonight.keys():
+        rows = [row for row in rows if row["clip"] != scorer.name]
         mine = [
             {"concept": name, "prompt": prompt, "index": index, "clip": scorer.name, "clip_digest": scorer.fingerprint,
              "night": night, "value": value}
             for (name, prompt, index), value in sorted(tonight.items())
         ]  # fmt: skip
         write_table(run, path, pa.Table.from_pylist([*rows, *mine], SCORES))
-    return {(row["concept"], row["prompt"], row["index"]): row["value"] for row in mine}, mine[0]["night"]
+    return {_key(row): row["value"] for row in mine}, mine[0]["night"]
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["concept"], row["prompt"], row["index"]
 
 
 def _drawn_again(

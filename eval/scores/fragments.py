@@ -7,7 +7,7 @@ fragments into the parts of the tables. Fragments of an interrupted evaluation a
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -48,11 +48,10 @@ def take_in(
     names: Sequence[str],
     parts: Mapping[str, int],
     words: Mapping[str, str],
-    renew: Callable[[], None] = lambda: None,
 ) -> None:
     """Brings one part of `scores/` and `features/` up to date, then removes its fragments.
 
-    renew: raises if another evaluation may be writing these tables. Then the fragments stay for the next one.
+    run: of the lease on these tables; where that is lost, the fragments stay for the next evaluation.
     words: concept -> fingerprint of its present word. Rows of its other words are dropped, rows of other concepts kept.
     """
     for table, schema in TABLES.items():
@@ -61,9 +60,7 @@ def take_in(
         there = [conformed(some, schema) for some in (read_table(run, path), *fresh) if some is not None]
         merged = _merged(there, words)
         if merged is not None:
-            renew()
             write_table(run, path, merged)
-    renew()  # a write that took longer than the lease may have overwritten another's
     for table in reversed(TABLES):
         for name in names:
             run.storage.delete(_path(table, part, name))

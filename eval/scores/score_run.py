@@ -145,19 +145,18 @@ def take_in_fragments(run: RunFolder, parts: Mapping[str, int]) -> None:
     """
     if not fragments(run):
         return
-    with lease(run.storage, "scores") as renew:
+    with lease(run.storage, "scores") as storage:
+        run = RunFolder(storage)
         # List again: the previous holder of the lease may have moved some of them into the parts.
         for part, names in fragments(run).items():
-            take_in_part(run, part, names, parts, renew)
+            take_in_part(run, part, names, parts)
 
 
-def take_in_part(
-    run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int], renew: Callable[[], None] = lambda: None
-) -> None:
-    """Merges one part. names: of its fragments. renew: renews the lease on the tables."""
+def take_in_part(run: RunFolder, part: int, names: Sequence[str], parts: Mapping[str, int]) -> None:
+    """Merges one part. run: of the lease on the tables. names: of its fragments."""
     words = read_table(run, part_path("embeddings", part, parts["embeddings"]), ["concept", "fingerprint"])
     rows = [] if words is None else words.to_pylist()
-    take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows}, renew)
+    take_in(run, part, names, parts, {row["concept"]: row["fingerprint"] for row in rows})
 
 
 def stream(

@@ -46,6 +46,7 @@ SIGNATURES = (  # how the file begins, in lower case; what it is; what to do
     (b"par1", "a Parquet file", ""),
 )
 LOOKED_AT = 1024  # bytes
+MOST_VALUES = 3_000_000  # in a JSON file: each takes up to a hundred bytes of memory, and the list of a million rows has a million
 
 
 class DamagedFileError(StorageError):
@@ -54,6 +55,8 @@ class DamagedFileError(StorageError):
 
 def object_of(data: bytes, path: str) -> dict[str, Any]:
     """The JSON object that a file holds. path: for the message. Raises DamagedFileError."""
+    if (count := sum(data.count(sign) for sign in (b",", b"[", b"{"))) > MOST_VALUES:
+        raise DamagedFileError(f"{path} is damaged: it holds up to {count:,} values; at most {MOST_VALUES:,} are read")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

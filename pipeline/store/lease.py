@@ -1,21 +1,34 @@
-"""A lock among processes that share only a store, for read-modify-write of files.
+"""A lock among processes that share only a store, for read-modify-write of files, and a fence against who held it before.
 
 A lease is a numbered file, and the highest number is the present holder. Once it is released or has expired, the next holder
 creates the next number exclusively, so only one process succeeds. Clocks may differ by much less than SECONDS.
+
+A holder may be suspended, or its write held up, for longer than its lease lasts. So it works through a LeasedStorage, which writes
+only over the version that it read: what the next holder wrote stays.
 """
 
 import json
 import re
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from pipeline.store.damaged import DamagedFileError, object_of
-from pipeline.store.storage import Storage, StorageNotFoundError, StorageTooLargeError
+from pipeline.store.storage import (
+    Storage,
+    StorageError,
+    StorageNotFoundError,
+    StorageTooLargeError,
+    without_credentials,
+)
 
 FOLDER = "_leases"
+LOCK = f"{FOLDER}/lock"  # of local writers, for a moment
 SECONDS = 120.0
+RENEWED = 1 / 8  # of a lease's time, after which it is renewed
 POLL_SECONDS = 1.0
 LONGEST_SECONDS, MOST_BYTES = (
     3600.0,
@@ -23,49 +36,137 @@ LONGEST_SECONDS, MOST_BYTES = (
 )  # a lease that ends later than this is not ours; leaves room for clocks that differ
 
 
-class LeaseLostError(RuntimeError):
+class LeaseLostError(StorageError):
     """This process did not renew the lease in time, and another one took it over."""
 
 
-@contextmanager
-def lease(storage: Storage, name: str, seconds: float = SECONDS) -> Iterator[Callable[[], None]]:
-    """Waits for the lease `name` and holds it. Yields `renew`, which the body calls before each of its writes.
+class FileChangedError(StorageError):
+    """A file was written by another process between our reading and our writing, although the lease is ours."""
 
-    `renew` raises LeaseLostError if this process was suspended for longer than `seconds`.
+
+class _Held:
+    """A lease that this process has taken. Several threads may use it."""
+
+    def __init__(self, storage: Storage, name: str, seconds: float) -> None:
+        self._storage, self._name, self._seconds, self._mine = storage, name, seconds, uuid.uuid4().hex
+        self._one_at_a_time, self._is_lost = threading.Lock(), False
+        self._number = self._take()
+
+    def left(self) -> float:
+        """Seconds. Raises LeaseLostError when there are none."""
+        left = self._until - time.time()
+        if left <= 0:
+            raise self._lost("ran out during a write")
+        return left
+
+    def renew(self, *, at_once: bool) -> None:
+        """Renews the lease, if it was not renewed just now. Raises LeaseLostError if another process has taken it over."""
+        with self._one_at_a_time:
+            if not at_once and self._until - time.time() > self._seconds * (1 - RENEWED):
+                return
+            until = self._until
+            if not self._is_lost and max(_numbers(self._storage, self._name), default=0) <= self._number:
+                if time.time() < until:
+                    self._storage.write_bytes(_path(self._name, self._number), self._content())
+                # Once it has run out another process may be taking it, so it is renewed by taking it again.
+                if time.time() < until or self._has_taken(self._number + 1):
+                    return
+            self._is_lost = True
+            raise self._lost("was taken over")
+
+    def release(self) -> None:
+        with self._one_at_a_time:
+            if not self._is_lost:
+                self._storage.write_bytes(_path(self._name, self._number), _content(self._mine, 0.0))
+            self._is_lost, self._until = True, 0.0
+
+    def _take(self) -> int:
+        while True:
+            latest = max(_numbers(self._storage, self._name), default=0)
+            if (not latest or _is_over(self._storage, _path(self._name, latest))) and self._has_taken(latest + 1):
+                return latest + 1
+            time.sleep(POLL_SECONDS)
+
+    def _has_taken(self, number: int) -> bool:
+        """Whether this process, of all that try, has made the lease of this number."""
+        if not self._storage.create_exclusive(_path(self._name, number), self._content()):
+            return False
+        numbers = _numbers(self._storage, self._name)
+        if max(numbers) > number:
+            # Meanwhile others took this number, removed it and went on to higher ones.
+            self._storage.delete(_path(self._name, number))
+            return False
+        self._number = number
+        for old in numbers:
+            if old < number:
+                self._storage.delete(_path(self._name, old))
+        return True
+
+    def _content(self) -> bytes:
+        self._until = time.time() + self._seconds
+        return _content(self._mine, self._until)
+
+    def _lost(self, what: str) -> LeaseLostError:
+        shown = without_credentials(self._storage.url, self._storage.options)
+        return LeaseLostError(f"the lease {self._name!r} of {shown} {what}; the same command does what is left")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LeasedStorage(Storage):
+    """The folder of who holds leases. A file is replaced only if it is still the version that was read through this object.
+
+    A file that was not read is replaced if it is still as it was when the lease was last known to be ours. Files are deleted and
+    created after a look that it is. All raise LeaseLostError. On stores without conditional writes, a write is given up when the
+    lease runs out.
     """
-    mine = uuid.uuid4().hex
-    number = _take(storage, name, mine, seconds)
-    path = _path(name, number)
 
-    def renew() -> None:
-        if max(_numbers(storage, name), default=number) > number:
-            raise LeaseLostError(
-                f"the lease {name!r} of {storage!r} was taken over; the same command does what is left"
-            )
-        storage.write_bytes(path, _content(mine, time.time() + seconds))
+    leases: tuple[_Held, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)  # of files as they were read
 
-    try:
-        yield renew
-    finally:
-        storage.write_bytes(path, _content(mine, 0.0))
+    def renew(self, *, at_once: bool = False) -> None:
+        """Called by each of the other calls here; whoever works on for minutes without any calls it too."""
+        for each in self.leases:
+            each.renew(at_once=at_once)
+
+    def read_bytes(self, path: str = "", at_most: int | None = None) -> bytes:
+        self.renew()
+        self.versions[path] = self.version(path)  # asked for first, so that it is never newer than the bytes
+        return Storage.read_bytes(self, path, at_most)
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Raises FileChangedError if a process without the lease has written what was read."""
+        read = self.versions.pop(path, None)
+        while True:
+            over = self.version(path) if read is None else read
+            self.renew()  # known to be ours after the version was: so no later holder has written it
+            if self.replace(path, data, over, LOCK, lambda: min(each.left() for each in self.leases)):
+                return
+            self.renew(at_once=True)
+            if read is not None:
+                shown = without_credentials(self.join(path), self.options)
+                raise FileChangedError(
+                    f"{shown} was changed by another process meanwhile; the same command does what is left"
+                )
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        self.renew()
+        return Storage.create_exclusive(self, path, data)
+
+    def delete(self, path: str) -> None:
+        self.versions.pop(path, None)
+        self.renew()
+        Storage.delete(self, path)
 
 
-def _take(storage: Storage, name: str, mine: str, seconds: float) -> int:
-    while True:
-        numbers = sorted(_numbers(storage, name))
-        latest = numbers[-1] if numbers else 0
-        if not numbers or _is_over(storage, _path(name, latest)):
-            number = latest + 1
-            if not storage.create_exclusive(_path(name, number), _content(mine, time.time() + seconds)):
-                continue
-            if max(_numbers(storage, name)) > number:
-                # Meanwhile others took this number, removed it and went on to higher ones.
-                storage.delete(_path(name, number))
-                continue
-            for old in numbers:
-                storage.delete(_path(name, old))
-            return number
-        time.sleep(POLL_SECONDS)
+@contextmanager
+def lease(storage: Storage, *names: str, seconds: float = SECONDS) -> Iterator[LeasedStorage]:
+    """Waits for these leases, one after the other, and holds them. What depends on them is read and written through the result."""
+    with ExitStack() as held:
+        leases: tuple[_Held, ...] = ()
+        for name in names:
+            leases += (_Held(storage, name, seconds),)
+            held.callback(leases[-1].release)
+        yield LeasedStorage(storage.url, storage.options, leases)
 
 
 def _is_over(storage: Storage, path: str) -> bool:

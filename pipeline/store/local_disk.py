@@ -1,7 +1,8 @@
-"""Storage on local disk: listing files with their versions, and creating files exclusively."""
+"""Storage on local disk: listing files with their versions, and putting files in their places on a condition."""
 
 import contextlib
 import errno
+import fcntl
 import fnmatch
 import glob
 import itertools
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_FOLDERS = 10_000  # below the folder of a pattern with **
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -181,6 +183,34 @@ def links_to_nothing(folder: str) -> list[str]:
     """Names of links right inside the folder whose targets are gone, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_symlink() and not Path(entry).exists())
+
+
+def replaceable(path: Path) -> str:
+    """What must still be so when `replaced_over` replaces the file; "" for no file. A file put in its place has another inode."""
+    try:
+        said = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{version_of(said)}-{said.st_ino}"
+
+
+def replaced_over(partial: Path, target: Path, over: str, lock: Path) -> bool:
+    """Renames the finished file to its name if the one there is still `over`: False if it is another.
+
+    All who replace files like this lock the same file, so none comes between the look and the renaming. A network file system
+    without locks leaves the moment between the two.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as locked:
+        try:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        if replaceable(target) != over:
+            return False
+        partial.replace(target)
+        return True
 
 
 def link(partial: Path, target: Path) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.records import Concept, Failure
 from pipeline.store.damaged import DamagedFileError, say_damaged
-from pipeline.store.lease import lease
+from pipeline.store.lease import FileChangedError, lease
 from pipeline.store.parts import is_whole, part_path, read_rows, write_table
 from pipeline.store.run_folder import ATTEMPTS, RunFolder, shard_of, short
 from pipeline.store.run_tables import EMBEDDINGS, SAMPLES, failure_rows, with_columns_of
@@ -42,19 +42,20 @@ def publish(
     Returns the committed concepts whose rows are lost. Their markers are withdrawn, and the next run learns them again.
     Drivers of one run publish one after the other, under a lease, because each one reads a part, adds to it and replaces it.
     """
-    with lease(run.storage, "publish") as renew:
-        return _publish(run, expected, parts, concepts, renew, gated, step)
+    with lease(run.storage, "publish") as storage:
+        return _publish(RunFolder(storage), run, expected, parts, concepts, gated, step)
 
 
 def _publish(
     run: RunFolder,
+    unleased: RunFolder,
     expected: Mapping[str, str],
     parts: Mapping[str, int],
     concepts: Mapping[str, Concept],
-    renew: Callable[[], None],
     gated: bool,
     step: Callable[[int, int], None],
 ) -> tuple[str, ...]:
+    """run: the folder as the lease's holder writes it. unleased: the same, to read markers and attempts, which nobody replaces."""
     markers = run.committed()
     done = {name: fingerprint for name, fingerprint in expected.items() if (name, short(fingerprint)) in markers}
     # Rows and files of a word that has been learned anew are replaced. Were its old marker left standing, a return to
@@ -76,7 +77,11 @@ def _publish(
         untouched = path in there and not any((name, source) in waiting for name in members)
         if table == "samples" and untouched and is_whole(run, path):
             return set()  # adding a hundred words must not read the pictures of ten thousand
-        return _publish_part(run, table, path, members, concepts, renew)
+        while True:
+            try:
+                return _publish_part(run, unleased, table, path, members, concepts)
+            except FileChangedError:
+                continue  # a former holder's write, held up until now, came in between: its rows are kept
 
     lost: set[str] = set()
     rows = 0
@@ -85,7 +90,6 @@ def _publish(
             lost |= gone
             rows += len(by_part[part])
             step(rows // len(SOURCES), len(done))  # a word has a row in each table
-    renew()
     published = {name: fingerprint for name, fingerprint in done.items() if name not in lost}
     lost |= _clear_attempts(run, published, gated)
     for name in lost:
@@ -98,11 +102,11 @@ def _publish(
 
 def _publish_part(
     run: RunFolder,
+    unleased: RunFolder,
     table: str,
     path: str,
     members: Mapping[str, str],
     concepts: Mapping[str, Concept],
-    renew: Callable[[], None],
 ) -> set[str]:
     """members: concept -> fingerprint, of this part. Returns the concepts without rows."""
     gone: set[str] = set()
@@ -113,7 +117,7 @@ def _publish_part(
         missing = {name: fingerprint for name, fingerprint in members.items() if (name, fingerprint) not in present}
         lost = gone.intersection(missing)
         fresh = {
-            name: _attempt_rows(run, table, name, fingerprint)
+            name: _attempt_rows(unleased, table, name, fingerprint)
             for name, fingerprint in missing.items()
             if name not in lost
         }
@@ -128,7 +132,6 @@ def _publish_part(
                 some.filter(pa.array([name not in fresh for name in some["concept"].to_pylist()], pa.bool_()))
                 for some in live
             ]
-            renew()
             write_table(run, path, pa.concat_tables([*kept, *fresh.values()]).sort_by("concept"))
         return lost
 

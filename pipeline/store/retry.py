@@ -88,7 +88,7 @@ def http_status(error: BaseException | None) -> int | None:
         response = getattr(error, "response", None)
         if isinstance(response, Mapping):
             return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0) or None
-        for name in ("status", "code"):
+        for name in ("status", "code", "status_code"):
             if isinstance(value := getattr(error, name, None), int):
                 return value
         error = error.__cause__

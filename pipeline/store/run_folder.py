@@ -23,7 +23,8 @@ Record = TypeVar("Record")
 
 ATTEMPTS, COMMITTED, FAILED, CHECKPOINTS = "_attempts", "_committed", "_failed", "_checkpoints"
 RUN = "run.json"
-MOST_JSON = 200_000_000  # bytes; the list of a manifest of a million concepts is the largest
+NO_VERSION, SECONDS_OF_A_PROBE = "999", 60.0
+MOST_JSON = 5_000_000  # bytes; what we write has some thousands
 # What a run writes there and a command may need, and what may be missing. Names to load are judged where they are loaded.
 RECORDED: dict[str, Any] = {
     "model": object, "model_digest": str, "clip": object, "manifest": str, "protocol": str, "updated": str, "finished": bool,
@@ -130,11 +131,11 @@ class RunFolder:
         """Without credentials, whatever text they are in."""
         self.storage.write_bytes(path, _json(all_without_credentials(content, self.storage.options)))
 
-    def read_json(self, path: str) -> dict[str, Any]:
-        """Raises DamagedFileError, StorageError."""
+    def read_json(self, path: str, at_most: int = MOST_JSON) -> dict[str, Any]:
+        """Raises DamagedFileError, also for a file of more than `at_most` bytes, and StorageError."""
         shown = without_credentials(self.storage.join(path), self.storage.options)
         try:
-            return object_of(self.storage.read_bytes(path, at_most=MOST_JSON), shown)
+            return object_of(self.storage.read_bytes(path, at_most), shown)
         except StorageTooLargeError as error:
             raise DamagedFileError(f"{shown} is damaged: {error}") from None
 
@@ -168,6 +169,7 @@ def doubt_of_exactly_once(storage: Storage) -> str:
     storage.write_bytes(probe, b"")
     try:
         twice = storage.create_exclusive(probe, b"")
+        replaced = storage.replace(probe, b"x", NO_VERSION, probe, lambda: SECONDS_OF_A_PROBE)
     finally:
         storage.delete(probe)
     shown, then = without_credentials(storage.url), "run one driver at a time, or a training may be lost"
@@ -176,6 +178,8 @@ def doubt_of_exactly_once(storage: Storage) -> str:
     if scheme_of(storage.url) not in EXACTLY_ONCE:
         tested = ", ".join(f"{scheme}://" for scheme in sorted(EXACTLY_ONCE - {"local"}))
         return f"{shown} was not tested for writers that race; {tested} were: {then}"
+    if replaced:
+        return f"{shown} does not compare versions when it replaces a file: {then}"
     return ""
 
 

@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from pipeline.store.local_disk import (
     link,
     links_to_nothing,
     opened_regular,
+    replaceable,
+    replaced_over,
     sync_folder,
     version_of,
     versions_in,
@@ -31,7 +34,17 @@ from pipeline.store.local_disk import (
 )
 from pipeline.store.locations import local_path, parse_storage_options, resolve_url, scheme_of, without_credentials
 from pipeline.store.remote.listings import Entry, entries, matching
-from pipeline.store.remote.object_stores import ALLOWED, KINDS, LOCAL, WEB, creation, file_system, web_options
+from pipeline.store.remote.object_stores import (
+    ALLOWED,
+    KINDS,
+    LOCAL,
+    WEB,
+    creation,
+    file_system,
+    replacement,
+    version,
+    web_options,
+)
 from pipeline.store.retry import (
     StorageError,
     StorageNotFoundError,
@@ -176,6 +189,26 @@ class Storage:
         if self.is_local:
             return self._try("create", path, lambda: self._through_partial(path, data, link))
         return self._try("create", path, creation(self._fs(), scheme_of(self.url), self._key(path), data))
+
+    def version(self, path: str) -> str:
+        """What `replace` may be made conditional on: it changes whenever the file is written. "" for no file, and for a store
+        without conditional writes.
+        """
+        if self.is_local:
+            return self._try("look for", path, lambda: replaceable(Path(self.join(path))))
+        return self._try("look for", path, lambda: version(self._fs(), scheme_of(self.url), self._key(path)))
+
+    def replace(self, path: str, data: bytes, over: str, lock: str, left: Callable[[], float]) -> bool:
+        """Writes the file if its version is still `over`: False if it is another one, or was deleted.
+
+        lock: a file that local writers lock meanwhile, the same for all. left: for how many seconds a store without conditional
+        writes may take; it raises when there are none.
+        """
+        if self.is_local:
+            put = partial(replaced_over, over=over, lock=Path(self.join(lock)))
+            return self._try("write", path, lambda: self._through_partial(path, data, put))
+        call = replacement(self._fs(), scheme_of(self.url), self._key(path), data, over, left)
+        return self._try("write", path, call)
 
     def names(self, folder: str = "") -> list[str]:
         """The names of the files right inside the folder, sorted, from one listing; [] when it does not exist.
@@ -329,19 +362,19 @@ class Storage:
     def _through_partial(self, path: str, data: bytes, put_in_place: Callable[[Path, Path], T]) -> T:
         target = Path(self.join(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+        unfinished = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
         try:
             # A name in the folder is safe only when the folder is; else a power cut leaves it with nothing behind it.
-            with partial.open("wb") as file:
+            with unfinished.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            done = put_in_place(partial, target)
+            done = put_in_place(unfinished, target)
         except FileNotFoundError:
             # Swept away, or its folder was removed: an error that passes, so that it is written anew.
             raise OSError(errno.EBUSY, "the unfinished file was taken away") from None
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         sync_folder(target.parent)
         return done
 

@@ -162,6 +162,33 @@ def test_an_address_that_cannot_be_used_is_said_without_it(address: str) -> None
     assert "secret" not in f"{told.value} {said.value}"
 
 
+CALLS = {
+    "<!channel>": "&lt;!channel&gt;", "<@U024BE7LH|bob>": "&lt;@\u200bU024BE7LH|bob&gt;", "@channel": "@\u200bchannel",
+    "<http://evil.example|the report>": "&lt;http://evil.example|the report&gt;", "&lt;!here&gt;": "&amp;lt;!here&amp;gt;",
+    "[the report](http://evil.example)": "[the report]\u200b(http://evil.example)",
+    "![](http://evil.example/seen.png)": "![]\u200b(http://evil.example/seen.png)",
+    "[a][1] [1]: http://evil.example": "[a]\u200b[1] [1]\u200b: http://evil.example",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", CALLS)
+def test_a_strangers_name_calls_nobody_in_a_chat_and_hides_no_address(
+    attack: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    """Catches a row of a manifest that rings the whole company, or a link that is another than it says."""
+    assert main([f"{tmp_path}/{attack}.csv", "--output", str(tmp_path / "run"), "--webhook", receiver.url]) == 2
+    said = receiver.told()
+    assert CALLS[attack] in said["text"]
+    for sign in ("<", ">", "@c", "](", "][", "]:"):
+        assert sign not in said["text"]
+    assert said["mrkdwn"] is said["unfurl_links"] is said["unfurl_media"] is False
+
+
+def test_a_long_text_of_signs_is_cut_between_signs(receiver: Receiver) -> None:
+    Alerts(receiver.url).send("&" * 100_000)
+    assert receiver.told()["text"] == "&amp;" * 3000
+
+
 def test_figures_go_to_a_pushgateway_as_prometheus_reads_them(receiver: Receiver) -> None:
     Alerts(prometheus=f"{receiver.url}/metrics/job/wordmint").export(
         {"wordmint_night_done": 3, "wordmint_night_seconds": 1.5}

@@ -39,7 +39,8 @@ def begin_gate(run: RunFolder) -> None:
     """From now on, words of this folder pass the gate before they are public."""
     if is_gated(run):
         return
-    with lease(run.storage, LEASE):
+    with lease(run.storage, LEASE) as storage:
+        run = RunFolder(storage)
         if not is_gated(run):  # another run may have begun it, and judged words, meanwhile
             write_judged(run, _public_so_far(run))
 
@@ -86,7 +87,8 @@ def gate_words(
     if summary.scored_under is None:
         return {}
     under, now = digest_of(summary.scored_under), _now()
-    with lease(run.storage, LEASE) as renew:
+    with lease(run.storage, LEASE) as storage:
+        run = RunFolder(storage)
         judged, candidates = read_judged(run), waiting(run)
         known = {(word.concept, word.fingerprint) for word in judged if word.state != "previous"}
         mine = [each for each in summary.concepts if each.concept in candidates]
@@ -104,7 +106,7 @@ def gate_words(
         others = [word for word in judged if not (word.state == "candidate" and word.concept in rows)]
         accepting = [row for name, row in rows.items() if name not in verdicts.held]
         if fresh or before:
-            accept(run, [*others, *held], accepting, keep, step, renew)
+            accept(run, [*others, *held], accepting, keep, step)
         for name, word in accepted_of(judged).items():
             if name in candidates and any(
                 each.fingerprint == word.fingerprint for each in mine if each.concept == name
@@ -140,7 +142,8 @@ def promote(
 
     Raises ValueError for a name without a candidate, or whose file is gone.
     """
-    with lease(run.storage, LEASE) as renew:
+    with lease(run.storage, LEASE) as storage:
+        run = RunFolder(storage)
         judged = read_judged(run)
         candidates = {word.concept: word for word in judged if word.state == "candidate"}
         if unknown := sorted(set(names) - candidates.keys()):
@@ -149,14 +152,15 @@ def promote(
         chosen = sorted(candidates if everything else set(names))
         if gone := sorted(set(chosen) - waiting(run)):
             raise ValueError(f"--promote {gone[0]}: its file {run.candidate_path(gone[0])} is not there")
-        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep, step, renew)
+        accept(run, judged, [replace(candidates[name], since=_now()) for name in chosen], keep, step)
     return tuple(chosen)
 
 
 def roll_back_words(run: RunFolder, names: Sequence[str]) -> None:
     """Raises ValueError for a concept without an earlier word; then nothing is changed."""
-    with lease(run.storage, LEASE) as renew:
-        roll_back(run, read_judged(run), names, renew)
+    with lease(run.storage, LEASE) as storage:
+        held = RunFolder(storage)
+        roll_back(held, read_judged(held), names)
 
 
 def _now() -> str:

@@ -33,7 +33,7 @@ JUDGED = pa.schema([
     ("reconstruction_low", pa.float64()), ("reconstruction_high", pa.float64()), ("editability", pa.float64()),
     ("scored_under", pa.string()), ("reason", pa.string()),
 ])  # fmt: skip
-LEASE, RENEWED = "gate", 20  # held by whoever changes the table; renewed each time so many words were copied
+LEASE = "gate"  # held by whoever changes the table
 STATED = ("concept", "fingerprint", "state", "since")  # of every row
 
 
@@ -109,17 +109,14 @@ def accept(
     accepting: Sequence[JudgedWord],
     keep: int,
     step: Callable[[int, int], None] = lambda *_: None,
-    renew: Callable[[], None] = lambda: None,
 ) -> list[JudgedWord]:
     """Makes these candidates the public words of their concepts. Returns the new table, which has been written.
 
-    keep: how many words that were accepted before stay, for each concept. step: called with the number of words that are in their
-    public place, and of all. renew: of the lease that the caller holds.
+    run: of the lease that the caller holds. keep: how many words that were accepted before stay, for each concept. step: called
+    with the number of words that are in their public place, and of all.
     """
     names, before = {word.concept for word in accepting}, accepted_of(judged)
     for number, word in enumerate(accepting, 1):
-        if number % RENEWED == 1:
-            renew()  # copying thousands of words takes longer than a lease lasts
         if (old := before.get(word.concept)) and old.fingerprint != word.fingerprint:
             _copy(run, run.word_path(word.concept), _previous(old), anew=False)
         _copy(run, run.candidate_path(word.concept), run.word_path(word.concept))
@@ -132,7 +129,6 @@ def accept(
     ]
     made = [*rest, *(replace(word, state="accepted", reason="") for word in accepting)]
     made, dropped = _newest(made, keep)
-    renew()
     write_judged(run, made)
     for word in accepting:
         run.storage.delete(run.candidate_path(word.concept))
@@ -141,13 +137,11 @@ def accept(
     return made
 
 
-def roll_back(
-    run: RunFolder, judged: Sequence[JudgedWord], concepts: Sequence[str], renew: Callable[[], None] = lambda: None
-) -> list[JudgedWord]:
+def roll_back(run: RunFolder, judged: Sequence[JudgedWord], concepts: Sequence[str]) -> list[JudgedWord]:
     """Makes the word that was accepted before public again, of each concept; of one that is named twice, the word before that.
 
     Returns the new table, which has been written. The word that is taken back is kept among the earlier ones. Raises ValueError,
-    before anything is changed, if there is no earlier word, or its file is gone. renew: of the lease that the caller holds.
+    before anything is changed, if there is no earlier word, or its file is gone. run: of the lease that the caller holds.
     """
     made, turns = list(judged), []
     for concept in concepts:
@@ -168,7 +162,6 @@ def roll_back(
         made = [turned.get(word, word) for word in made]
         turns.append((now, back))
     for now, back in turns:
-        renew()
         _copy(run, run.word_path(now.concept), _previous(now), anew=False)
         _copy(run, _previous(back), run.word_path(back.concept))
     write_judged(run, made)
@@ -197,15 +190,15 @@ def forget_judged(run: RunFolder, concepts: Collection[str]) -> None:
     """Of words that retire: what returns is judged as a new word."""
     if not is_gated(run):
         return
-    with lease(run.storage, LEASE) as renew:
+    with lease(run.storage, LEASE) as storage:
+        run = RunFolder(storage)
         judged = read_judged(run)
-        renew()
         write_judged(run, [word for word in judged if word.concept not in concepts])
-    for word in judged:
-        if word.concept in concepts and word.state == "previous":
-            run.storage.delete(_previous(word))
-    for name in waiting(run).intersection(concepts):
-        run.storage.delete(run.candidate_path(name))
+        for word in judged:
+            if word.concept in concepts and word.state == "previous":
+                run.storage.delete(_previous(word))
+        for name in waiting(run).intersection(concepts):
+            run.storage.delete(run.candidate_path(name))
 
 
 def public_rows(run: RunFolder, keys: Mapping[str, str]) -> list[dict[str, Any]]:

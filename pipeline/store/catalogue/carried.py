@@ -70,11 +70,11 @@ def refresh_carried(run: RunFolder, carried: pa.Table, parts: Mapping[str, int])
         stale = [path for path in paths if _refreshed(run, path, carried) is not None]
         if not stale:
             continue
-        with lease(run.storage, name) as renew:
+        with lease(run.storage, name) as storage:
+            held = RunFolder(storage)
             for path in stale:
-                if (rows := _refreshed(run, path, carried)) is not None:  # read again: another may have changed it
-                    renew()
-                    write_table(run, path, rows, GROUP_ROWS)
+                if (rows := _refreshed(held, path, carried)) is not None:  # read again: another may have changed it
+                    write_table(held, path, rows, GROUP_ROWS)
 
 
 def _refreshed(run: RunFolder, path: str, carried: pa.Table) -> pa.Table | None:

@@ -19,6 +19,7 @@ from pipeline.text_files import visible
 
 _log = logging.getLogger(__name__)
 FOLDER = "_manifests"
+MOST_LIST = 150_000_000  # bytes, of a manifest of a million concepts
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def read_lists(run: RunFolder, but: str | None = None) -> tuple[ManifestList, ..
 
 def _read(run: RunFolder, path: str) -> ManifestList:
     try:
-        return _list(run.read_json(path), path)
+        return _list(run.read_json(path, MOST_LIST), path)
     except DamagedFileError as error:
         cause = f"{path} is damaged ({visible(str(error)[:200])})"
         log_event(_log, "file_damaged", cause, "until its manifest runs again no word retires")

@@ -7,7 +7,7 @@ marker is written before anything is taken out of the tables, and its commit is 
 leaves a word that is still committed and not listed, which the next run retires to the end.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 
@@ -68,7 +68,8 @@ def retire(
     if all(name in listed for name, _ in run.committed()):
         return ()
     # Drivers and evaluations that bring the same tables up to date wait for each other.
-    with lease(run.storage, "publish") as renew, lease(run.storage, "scores") as renew_scores:
+    with lease(run.storage, "publish", "scores") as storage:
+        unleased, run = run, RunFolder(storage)
         going = [RetiredWord(*key, today.strftime("%Y%m%d")) for key in sorted(run.committed()) if key[0] not in listed]
         gone = {word.concept for word in going}
         for table in SOURCES:
@@ -79,14 +80,14 @@ def retire(
             mine = [file for file in attempts if file.startswith(f"{word.concept}@{word.short}@")]
             _keep_files(run, word, files[word.concept], mine)
             step(number, len(going))
-        for table, writes in (*((table, renew) for table in SOURCES), *((table, renew_scores) for table in SCORED)):
+        for table in (*SOURCES, *SCORED):
             for path, names in _by_part(table, gone, parts["scores" if table in SCORED else table]):
-                _take_out(run, path, names, writes)
+                _take_out(run, path, names)
         for word in going:
             for file in (run.word_path(word.concept), run.grid_path(word.concept)):
                 run.storage.delete(file)
             run.forget_checkpoint(word.concept)
-        forget_judged(run, gone)
+        forget_judged(unleased, gone)
         for word in going:
             run.withdraw(word.concept, word.short)
     return tuple(sorted(gone))
@@ -177,11 +178,10 @@ def _keep_files(run: RunFolder, word: RetiredWord, file: str, attempts: Iterable
         run.storage.delete(f"{ATTEMPTS}/{each}")
 
 
-def _take_out(run: RunFolder, path: str, names: Collection[str], renew: Callable[[], None]) -> None:
+def _take_out(run: RunFolder, path: str, names: Collection[str]) -> None:
     rows = read_table(run, path)
     if rows is None:
         return
     kept = rows.filter(pa.array([name not in names for name in rows["concept"].to_pylist()], pa.bool_()))
     if len(kept) < len(rows):
-        renew()
         write_table(run, path, kept)

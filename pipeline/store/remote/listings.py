@@ -9,6 +9,9 @@ from fsspec.asyn import sync
 
 from pipeline.store.local_disk import MOST_FOLDERS, name_fits
 from pipeline.store.remote.object_stores import KINDS
+from pipeline.store.retry import http_status
+
+NOT_FOUND = 404
 
 Entry = Mapping[str, Any]  # as fsspec describes a file or a folder: name, type and more
 
@@ -16,8 +19,9 @@ Entry = Mapping[str, Any]  # as fsspec describes a file or a folder: name, type 
 def entries(system: Any, protocol: str, key: str, at_most: int) -> list[Entry]:
     """The files and folders right inside the folder; of more than `at_most`, one more than that.
 
-    From S3 and Google no more pages are asked for than that takes; other stores are read to the end of the folder. Raises what
-    the store raises, FileNotFoundError for no such folder included.
+    From S3, Google and Azure no more pages are asked for than that takes. HDFS tells a folder as a whole, and lets none hold more
+    than a million files (dfs.namenode.fs-limits.max-directory-items). Raises what the store raises, FileNotFoundError for no such
+    folder included.
     """
     if KINDS.get(protocol) == "s3":
         listed = sync(system.loop, _of_s3, system, key, at_most)
@@ -25,6 +29,8 @@ def entries(system: Any, protocol: str, key: str, at_most: int) -> list[Entry]:
         files, folders = sync(system.loop, system._do_list_objects, key, max_results=at_most + 1)
         bucket = key.strip("/").split("/")[0]
         listed = [*files, *({"name": f"{bucket}/{each.strip('/')}", "type": "directory"} for each in folders)]
+    elif KINDS.get(protocol) == "az":
+        listed = sync(system.loop, _of_azure, system, key, at_most)
     else:
         listed = system.ls(key, detail=True, refresh=True)
     root = key.strip("/")
@@ -47,6 +53,24 @@ async def _of_s3(system: Any, key: str, at_most: int) -> list[Entry]:
     except ClientError as error:
         raise translate_boto_error(error) from error
     return files
+
+
+async def _of_azure(system: Any, key: str, at_most: int) -> list[Entry]:
+    container, folder, _ = system.split_path(key)
+    files: list[Any] = []
+    async with system.service_client.get_container_client(container=container) as client:
+        walked = client.walk_blobs(include=["metadata"], name_starts_with=f"{folder.strip('/')}/" if folder else "")
+        try:
+            async for each in walked:
+                files.append(each)
+                if len(files) > at_most + 1:
+                    break
+        except Exception as error:
+            if http_status(error) == NOT_FOUND:  # no such container
+                raise FileNotFoundError(key) from error
+            raise
+    described: list[Entry] = await system._details(files)
+    return described
 
 
 def matching(listed: Callable[[str], list[Entry]], pattern: str, at_most: int) -> dict[str, Entry]:

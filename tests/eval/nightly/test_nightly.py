@@ -338,6 +338,48 @@ def test_the_canary_tells_a_judge_that_drifted_from_a_model_that_did(
     assert ["are judged otherwise than on n1" in reason for reason in judged.reasons()] == [True]
 
 
+@pytest.mark.parametrize("what", ["torn", "other columns", "no values", "some pictures", "other pictures"])
+def test_scores_of_a_canary_that_are_not_of_its_pictures_count_as_none(
+    what: str, run: RunFolder, judgement: Judgement
+) -> None:
+    """Catches a table in canary/ that ends every evaluation to come, and a judge compared over other pictures."""
+    canary_reading(run, judgement, "n1")
+    path = f"canary/{judgement.protocol.label}/scores.parquet"
+    rows = read_table(run, path)
+    assert rows is not None
+    if what == "torn":
+        run.storage.write_bytes(path, run.storage.read_bytes(path)[:-9])
+    else:
+        changed = {
+            "other columns": rows.select(["concept", "night"]),
+            "no values": rows.set_column(
+                rows.schema.get_field_index("value"), "value", pa.nulls(len(rows), pa.float64())
+            ),
+            "some pictures": rows.slice(1),
+            "other pictures": rows.set_column(0, "concept", pa.array(["x"] * len(rows))),
+        }[what]
+        write_table(run, path, changed)
+    again = canary_reading(run, judgement, "n2")
+    assert again is not None
+    assert (again.since, again.judged) == ("n2", 0)
+    third = canary_reading(run, judgement, "n3")
+    assert third is not None
+    assert third.since == "n2"
+
+
+def test_pictures_of_a_canary_that_are_pinned_anew_leave_no_scores_of_the_others(
+    run: RunFolder, judgement: Judgement, epsilon_model: Path
+) -> None:
+    canary_reading(run, judgement, "n1")
+    folder = f"canary/{judgement.protocol.label}"
+    run.storage.write_bytes(f"{folder}/samples.parquet", b"torn")
+    learn(run, epsilon_model, dict.fromkeys(NAMES, 2))
+    evaluate(run, judgement)
+    again = canary_reading(run, judgement, "n2")
+    assert again is not None
+    assert (again.since, again.judged) == ("n2", 0)
+
+
 def test_a_run_without_words_has_no_canary(tmp_path: Path, judgement: Judgement) -> None:
     empty = RunFolder(Storage(str(tmp_path / "empty")))
     create_layout(empty, 0)

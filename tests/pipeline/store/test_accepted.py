@@ -2,9 +2,13 @@
 
 import io
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +24,7 @@ from jobs.application.night.gate_words import begin_gate, gate_words, held_since
 from jobs.application.requests import Listener
 from pipeline.store.catalogue.accepted import JUDGED, TABLE, JudgedWord, accepted_of, public_rows, read_judged, waiting
 from pipeline.store.catalogue.retired import bring_back, retire
+from pipeline.store.lease import lease
 from pipeline.store.parts import create_layout, part_path, write_table
 from pipeline.store.publish import publish
 from pipeline.store.run_folder import RunFolder
@@ -118,7 +123,7 @@ def test_a_driver_that_dies_while_it_accepts_a_word_loses_neither_word(
 ) -> None:
     night(run, owl=0.75)
     writes = 0
-    for name in ("write_bytes", "create_exclusive", "delete"):
+    for name in ("write_bytes", "replace", "create_exclusive", "delete"):
         original = getattr(Storage, name)
 
         def dies(self: Storage, path: str, *rest: bytes, original: object = original) -> object:
@@ -173,11 +178,57 @@ def test_a_torn_word_costs_no_other_word(run: RunFolder, tear: bytes | None, cap
 
 def test_who_accepts_for_longer_than_a_lease_lasts_keeps_it(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a second command that judges words between the reading and the writing of the first."""
-    done: list[str] = []
-    monkeypatch.setattr(accepting, "_copy", lambda *_, **__: done.append("copied"))
-    words = [JudgedWord(f"w{number}", "f", "candidate", "2026") for number in range(accepting.RENEWED + 1)]
-    accepting.accept(run, [], words, KEEP, renew=lambda: done.append("renewed"))
-    assert [place for place, what in enumerate(done) if what == "renewed"] == [0, accepting.RENEWED + 1, len(done) - 1]
+    copy, begun, ended = accepting._copy, threading.Event(), []
+
+    def slow(*arguments: Any, **named: Any) -> None:
+        begun.set()
+        time.sleep(0.2)
+        copy(*arguments, **named)
+
+    def second() -> None:
+        assert begun.wait(10)
+        with lease(run.storage, accepting.LEASE):
+            ended.append("second")
+
+    monkeypatch.setattr(accepting, "_copy", slow)
+    monkeypatch.setattr("pipeline.store.lease.POLL_SECONDS", 0.01)
+    words = [JudgedWord(f"w{number}", "f", "candidate", "2026") for number in range(8)]
+    for each in words:
+        run.storage.write_bytes(run.candidate_path(each.concept), b"new")
+    with ThreadPoolExecutor(1) as other:
+        waits = other.submit(second)
+        with lease(run.storage, accepting.LEASE, seconds=0.6) as storage:
+            accepting.accept(RunFolder(storage), [], words, KEEP)
+            ended.append("first")
+        waits.result(10)
+    assert ended == ["first", "second"]
+
+
+@pytest.mark.parametrize("command", ["begin", "forget"])
+def test_who_begins_the_gate_or_forgets_words_waits_for_who_judges_them(
+    command: str, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches verdicts that another run wrote over with the table as it was before."""
+    monkeypatch.setattr("pipeline.store.lease.POLL_SECONDS", 0.01)
+    owl, taxi = (JudgedWord(name, "f", "accepted", "2026") for name in ("owl", "taxi"))
+    if command == "begin":
+        run.storage.delete(TABLE)
+    else:
+        accepting.write_judged(run, [owl])
+    with ThreadPoolExecutor(1) as other:
+        with lease(run.storage, accepting.LEASE) as storage:
+            held = RunFolder(storage)
+            read_judged(held)
+            waits = (
+                other.submit(begin_gate, run)
+                if command == "begin"
+                else other.submit(accepting.forget_judged, run, {"owl"})
+            )
+            time.sleep(0.3)
+            assert not waits.done()
+            accepting.write_judged(held, [owl, taxi])
+        waits.result(10)
+    assert read_judged(run) == ([owl, taxi] if command == "begin" else [taxi])
 
 
 def test_words_from_before_the_gate_are_accepted_as_they_are(run: RunFolder) -> None:

@@ -44,17 +44,17 @@ def test_of_many_at_once_each_has_its_turn_alone(storage: Storage, monkeypatch: 
 def test_one_that_died_with_the_lease_holds_up_the_others_only_until_it_runs_out(storage: Storage) -> None:
     """Catches a run that can never be published again because its driver was killed while it published."""
     dead = lease(storage, "publish", seconds=0.5)
-    renew = dead.__enter__()
+    held = dead.__enter__()
     began = time.monotonic()
     with lease(storage, "publish"):
         assert time.monotonic() - began >= 0.3
         with pytest.raises(LeaseLostError, match="taken over"):
-            renew()
+            held.renew(at_once=True)
 
 
 def test_leases_of_other_names_do_not_meet(storage: Storage) -> None:
-    with lease(storage, "publish"), lease(storage, "score") as renew:
-        renew()
+    with lease(storage, "publish"), lease(storage, "score") as held:
+        held.renew(at_once=True)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_strangers_file_among_the_leases_stops_nothing(
     """Catches a lease that nobody can take any more, and one that two hold at once."""
     monkeypatch.setattr("pipeline.store.lease.POLL_SECONDS", 0.01)
     storage.write_bytes(f"_leases/{name}", content)
-    with lease(storage, "publish") as renew:
-        renew()
-    with lease(storage, "publish") as renew:
-        renew()
+    with lease(storage, "publish") as held:
+        held.renew(at_once=True)
+    with lease(storage, "publish") as held:
+        held.renew(at_once=True)
     if not name.startswith("publish-0") and "9999" not in name:
         assert storage.read_bytes(f"_leases/{name}") == content

@@ -192,8 +192,8 @@ def test_a_torn_or_endless_lease_is_taken_over(run: RunFolder, content: bytes) -
     run.storage.write_bytes("_leases/publish-00000007.json", content)
     run.storage.write_bytes("_leases/publish-strange.json", b"x")
     run.storage.write_bytes("_leases/publish-00000009.json.bak", b"x")
-    with lease(run.storage, "publish") as renew:
-        renew()
+    with lease(run.storage, "publish") as held:
+        held.renew(at_once=True)
     assert "publish-00000008.json" in run.storage.names("_leases")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.inputs.manifest import read_manifest
+from pipeline.models.find import ModelError, find_model
 from pipeline.store.remote import web
 from pipeline.store.remote.web import refused
 from pipeline.store.storage import Storage, StorageError, parse_storage_options
@@ -71,6 +72,16 @@ def server() -> Iterator[Any]:
     yield Handler
     made.shutdown()
     made.server_close()
+
+
+@pytest.mark.parametrize("path", ["model", "model.safetensors", "to?http://169.254.169.254/model.safetensors"])
+def test_a_model_on_a_web_server_is_refused_and_nothing_is_asked(server: Any, path: str) -> None:
+    """Catches a model's URL that reaches a private network, which only pictures' URLs are checked for."""
+    for options in ({}, HERE):
+        for url in (f"{server.address}/{path}", f"http://169.254.169.254/{path}", f"HTTP://[::1]/{path}"):
+            with pytest.raises(ModelError, match="a web server does not list its files"):
+                find_model(url, options)
+    assert server.asked == []
 
 
 @pytest.mark.parametrize("url", METADATA)
