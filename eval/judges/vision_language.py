@@ -41,6 +41,21 @@ CHATS = {
 }  # fmt: skip
 
 
+# Kinds of models that these are made of. Of any other, the library would make whatever it knows.
+INSIDE = (
+    "clip_vision_model",
+    "siglip_vision_model",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "phi",
+    "phi3",
+)
+
+
 class VisionLanguageJudge:
     """A chat model in eval mode, with the precision its folder states.
 
@@ -100,11 +115,17 @@ def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
         if not any(folder.glob(wanted)):
             raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")
     refuse_code(folder)
-    kind = read_configuration(folder / CONFIGURATION).get("model_type")
+    configuration = read_configuration(folder / CONFIGURATION)
+    kind = configuration.get("model_type")
     if kind not in CHATS:
         raise ConfigurationError(
             f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; models that answer questions are {', '.join(CHATS)}"
         )
+    for name, inside in configuration.items():
+        of = inside.get("model_type") if isinstance(inside, dict) else None
+        if not (of is None or of in INSIDE or str(of).startswith(str(kind))):
+            said = f"the model_type of its {name} is {str(of)[:100]!r}; a {kind} is made of {', '.join(INSIDE)}"
+            raise ConfigurationError(f"{folder / CONFIGURATION}: {said}")
     refuse_large_pictures(folder, MOST_SIDE, pixels=str(kind).startswith("qwen"))
     try:
         return VisionLanguageJudge(name, folder, CHATS[str(kind)], device)

@@ -10,20 +10,28 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.tokenizer_files import refuse_costly_steps
 from pipeline.models.weights.weight_files import INDEX, NAMED
 
 MOST_BYTES, MOST_DEEP = 4_000_000, 32
+# Of the largest published tokenizers' files, Gemma's, and of the signs between what is in them.
+MOST_LIST_BYTES, MOST_LIST_VALUES = 64_000_000, 8_000_000
 # What makes diffusers, transformers or timm run code beside the weights, or load something else than the folder holds.
 LOADS_MORE = (
     "auto_map", "trust_remote_code", "code_revision", "custom_pipeline", "custom_pipelines", "custom_generate",
     "base_model_name_or_path", "use_kernels", "transformers_weights", "fast_tokenizer_files", "gguf_file",
-    "init_inputs", "tokenizer_object",
+    "init_inputs", "tokenizer_object", "audio_tokenizer", "audio_tokenizer_class", "audio_tokenizer_name_or_path",
+    "model_args", "backbone_kwargs", "checkpoint_path", "use_timm_backbone", "use_pretrained_backbone",
 )  # fmt: skip
 # Files of a tokenizer that these name would be opened wherever they lie.
 SPECIAL_TOKENS, TOKENIZER = "special_tokens_map.json", "tokenizer_config.json"
 OWN_ATTENTION = (None, "eager", "sdpa")  # any other name is that of a package, or of a kernel to be downloaded
-# Long lists of words and tensors, which say nothing to a library.
-LISTS = ("tokenizer.json", "vocab.json", "added_tokens.json")
+# Long lists of words, which are no entries; and what a tokenizer's files end in.
+TOKENIZERS, LISTS = "tokenizer.json", ("tokenizer.json", "vocab.json", "added_tokens.json")
+TEXTS = (".json", ".txt", ".model", ".jinja")
+ADAPTER = "adapter_config.json"  # transformers loads the adapter beside it, from a pickle if there is nothing else
+# A kind of model inside another, of transformers, that hands its entries to timm, which loads and downloads what they name.
+TIMMS = "timm_"
 QUANTISED = "quantization_config"
 # torchao's config of the weights that text encoders are read in: 8-bit numbers, through which gradients reach the word.
 INT8 = "Int8WeightOnlyConfig"
@@ -62,14 +70,34 @@ def refuse_code(folder: Path, *, quantised: bool = False) -> None:
     for path in (*top, *(each for inside in top if inside.is_dir() for each in sorted(inside.iterdir()))):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ConfigurationError(f"{path} is not a regular file")
+        if path.suffix in TEXTS and path.is_file() and path.stat().st_size > MOST_LIST_BYTES:
+            raise ConfigurationError(f"{path} is larger than {MOST_LIST_BYTES // 1_000_000} MB: no text of a model is")
     for path in sorted(folder.glob("*.json")):
+        if path.name == ADAPTER:
+            raise ConfigurationError(
+                f"{path}: an adapter is not loaded; merge it into the weights, or remove its files"
+            )
         if index := INDEX.fullmatch(path.name):
             _refuse_other_shards(path, index[1] or index[2])
-        elif path.name not in LISTS:
+        elif path.name in LISTS:
+            _refuse_list(path)
+        else:
             configuration = read_configuration(path)
             if path.name == "config.json":
                 _refuse_quantised(path, configuration.pop(QUANTISED, None), quantised)
             _refuse_entries(path, configuration)
+
+
+def _refuse_list(path: Path) -> None:
+    data = path.read_bytes()
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MOST_LIST_VALUES:
+        raise ConfigurationError(f"{path} holds over {MOST_LIST_VALUES:,} values: no list of words does")
+    if path.name == TOKENIZERS:
+        try:
+            stated = json.loads(data)
+            refuse_costly_steps(stated if isinstance(stated, dict) else {})
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _refuse_quantised(path: Path, stated: object, is_read: bool) -> None:
@@ -117,7 +145,8 @@ def _refuse_entries(path: Path, configuration: dict[str, Any]) -> None:
         opened = (path.name == SPECIAL_TOKENS and name.endswith(("_file", "_files"))) or (
             path.name in (SPECIAL_TOKENS, TOKENIZER) and name in ("vocab", "merges") and isinstance(value, str)
         )
-        if ((name in (*LOADS_MORE, QUANTISED) or opened) and value) or (kernel and value not in OWN_ATTENTION):
+        timms = name == "model_type" and str(value).startswith(TIMMS)
+        if ((name in (*LOADS_MORE, QUANTISED) or opened or timms) and value) or (kernel and value not in OWN_ATTENTION):
             raise ConfigurationError(
                 f"{path}: {name!r} is {str(value)[:200]!r}, which would make a library run or load more than this folder's "
                 "weights; that is never done. Remove the entry, or take a model without it"

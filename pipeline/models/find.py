@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.configuration import QUANTISED, ConfigurationError, read_configuration, refuse_parts
+from pipeline.models.configuration import QUANTISED, TEXTS, ConfigurationError, read_configuration, refuse_parts
 from pipeline.models.families import FAMILIES
 from pipeline.models.mirrors import mirrored, mirrored_file
 from pipeline.models.single_file.configured import configured
@@ -150,7 +150,6 @@ def _config_digest(folder: Path) -> str:
 
 # A repository often holds the same weights several times over: as one file, in other precisions, for other libraries.
 PARTS = sorted({part for each in FAMILIES.values() for part in each.weights})
-TEXTS = (".json", ".txt", ".model", ".jinja")
 WANTED, UNWANTED = (*(f"*{kind}" for kind in TEXTS), *(f"{part}/*.safetensors" for part in PARTS)), (VARIANTS,)
 
 

@@ -136,6 +136,12 @@ def test_a_text_that_holds_a_picture_of_its_own_is_refused(judge: VisionLanguage
     [
         ({"auto_map": {"AutoModelForImageTextToText": "evil.Model"}}, "'auto_map'"),
         ({"text_config": {"auto_map": {"AutoModel": "evil.Model"}}}, "'auto_map'"),
+        (
+            {"vision_config": {"model_type": "timm_wrapper", "architecture": "resnet18"}},
+            "'model_type' is 'timm_wrapper'",
+        ),
+        ({"vision_config": {"model_type": "vitdet"}}, "model_type of its vision_config is 'vitdet'"),
+        ({"text_config": {"model_type": "rag"}}, "model_type of its text_config is 'rag'"),
         ({"model_type": "blip-2"}, "model_type is 'blip-2'; models that answer questions are llava"),
     ],
 )

@@ -51,6 +51,24 @@ def change(path: Path, entries: dict[str, Any]) -> None:
         ),
         ("tokenizer/tokenizer_config.json", {"vocab": "/etc/passwd"}, "vocab"),
         ("tokenizer/tokenizer_config.json", {"init_inputs": ["/etc/passwd"]}, "init_inputs"),
+        (
+            "text_encoder/config.json",
+            {"vision_config": {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/x"}},
+            "model_type",
+        ),
+        ("text_encoder/config.json", {"vision_config": {"model_args": {"checkpoint_path": "/evil.pt"}}}, "model_args"),
+        ("text_encoder/config.json", {"vision_config": {"checkpoint_path": "/evil.pt"}}, "checkpoint_path"),
+        ("text_encoder/config.json", {"use_timm_backbone": True, "backbone": "hf-hub:evil/x"}, "use_timm_backbone"),
+        (
+            "text_encoder/processor_config.json",
+            {"audio_tokenizer": {"audio_tokenizer_class": "AutoModel"}},
+            "audio_tokenizer",
+        ),
+        (
+            "text_encoder/audio_tokenizer_config.json",
+            {"audio_tokenizer_name_or_path": "somebody/evil"},
+            "audio_tokenizer_name_or_path",
+        ),
         ("tokenizer/special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "tokenizer_file"),
     ],
 )
@@ -67,10 +85,29 @@ def test_an_entry_that_a_library_would_run_or_load_is_refused_by_name(
         assert str(folder / file) in str(refused.value)
 
 
-def test_another_model_that_an_adapter_names_is_not_loaded(folder: Path) -> None:
-    adapter = {"base_model_name_or_path": "somebody/evil"}
+@pytest.mark.parametrize("adapter", [{"base_model_name_or_path": "somebody/evil"}, {"base_model_name_or_path": ""}, {}])
+def test_an_adapter_is_not_loaded_nor_another_model_that_it_names(folder: Path, adapter: dict[str, str]) -> None:
+    """Catches the pickle of an adapter that a library opens because a file with its name lies there."""
     (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps(adapter))
-    with pytest.raises(ModelError, match=r"adapter_config\.json: 'base_model_name_or_path'"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json: an adapter is not loaded"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer/merges.txt", "tokenizer/vocab.json", "tokenizer/tokenizer.json", "tokenizer/spiece.model"]
+)
+def test_a_file_of_a_tokenizer_that_says_it_has_gigabytes_is_not_read(folder: Path, name: str) -> None:
+    """Catches a file without a byte on the disk that fills the memory."""
+    (folder / name).touch()
+    os.truncate(folder / name, 20_000_000_000)
+    with pytest.raises(ModelError, match=f"{name} is larger than 64 MB"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "added_tokens.json"])
+def test_a_list_of_words_that_is_none_is_not_parsed(folder: Path, name: str) -> None:
+    (folder / "tokenizer" / name).write_bytes(b'{"a": [' + b"[]," * 4_000_001 + b"0]}")
+    with pytest.raises(ModelError, match=f"{name} holds over 8,000,000 values"):
         find_model(str(folder))
 
 
