@@ -7,7 +7,7 @@ marker is written before anything is taken out of the tables, and its commit is 
 leaves a word that is still committed and not listed, which the next run retires to the end.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 
