@@ -121,10 +121,10 @@ def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
         raise ConfigurationError(
             f"{folder / CONFIGURATION}: model_type is {str(kind)[:100]!r}; models that answer questions are {', '.join(CHATS)}"
         )
-    for name, inside in configuration.items():
+    for part, inside in configuration.items():
         of = inside.get("model_type") if isinstance(inside, dict) else None
         if not (of is None or of in INSIDE or str(of).startswith(str(kind))):
-            said = f"the model_type of its {name} is {str(of)[:100]!r}; a {kind} is made of {', '.join(INSIDE)}"
+            said = f"the model_type of its {part} is {str(of)[:100]!r}; a {kind} is made of {', '.join(INSIDE)}"
             raise ConfigurationError(f"{folder / CONFIGURATION}: {said}")
     refuse_large_pictures(folder, MOST_SIDE, pixels=str(kind).startswith("qwen"))
     try:
