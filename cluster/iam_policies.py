@@ -7,10 +7,15 @@ from typing import Any
 import yaml
 
 AWS = Path(__file__).with_name("aws.yaml")
-# Actions that cannot be limited to a resource; the first is limited to a region instead.
-NO_RESOURCE = frozenset({"ec2:Describe*", "ecr:GetAuthorizationToken"})
-# Other resources that RunInstances needs rights for, besides the machine, its network and its image.
-PARTS = frozenset({"image", "key-pair", "network-interface", "security-group", "spot-instances-request", "volume"})
+# What Ray's autoscaler asks EC2 for (ray/autoscaler/_private/aws/node_provider.py). No resource limits these, a region does.
+ASKED = frozenset({"ec2:DescribeImages", "ec2:DescribeInstances", "ec2:DescribeInstanceTypes"})
+NO_RESOURCE = ASKED | {"ecr:GetAuthorizationToken"}
+# Other resources that RunInstances needs rights for, besides the machine and its network -> what each must be.
+PARTS: dict[str, dict[str, str]] = {
+    "image": {"ec2:Owner": "amazon"}, "security-group": {"aws:ResourceTag/ray-cluster-name": "wordmint"},
+    "network-interface": {"ec2:AssociatePublicIpAddress": "false"}, "volume": {"ec2:Encrypted": "true", "ec2:VolumeSize": "150"},
+    "key-pair": {}, "spot-instances-request": {},
+}  # fmt: skip
 WRITES = frozenset({"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"})
 
 
@@ -34,8 +39,8 @@ def _statement(statement: dict[str, Any]) -> Iterator[str]:
             yield f"{action}: each action is named"
         if "*" in resources and action not in NO_RESOURCE:
             yield f"{action}: on a resource of this cluster's, not on all"
-        if action == "ec2:Describe*" and "aws:RequestedRegion" not in said:
-            yield "ec2:Describe*: in one region, aws:RequestedRegion"
+        if action in ASKED and "aws:RequestedRegion" not in said:
+            yield f"{action}: in one region, aws:RequestedRegion"
         if action == "iam:PassRole" and said.get("iam:PassedToService") != ["ec2.amazonaws.com"]:
             yield "iam:PassRole: to EC2 alone, iam:PassedToService"
         if action == "ec2:RunInstances":
@@ -75,6 +80,11 @@ def _run_instances(resources: list[str], said: dict[str, list[str]]) -> Iterator
                 yield f"ec2:RunInstances: {name} is none of aws.yaml's subnets, {', '.join(sorted(subnets))}"
         elif kind not in PARTS:
             yield f"ec2:RunInstances: {resource}; the machine, its subnets and its parts are named each for itself"
+        elif kind == "key-pair" and not name.startswith("ray-autoscaler_"):
+            yield f"ec2:RunInstances: {resource}; with the key that Ray makes, key-pair/ray-autoscaler_*"
+        for key, value in PARTS.get(kind, {}).items():
+            if said.get(key) != [value]:
+                yield f"ec2:RunInstances: {resource}; only with {key} {value}"
 
 
 def _role(permissions: list[str]) -> Iterator[str]:
