@@ -13,6 +13,9 @@ from cluster.addresses import ClusterError, joined_address, refuse_long_folder
 from cluster.authentication import token_of_its_own
 
 ROOT = Path(__file__).resolve().parents[1]  # the folder that our packages are in
+# Ray's two Prometheus servers ask for no token, so a local Ray has none. The second, of what is left of the dashboard, has no
+# switch; on a port that does not exist it does not start, and Ray goes on without it.
+WITHOUT_METRICS = {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "99999"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 def _local_ray(cpus: int | None) -> Iterator[None]:
     refuse_long_folder()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray tells its authors of each run
+    for name, value in WITHOUT_METRICS.items():
+        os.environ.setdefault(name, value)
     with token_of_its_own():
         import ray
 

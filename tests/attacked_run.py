@@ -1,10 +1,10 @@
 """Attacks a local run from its own machine, without its token: python -m tests.attacked_run FOLDER COMMAND ...
 
 Starts the command, waits until Ray and a worker are up, and tries every port that its processes listen on, at every address
-of this machine: the job API with a command to run, and each method of each of Ray's gRPC services.
+of this machine: the job API with a command to run, each method of each of Ray's gRPC services, and what may be read over HTTP.
 
 Prints one JSON object: ports, how many; answers, how often each was given; got_in, what was answered with anything but a
-refusal; leaks, the command lines with the token in them.
+refusal; read, the paths that were answered with a text, and its beginning; leaks, the command lines with the token in them.
 """
 
 import contextlib
@@ -27,6 +27,16 @@ from ray.core import generated
 PATIENCE = 240.0
 WANTED = ("gcs_server", "raylet/raylet", "ray::DashboardAgent", "ray::WorkerProcess")
 HTTP = ("/api/job_agent/jobs/", "/api/jobs/", "/get_or_create_runtime_env", "/delete_runtime_env_if_possible")
+READABLE = (
+    "/",
+    "/metrics",
+    "/logs",
+    "/api/version",
+    "/api/healthz",
+    "/api/local_raylet_healthz",
+    "/api/gcs_healthz",
+    "/nodes",
+)
 REFUSED = ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE")  # the last two: no such service here, or no gRPC at all
 
 
@@ -77,13 +87,15 @@ def methods() -> list[str]:
     return sorted(found)
 
 
-def post(address: str, port: int, path: str, body: bytes) -> str:
+def ask(address: str, port: int, path: str, body: bytes | None = None) -> tuple[str, str]:
+    """The status and the beginning of the answer to a POST of `body`, or to a GET."""
     connection = http.client.HTTPConnection(address, port, timeout=5)
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
-        return str(connection.getresponse().status)
+        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return str(answer.status), answer.read(2_000).decode(errors="replace")
     except (OSError, http.client.HTTPException):
-        return "no HTTP"
+        return "no HTTP", ""
     finally:
         connection.close()
 
@@ -105,9 +117,14 @@ def main(folder: str, *command: str) -> None:
         root = psutil.Process(process.pid)
         until_up(root)
         ports, answers, got_in = listeners(root, before), Counter[str](), []
+        read: dict[str, str] = {}
         for address in own_addresses():
             for port in ports:
-                told = {path: post(address, port, path, entry) for path in HTTP}
+                told = {path: ask(address, port, path, entry)[0] for path in HTTP}
+                gotten = (
+                    {path: ask(address, port, path) for path in READABLE} if set(told.values()) != {"no HTTP"} else {}
+                )
+                read |= {path: text[:200] for path, (status, text) in gotten.items() if status.startswith("2")}
                 with grpc.insecure_channel(f"{address}:{port}") as channel:
                     for method in methods():
                         told[method] = call(channel, method)
@@ -129,7 +146,7 @@ def main(folder: str, *command: str) -> None:
         process.terminate()
         process.wait(PATIENCE)
     got_in += [f"{trace} was made"] * trace.exists()
-    print(json.dumps({"ports": len(ports), "answers": answers, "got_in": got_in, "leaks": leaks}))
+    print(json.dumps({"ports": len(ports), "answers": answers, "got_in": got_in, "read": read, "leaks": leaks}))
 
 
 if __name__ == "__main__":
