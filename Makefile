@@ -52,8 +52,9 @@ audit: $(VENV)/.installed-supply  ## ask OSV for known advisories of the image's
 bench-gpu: $(VENV)/.installed  ## measure on a GPU in nine minutes, and write runs/bench-gpu.json and .md
 	$(PY) jobs/bench/bench_gpu.py
 
-bench-gpu-pack: $(VENV)/.installed  ## runs/bench-gpu-pack.tar.gz: what bench-gpu needs on a machine that has torch and torchvision only
-	$(PY) -m jobs.bench.pack runs/bench-gpu-pack.tar.gz
+bench-gpu-pack: $(VENV)/.installed  ## what bench-gpu needs on a machine that has torch only: runs/bench-gpu-pack*.tar.gz
+	$(PY) -m jobs.bench.gpu.pack runs/bench-gpu-pack.tar.gz
+	$(PY) -m jobs.bench.gpu.pack runs/bench-gpu-pack-without-jobs.tar.gz --without-jobs
 
 mini-report: $(VENV)/.installed-mini  ## measure the shipped model, and draw its sheets
 	$(PY) jobs/mini/mini_report.py

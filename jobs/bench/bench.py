@@ -1,5 +1,7 @@
 """Measures speed on this machine, as ratios within one run: python jobs/bench/bench.py [--output runs/bench.json]
 
+Words are learned by the shipped model's recipe.
+
 job_over_process_loop     seconds per concept of the whole job (Ray, scores, report) over those of a plain loop that starts one
                           process per concept, which imports, loads, trains the same steps and draws the same pictures
 slots_rate_K_over_1       training images a second with K concepts in one batch over those with one
@@ -8,24 +10,27 @@ step_rate_over_bare_unet  rate of our training step over that of a bare U-Net fo
 step_seconds_over_naive   seconds a training picture of ours, one concept, over those of bench_trainers.py's trainer, batch of 4;
                           slot_... with the fastest number of concepts at once; ..._bfloat16 with eight
 
+and the figures of bench_scheduling.py: the driver's overhead, the scan of a large run, the occupancy of slots. With --part curve:
+
 unet_evaluations_over_paper   U-Net evaluations until a word reaches 95 % of the gain in image similarity of the paper's recipe,
                           over those of that recipe; text_similarity_...: ours at that point minus the recipe's
 
-and the figures of bench_scheduling.py: the driver's overhead, the scan of a large run, the occupancy of slots.
+Each part is written when it is done, beside a Markdown file with its rows for docs/measured.md. The same command on the same
+commit goes on with the parts that are missing; once none is, it measures all of them again.
 """
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,14 +39,21 @@ import torch
 from eval.comparison.curve import Measured, costs_of, courses_of
 from jobs import compare
 from jobs.api import RunRequest, invert
-from jobs.bench.bench_scheduling import driver_overhead, occupancy, resume_scan
+from jobs.bench.bench_scheduling import (
+    NewSlot,
+    driver_overhead,
+    occupancy,
+    occupancy_beside_pictures,
+    resume_scan,
+)
 from jobs.bench.bench_trainers import PlainTrainer
+from jobs.bench.machine import commit, machine
 from jobs.cli.arguments import MOST_STEPS, file_to_write, whole_number
 from jobs.cli.log import Log
 from pipeline.inputs.image_sets import find_images, load_images
 from pipeline.inputs.manifest import read_manifest
 from pipeline.models.base import Backbone, Conditioning
-from pipeline.models.find import MINI_FOLDER
+from pipeline.models.find import MINI, MINI_FOLDER
 from pipeline.models.load import load_backbone
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, Word
@@ -50,6 +62,7 @@ from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.word_files import encode_word
 from pipeline.training.inversion import InversionError, Slot, draw, new_slot, train_step
+from pipeline.training.recipes import recipe_of
 
 DEMO = "jobs/demo/manifest.csv"
 SLOTS = (1, 2, 4, 8)
@@ -63,36 +76,62 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps",
         type=whole_number(0, MOST_STEPS),
-        default=InversionSettings().steps,
+        default=recipe_of(MINI).steps,
         help="of every word (default: %(default)s)",
     )
-    parser.add_argument("--part", choices=PARTS, action="append", help="measure only this (may be repeated)")
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure this, again or not (may be repeated)")
     parser.add_argument("--one", metavar="CONCEPT", help=argparse.SUPPRESS)  # the process that the plain loop starts
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    settings = InversionSettings(steps=arguments.steps)
+    settings = replace(recipe_of(MINI), steps=arguments.steps)
     if arguments.one:
         learn_alone(arguments.one, settings, arguments.output)
         return 0
-    figures: dict[str, float] = {}
-    for part in arguments.part or PARTS:
+    report: dict[str, Any] = {"machine": machine(), "commit": commit(), "steps": settings.steps}
+    before = figures_of(arguments.output, report)
+    missing = [part for part in USUAL if part not in before.get("seconds_of_parts", {})]
+    report = {"seconds_of_parts": {}} | before | report
+    failed = []
+    for part in arguments.part or missing or USUAL:
         began = time.monotonic()
-        figures |= PARTS[part](settings)
+        try:
+            report |= PARTS[part](settings)
+        except Exception:  # noqa: BLE001 - the others' figures should not be lost
+            traceback.print_exc()
+            failed.append(part)
+            continue
+        report["seconds_of_parts"] |= {part: round(time.monotonic() - began)}
+        report["date"] = datetime.now(UTC).date().isoformat()
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        arguments.output.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
         print(f"== {part}: {time.monotonic() - began:.0f} s", flush=True)
-    report = {
-        **figures,
-        "machine": machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-        "steps": settings.steps,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))
-    return 0
+    print(json.dumps(report, indent=2), markdown(report), sep="\n\n")
+    if failed:
+        print(f"not measured, see above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def figures_of(file: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file has of the same machine, commit and steps; {} for anything else."""
+    try:
+        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return before if all(before.get(name) == value for name, value in report.items()) else {}
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The rows of docs/measured.md that its figures fill."""
+    lines = [f"`make bench`, {report['date']}, {report['machine']}, {report['steps']} steps a word:", ""]
+    lines += ["| `make bench`, or one `--part` of it | | |", "|---|---|---|"]
+    for part, said, values in ROWS:
+        if part in report["seconds_of_parts"]:
+            lines.append(f"| {said} | `{part}` | {values.format_map(report)} |")
+    return "\n".join(lines) + "\n"
 
 
 def job_against_processes(settings: InversionSettings) -> dict[str, float]:
@@ -190,6 +229,7 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         "slot_step_seconds_over_naive": round(plain / max(rates.values()), 3),
         "slot_step_seconds_over_naive_bfloat16": round(plain / in_half, 3),
         **{f"images_per_second_{count}_slots": round(rate, 1) for count, rate in rates.items()},
+        "images_per_second_naive": round(plain, 1),
     }
 
 
@@ -216,41 +256,95 @@ def unet_evaluations() -> dict[str, float]:
 
 
 def occupied_slots(settings: InversionSettings) -> dict[str, float]:
+    return occupancy(*_occupants(settings))
+
+
+def occupied_beside_pictures(settings: InversionSettings) -> dict[str, float]:
+    return occupancy_beside_pictures(*_occupants(settings))
+
+
+def _occupants(settings: InversionSettings) -> tuple[Backbone, NewSlot]:
     torch.set_num_threads(1)
-    backbone = load_backbone("mini")
+    backbone = load_backbone(MINI)
     concepts = read_manifest(DEMO).concepts
 
     def new(number: int, own: InversionSettings) -> Slot:
         own = replace(own, batch_size=settings.batch_size)
         return slot_of(concepts[number % len(concepts)], backbone, own)
 
-    return occupancy(backbone, new)
+    return backbone, new
 
+
+# Part, what it says, and its figures.
+ROWS = (
+    (
+        "job",
+        "seconds a concept of the job over those of a loop that starts one process a concept, for the demo's twelve; goal 0.6",
+        "{job_over_process_loop} ({job_seconds_per_concept} s over {loop_seconds_per_concept} s)",
+    ),
+    (
+        "job",
+        "training pictures a second of the job; of that loop",
+        "{job_training_images_per_second}; {loop_training_images_per_second}",
+    ),
+    (
+        "slots",
+        "a step, batch of 4, over a bare U-Net forward and backward: rate; with the text encoder; goal 0.9",
+        "{step_rate_over_bare_unet}; {step_rate_over_bare_unet_and_text_encoder}",
+    ),
+    (
+        "slots",
+        "seconds a training picture over `bench_trainers.py`: one slot; the best number; eight in bfloat16; goal 0.5",
+        "{step_seconds_over_naive}; {slot_step_seconds_over_naive}; {slot_step_seconds_over_naive_bfloat16}",
+    ),
+    (
+        "slots",
+        "training pictures a second, one thread: 1, 2, 4, 8 slots; of `bench_trainers.py`",
+        ", ".join(f"{{images_per_second_{count}_slots}}" for count in SLOTS) + "; {images_per_second_naive}",
+    ),
+    (
+        "driver",
+        "driver: 10,000 concepts whose training does nothing, 8 workers of 4 slots",
+        "{driver_concepts_per_second:,.0f} concepts/s; {driver_ms_per_concept} ms of its CPU a concept",
+    ),
+    (
+        "driver",
+        "its memory at the start, and what it grows by; files left behind",
+        "{driver_rss_mb_at_start} MB, {driver_rss_growth_mb_10k} MB; {driver_files_left_10k}",
+    ),
+    (
+        "scan",
+        "finding that 100,000 concepts are done: local disk; moto's S3 server on the same machine",
+        "{resume_scan_seconds_100k} s; {resume_scan_seconds_100k_moto} s",
+    ),
+    (
+        "occupancy",
+        "16 concepts of 10 to 80 steps, 4 slots: concepts a minute over fixed packs; over one at a time",
+        "{occupancy_over_packs}; {occupancy_over_one_at_a_time}",
+    ),
+    (
+        "occupancy",
+        "share of slots that hold a concept: continuous batching; fixed packs",
+        "{slots_occupied_continuous:.0%}; {slots_occupied_packs:.0%}",
+    ),
+    (
+        "pictures",
+        "share until none waits, where each word is drawn by `quick` while others train; concepts a minute; goal 95 %",
+        "{slots_occupied_with_pictures:.0%}; {concepts_per_minute_with_pictures}",
+    ),
+    ("curve", "U-Net evaluations to 95 % of the paper's gain, over the paper's", "{unet_evaluations_over_paper}"),
+)
 
 PARTS: dict[str, Callable[[InversionSettings], dict[str, float]]] = {
     "job": job_against_processes,
     "slots": slots_and_steps,
     "occupancy": occupied_slots,
+    "pictures": occupied_beside_pictures,
     "driver": lambda _: driver_overhead(),
     "scan": lambda _: resume_scan(),
     "curve": lambda _: unet_evaluations(),
 }
-
-
-def machine() -> str:
-    processor = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            processor = line.split(":")[1].strip()
-            break
-
-    python, system = platform.python_version(), platform.system()
-    return f"{processor}, {os.cpu_count()} cores, {system}, Python {python}, torch {torch.__version__}"
-
-
-def commit() -> str:
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return said.stdout.strip() or "unknown"
+USUAL = tuple(part for part in PARTS if part != "curve")  # which takes an hour, and is no figure of speed
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ driver_...                 see bench_driver.py
 resume_scan_seconds_100k   from a run folder with 100,000 committed concepts to the answer that nothing is left to do, on
                            local disk; ..._moto with the run folder in moto's S3 server
 occupancy_over_packs       concepts a minute of continuous batching over fixed packs of as many slots, lengths being unequal
+slots_occupied_with_pictures   share of slots that hold a concept, while words are drawn beside the training, until none waits
 """
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +28,14 @@ import pyarrow as pa
 from pipeline.inputs.image_sets import digest_of, find_sources
 from pipeline.models.base import Backbone
 from pipeline.models.find import find_model
+from pipeline.protocols import QUICK, Protocol
 from pipeline.records import Concept, Source
+from pipeline.sampling.grid import encode_png
+from pipeline.sampling.picture_pool import PicturePool
+from pipeline.sampling.pictures_of_a_word import wanted_of
+from pipeline.sampling.prompting import requests_for
+from pipeline.scheduling.continuous_batch import ContinuousBatch
+from pipeline.scheduling.driver import calls_ahead, calls_at_most
 from pipeline.scheduling.planning import plan
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import content_of, fingerprint
@@ -36,6 +47,9 @@ from pipeline.training.inversion import Slot, train_step
 
 COMMITTED = 100_000
 SETTINGS = InversionSettings()
+NewSlot = Callable[[int, InversionSettings], Slot]  # of a concept, by its number
+LENGTHS: Sequence[int] = np.random.default_rng(0).integers(10, 81, 16).tolist()  # steps of each concept
+LOOK_SECONDS = 0.02
 
 
 def driver_overhead() -> dict[str, float]:
@@ -132,16 +146,15 @@ def moto_with(run: Path) -> Iterator[RunFolder]:
         server.wait(30)
 
 
-def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot], slots: int = 4) -> dict[str, float]:
-    """Sixteen concepts of 10 to 80 steps, drawn once: continuous batching, fixed packs, one at a time.
+def occupancy(backbone: Backbone, new: NewSlot, slots: int = 4) -> dict[str, float]:
+    """Sixteen concepts of 10 to 80 steps: continuous batching, fixed packs, one at a time.
 
-    new: (number of the concept, settings) -> a slot. Measures concepts a minute, training only, and the share of slots in use,
-    which is the gain on a machine whose step takes about as long for one concept as for several.
+    Measures concepts a minute, training only, and the share of slots in use, which is the gain on a machine whose step takes
+    about as long for one concept as for several.
     """
-    lengths = np.random.default_rng(0).integers(10, 81, 16).tolist()
 
     def waiting() -> list[Slot]:
-        return [new(number, InversionSettings(steps=steps, early_stop="off")) for number, steps in enumerate(lengths)]
+        return [new(number, InversionSettings(steps=steps, early_stop="off")) for number, steps in enumerate(LENGTHS)]
 
     def continuous() -> int:
         queue, training, steps = waiting(), list[Slot](), 0
@@ -167,8 +180,8 @@ def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot],
 
     def per_minute(name: str, run: Callable[[], int]) -> float:
         began = time.monotonic()
-        busy[name] = sum(lengths) / (run() * slots)
-        return 60 * len(lengths) / (time.monotonic() - began)
+        busy[name] = sum(LENGTHS) / (run() * slots)
+        return 60 * len(LENGTHS) / (time.monotonic() - began)
 
     rates = {
         "continuous": per_minute("continuous", continuous),
@@ -180,4 +193,45 @@ def occupancy(backbone: Backbone, new: Callable[[int, InversionSettings], Slot],
         "occupancy_over_one_at_a_time": round(rates["continuous"] / rates["one"], 2),
         **{f"concepts_per_minute_{name}": round(rate, 1) for name, rate in rates.items()},
         **{f"slots_occupied_{name}": round(busy[name], 2) for name in ("continuous", "packs")},
+    }
+
+
+def occupancy_beside_pictures(
+    backbone: Backbone, new: NewSlot, slots: int = 4, protocol: Protocol = QUICK
+) -> dict[str, float]:
+    """The same concepts in a worker's own batch, with as many calls in flight as the driver allows: each word is drawn and its
+    pictures are encoded while others train.
+    """
+    batch = ContinuousBatch(
+        backbone, slots, lambda _: None, math.inf, lambda *_: None, pictures=PicturePool(backbone, protocol)
+    )
+    untrained, entered = threading.Semaphore(slots + calls_ahead(slots)), list[int]()
+
+    def learn(number: int, steps: int) -> None:
+        made: list[Slot] = []
+
+        def enter() -> Slot:
+            entered.append(number)
+            made.append(new(number, InversionSettings(steps=steps, early_stop="off")))
+            return made[0]
+
+        with untrained:
+            word = batch.train("", enter)
+        concept = made[0].concept
+        requests = requests_for(concept, protocol, made[0].settings.seed)
+        for pixels in batch.draw(batch.run(lambda: wanted_of(backbone, concept, word.vectors, requests))):
+            encode_png(pixels)
+
+    began = time.monotonic()
+    held: list[int] = []
+    with ThreadPoolExecutor(calls_at_most(slots)) as calls:
+        learned = [calls.submit(learn, number, steps) for number, steps in enumerate(LENGTHS)]
+        while len(entered) < len(LENGTHS) and not any(each.done() and each.exception() for each in learned):
+            held += [len(batch.training)] if entered else []
+            time.sleep(LOOK_SECONDS)
+    for each in learned:
+        each.result()
+    return {
+        "slots_occupied_with_pictures": round(float(np.mean(held)) / slots, 3),
+        "concepts_per_minute_with_pictures": round(60 * len(LENGTHS) / (time.monotonic() - began), 1),
     }

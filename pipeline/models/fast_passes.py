@@ -21,7 +21,10 @@ from pipeline.models.base import Conditioning
 from pipeline.settings import FastMode
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
-ALIKE = 0.999  # cosine of the gradients with and without; rounding in half precision leaves more
+Inputs = tuple[Tensor, Tensor, Conditioning]  # of a `Predict`
+# Cosine of the gradients with and without. In half precision two orders of the same sums are further apart.
+ALIKE, ALIKE_IN_HALF = 0.999, 0.99
+CAPTURES = "cuda"  # type of the devices that record graphs
 
 
 class NotFasterError(RuntimeError):
@@ -39,32 +42,32 @@ class FastPasses:
         denoiser: nn.Module,
         predict: Predict,
         mode: FastMode,
-        noisy: Tensor,
-        times: Tensor,
-        conditioning: Conditioning,
+        example: Inputs,
+        other: Inputs,
     ) -> None:
-        """Compiles or captures, and compares the gradient with that of `predict`.
+        """Compiles or captures with the example, and compares the gradient of the other inputs with that of `predict`: a graph that
+        holds on to a value of the example is found out.
 
-        noisy, times, conditioning: an example of a full batch. The conditioning requires no gradient.
+        example, other: full batches. The conditioning requires no gradient.
         Raises NotFasterError, and torch.OutOfMemoryError.
         """
-        self.mode, self.batch = mode, len(noisy)
+        self.mode, self.batch = mode, len(example[0])
         self._denoiser, self._plain, self._fast = denoiser, predict, predict
-        expected = _gradient(predict, noisy, times, conditioning)
+        expected = _gradient(predict, *other)
         try:
             if mode == "graph":
-                self._fast = _captured(predict, noisy, times, conditioning)
+                self._fast = _captured(predict, *example)
             else:
                 _compile(denoiser, self.batch)
-            gradient = _gradient(self._fast, noisy, times, conditioning)
-        except torch.OutOfMemoryError:
+            gradient = _gradient(self._fast, *other)
+        except BaseException as error:
             self.undo()
-            raise
-        except Exception as error:
-            self.undo()
+            if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, Exception):
+                raise
             raise NotFasterError(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}") from error
         alike = float(cosine_similarity(expected.flatten().double(), gradient.flatten().double(), dim=0))
-        if not alike >= ALIKE:
+        in_half = next(denoiser.parameters()).dtype in (torch.float16, torch.bfloat16)
+        if not alike >= (ALIKE_IN_HALF if in_half else ALIKE):
             self.undo()
             raise NotFasterError(f"its gradient has a cosine of {alike:.4f} to the one computed as usual")
 
@@ -76,10 +79,12 @@ class FastPasses:
         return self._fast(pad(noisy), pad(times), _each(conditioning, pad))[: len(noisy)]
 
     def undo(self) -> None:
-        """Gives the memory of graphs and compiled code back; later calls are computed as before."""
+        """Gives the memory of graphs and compiled code back; later calls are computed as before, to the last bit."""
         self._fast = self._plain
         for block in _blocks(self._denoiser):
             vars(block).pop("forward", None)
+        if self.mode == "blocks" and isinstance(self._denoiser, UNet2DConditionModel):
+            self._denoiser.to(memory_format=torch.contiguous_format)
 
 
 def keep_compiled_code() -> None:
@@ -120,7 +125,7 @@ def _for_training(plain: Callable[..., Any], batch: int) -> Callable[..., Any]:
 
 def _captured(predict: Predict, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Predict:
     """CUDA graphs of a pass and of its gradient."""
-    if noisy.device.type != "cuda":
+    if noisy.device.type != CAPTURES:
         raise ValueError("CUDA graphs need a GPU")
     names = [field.name for field in fields(conditioning) if getattr(conditioning, field.name) is not None]
 
@@ -128,7 +133,11 @@ def _captured(predict: Predict, noisy: Tensor, times: Tensor, conditioning: Cond
         return predict(noisy, times, Conditioning(**dict[str, Tensor](zip(names, rest, strict=True))))
 
     example = [getattr(_with_gradient(conditioning), name) for name in names]
-    graphed: Any = torch.cuda.make_graphed_callables(on_tensors, (noisy, times, *example), allow_unused_input=True)
+    # It captures a pass backwards only of what has a gradient. The inputs become the graph's own, and are written to.
+    with torch.enable_grad():
+        graphed: Any = torch.cuda.make_graphed_callables(
+            on_tensors, (noisy.clone(), times.clone(), *example), allow_unused_input=True
+        )
 
     def replayed(noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         result: Tensor = graphed(noisy, times, *(getattr(conditioning, name) for name in names))
@@ -138,12 +147,14 @@ def _captured(predict: Predict, noisy: Tensor, times: Tensor, conditioning: Cond
 
 
 def _gradient(predict: Predict, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
-    """Of the mean square of the prediction, by the context."""
+    """Of the mean square of the prediction, by all of the conditioning: one row of numbers."""
     conditioning = _with_gradient(conditioning)
+    parts = [getattr(conditioning, field.name) for field in fields(conditioning)]
     with torch.enable_grad():
         loss = predict(noisy, times, conditioning).float().square().mean()
-        (gradient,) = torch.autograd.grad(loss, [conditioning.context])
-    return gradient.detach().clone()
+        learned = [part for part in parts if part is not None and part.requires_grad]
+        gradients = torch.autograd.grad(loss, learned, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def _with_gradient(conditioning: Conditioning) -> Conditioning:

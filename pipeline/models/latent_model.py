@@ -1,6 +1,6 @@
 """What all families share: text encoders, a denoiser in latent space, and a first stage."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.attention import AttentionByKeys
+from pipeline.models.attention import AttentionByKeys, mask_unseen
 from pipeline.models.base import (
     Backbone,
     Conditioning,
@@ -22,7 +23,7 @@ from pipeline.models.base import (
 )
 from pipeline.models.configuration import refuse_over
 from pipeline.models.families import FAMILIES
-from pipeline.models.fast_passes import FastPasses
+from pipeline.models.fast_passes import FastPasses, Inputs
 from pipeline.models.find import Model, ModelError
 from pipeline.models.first_stage import FirstStage
 from pipeline.models.noising import RectifiedFlow, read_noising
@@ -102,6 +103,10 @@ class LatentModel(Backbone):
                 self.denoiser.set_attn_processor(AttentionByKeys())
             for encoder in self.text.values():
                 encoder.module.set_attn_implementation("eager")
+        else:
+            for encoder in self.text.values():
+                if encoder.masked and encoder.module.config._attn_implementation == "sdpa":
+                    mask_unseen(encoder.module)
         self.evaluations = 0
         self._fast: FastPasses | None = None
         self.denoiser.register_forward_hook(self._count)
@@ -195,15 +200,17 @@ class LatentModel(Backbone):
     @torch.no_grad()
     def make_faster(self, mode: FastMode, batch: int, resolution: int) -> None:
         self.make_usual()
-        channels, height, width = self.latent_shape(resolution)
-        noisy = torch.randn((batch, channels, height, width), generator=torch.Generator().manual_seed(0)).to(
-            self.device
-        )
-        times = self.times(torch.full((batch,), 0.5, dtype=torch.float64), 1, (height, width), "uniform").to(
-            self.device
-        )
-        conditioning = self.embed(self.tokenise([""] * batch, {}), {})
-        self._fast = FastPasses(self.denoiser, self.predict, mode, noisy, times, conditioning)
+        example, other = (self._example(batch, resolution, seed, prompt) for seed, prompt in enumerate(("", "a cat")))
+        self._fast = FastPasses(self.denoiser, self.predict, mode, example, other)
+
+    def _example(self, batch: int, resolution: int, seed: int, prompt: str) -> Inputs:
+        shape = self.latent_shape(resolution)
+        generator = torch.Generator().manual_seed(seed)
+        noisy = torch.randn((batch, *shape), generator=generator)
+        places = torch.rand(batch, generator=generator, dtype=torch.float64)
+        times = self.times(places, 1, (shape[1], shape[2]), "uniform")
+        conditioning = self.embed(self.tokenise([prompt] * batch, {}), {})
+        return noisy.to(self.device), times.to(self.device), conditioning
 
     def make_usual(self) -> bool:
         fast, self._fast = self._fast, None
@@ -235,7 +242,7 @@ class LatentModel(Backbone):
         if not getattr(self.denoiser, "_supports_gradient_checkpointing", False):
             return False
         if on:
-            self.denoiser.enable_gradient_checkpointing()
+            self.denoiser.enable_gradient_checkpointing(_recomputed)
         else:
             self.denoiser.disable_gradient_checkpointing()
         return on
@@ -275,6 +282,13 @@ class LatentModel(Backbone):
 
     def weights_digest(self) -> str:
         return digest(self._parts())
+
+
+def _recomputed(block: Callable[..., Any], *inputs: Any) -> Any:
+    """A block's output, of which it keeps the inputs only. A frozen model draws nothing at random, so that no generator's state
+    needs to be kept: reading it is forbidden while a CUDA graph is captured.
+    """
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _read_by(prompt: str, words: Collection[str], known: Collection[str]) -> str:

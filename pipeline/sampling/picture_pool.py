@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.models.base import Backbone, alias, in_its_place
+from pipeline.models.device_memory import give_memory_back
 from pipeline.protocols import Protocol
 from pipeline.records import AGAINST, OUT, Concept
 from pipeline.sampling.prompting import Request
@@ -81,13 +82,21 @@ class PicturePool:
     """Any thread may ask for pictures; one thread at a time draws them, a step of the sampler at a time.
 
     batch: pictures at once; halved when they run out of memory.
+    needs_all_memory: a single picture did not fit beside what else the device was doing. It is tried once more.
+    tell: gets what ran out of memory, and what is done about it.
     """
 
     def __init__(
-        self, backbone: Backbone, protocol: Protocol, resolution: int | None = None, batch: int | None = None
+        self,
+        backbone: Backbone,
+        protocol: Protocol,
+        resolution: int | None = None,
+        batch: int | None = None,
+        tell: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         on_cpu = backbone.device.type == "cpu"
         self.batch = GRAIN if on_cpu else batch or BATCH
+        self.needs_all_memory, self._tell = False, tell
         self._backbone, self._protocol, self._resolution = backbone, protocol, resolution
         self._settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
         side = resolution or backbone.resolution
@@ -136,19 +145,23 @@ class PicturePool:
             self._begun = self._next()
         if self._begun is None:
             return
-        batch = self._begun
+        batch, full = self._begun, False
         try:
             next(batch.steps)
         except StopIteration as end:
             for (_, future), pixels in zip(batch.pictures, end.value, strict=False):  # without what filled the batch up
                 future.set_result(pixels)
         except Exception as error:  # noqa: BLE001 - it is theirs who asked for the pictures
-            if not (isinstance(error, torch.OutOfMemoryError) and self._halve(batch)):
-                for _, future in batch.pictures:
-                    future.set_exception(error)
+            full = isinstance(error, torch.OutOfMemoryError) and not (
+                len(batch.pictures) == 1 and self.needs_all_memory
+            )
+            for _, future in () if full else batch.pictures:
+                future.set_exception(error)
         else:
             return
         self._begun = None
+        if full:  # outside the handler, whose error holds the tensors
+            self._make_room(batch)
 
     def _next(self) -> _Batch | None:
         with self._changed:
@@ -169,12 +182,14 @@ class PicturePool:
         steps = drawing(self._backbone, prompts, seeds, words, self._settings, self._resolution)
         return _Batch(pictures, steps)
 
-    def _halve(self, batch: _Batch) -> bool:
-        """After a batch ran out of memory: whether one of half its size can be tried."""
-        if len(batch.pictures) == 1:
-            return False
-        self.batch = len(batch.pictures) // 2
-        batch.steps.close()
+    def _make_room(self, batch: _Batch) -> None:
+        """After a batch ran out of memory: its pictures wait again, for batches half as large, or for all of the memory."""
+        count = len(batch.pictures)
+        if count == 1:
+            self.needs_all_memory, done = True, "pictures are drawn between two training steps from now on"
+        else:
+            self.batch, done = count // 2, f"this worker draws {count // 2} at once from now on"
+        give_memory_back()
         with self._changed:
             self._waiting.extendleft(reversed(batch.pictures))
-        return True
+        self._tell(f"drawing {count} pictures at once ran out of memory", done)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 
 from pipeline.models.base import Backbone
+from pipeline.models.device_memory import give_memory_back
 from pipeline.models.fast_passes import NotFasterError
-from pipeline.scheduling.slot_count import give_memory_back, step_rate
+from pipeline.scheduling.slot_count import step_rate
 from pipeline.settings import Compile, FastMode, InversionSettings
 
 WORTH_SECONDS = 600.0  # of training; compiling takes about a minute

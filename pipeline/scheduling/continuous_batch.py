@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from pipeline.models.base import Backbone
+from pipeline.models.device_memory import give_memory_back
 from pipeline.records import Word
 from pipeline.sampling.picture_pool import PicturePool, Wanted
-from pipeline.scheduling.slot_count import give_memory_back
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step, validate
 
@@ -167,13 +167,18 @@ class ContinuousBatch:
         return owed if self._words_to_draw else 0.0
 
     def _draw_beside(self, pictures: PicturePool) -> None:
-        """Draws for as long as the process lives, on a stream that the training does not wait for."""
+        """Draws for as long as the process lives, on a stream that the training does not wait for. What does not fit beside a
+        training step is drawn between two.
+        """
         device = self._backbone.device
         torch.cuda.synchronize(device)
         with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
             while True:
                 pictures.wait()
-                pictures.advance()
+                if pictures.needs_all_memory:
+                    self.run(pictures.advance)
+                else:
+                    pictures.advance()
 
     def _step(self) -> None:
         entries = self._entries[: self.slots]

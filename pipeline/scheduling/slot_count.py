@@ -1,6 +1,5 @@
 """How many concepts a worker trains at once, and how many pictures it draws: measured on the machine it runs on."""
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.models.base import Backbone
+from pipeline.models.device_memory import give_memory_back
 from pipeline.protocols import Protocol
 from pipeline.records import Concept
 from pipeline.sampling.sampler import SamplerSettings, sample
@@ -152,11 +152,3 @@ def _fits(device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     return torch.cuda.max_memory_reserved(device) < MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
-
-
-def give_memory_back() -> None:
-    """After an out-of-memory error: frees what its frames held and what the allocator keeps."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()

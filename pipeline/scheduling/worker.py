@@ -116,7 +116,8 @@ class Worker:
 
     def _pool(self) -> PicturePool:
         protocol, side = self.settings.protocol, self.settings.inversion.resolution
-        return PicturePool(self.backbone, protocol, side, measure_pictures(self.backbone, protocol, side))
+        at_once = measure_pictures(self.backbone, protocol, side)
+        return PicturePool(self.backbone, protocol, side, at_once, functools.partial(self._note, "out_of_memory"))
 
     def weights_digests(self) -> tuple[str, str]:
         """The digest of the weights when they were loaded, and now."""

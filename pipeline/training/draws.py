@@ -1,8 +1,8 @@
 """A step's random draws: made on the CPU while the model works on the step before, and copied to it at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ class Batch:
     picture makes out. scales: float32 (R,), what the loss of a row's slot is multiplied by (precision.py); `shares` and `pull`
     hold it already. moves: float32 (3, R), what Adam does with each row; None where it has none. turns: float32 (2, R), what
     directional.py does with each row; None where it has none. pull: float32 (2, R), how many vectors a row's word has and the
-    weight of its regularisation; None where no slot has any.
+    weight of its regularisation; None where no slot has any. bounds: text encoder -> float32 (2, R), the length that each row is
+    held at (start_vectors.py); {} where none is.
     """
 
     latents: Tensor
@@ -44,6 +45,7 @@ class Batch:
     turns: Tensor | None = None
     weights: Tensor | None = None
     pull: Tensor | None = None
+    bounds: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def draw(slot: Slot, backbone: Backbone, purpose: str, step: int, count: int) -> Draws:
@@ -129,9 +131,14 @@ def batch_of(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) 
         parts["pull"] = torch.from_numpy(
             np.concatenate([_pull(slot, scale) for slot, scale in zip(slots, scales, strict=True)], axis=1)
         )
+    held = sorted({name for slot in slots for name in slot.hold_norm.usual})
+    for name in held:
+        bounds = [slot.hold_norm.bounds(name, slot.rows) for slot in slots]
+        parts[name] = torch.from_numpy(np.concatenate(bounds, axis=1))
     there = brought(parts, backbone.device)
+    held_at = {name: there.pop(name) for name in held}
     tokens = Tokens(there.pop("ids"), host).shifted(backbone.vocabulary, there.pop("begins")[:, None])
-    return Batch(**there, tokens=tokens)
+    return Batch(**there, tokens=tokens, bounds=held_at)
 
 
 def _moves(slot: Slot) -> np.ndarray:

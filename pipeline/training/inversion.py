@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.base import Backbone
+from pipeline.models.device_memory import give_memory_back
 from pipeline.records import StoppedBy, Word
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.training import adam, directional
@@ -27,12 +28,13 @@ from pipeline.training.early_stopping import (
     window_of,
 )
 from pipeline.training.slot import Draws, SideInformation, Slot, new_slot
+from pipeline.training.start_vectors import hold
 from pipeline.training.weighting import distance
 
 __all__ = [
     "DivergedError", "Draws", "InversionError", "SideInformation", "Slot", "draw", "end_of", "finished", "losses",
     "new_slot", "restore", "snapshot", "train_step", "validate",
-]  # fmt: skip  # fmt: skip
+]  # fmt: skip
 
 
 class InversionError(Exception):
@@ -127,10 +129,11 @@ def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word |
             adam.update(words[name], gradient, means[name], squares[name], batch.moves)
         if batch.turns is not None:
             directional.update(words[name], gradient, anchors[name], batch.turns)
+        if name in batch.bounds:
+            hold(words[name], batch.bounds[name])
     for tables, stacked in (("words", words), ("means", means), ("squares", squares)):
         _share_out(slots, tables, stacked)
     for slot in slots:
-        slot.hold_norm(slot.words)
         slot.step += 1
         if any(slot.step == first for first, _ in slot.stages):
             slot.losses.clear()  # of other sentences, with which those to come cannot be compared
@@ -191,25 +194,32 @@ def _has_converged(slot: Slot) -> bool:
 
 @torch.no_grad()
 def validate(backbone: Backbone, slots: list[Slot]) -> None:
-    """Adds each slot's loss on its fixed batch to its losses; in two passes where one does not fit into memory."""
+    """Adds each slot's loss on its fixed batch to its losses; by halves where they do not fit into memory."""
     if not slots:
         return
     draws = [draw(slot, backbone, "validation", 0, VALIDATION_IMAGES) for slot in slots]
-    try:
-        values = losses(backbone, slots, draws).tolist()
-    except torch.OutOfMemoryError:
-        if len(slots) == 1:
-            raise
-        values = None
-    if values is None:
-        half = len(slots) // 2
-        validate(backbone, slots[:half])
-        validate(backbone, slots[half:])
-        return
-    for slot, value in zip(slots, values, strict=True):
+    for slot, value in zip(slots, _looks(backbone, slots, draws), strict=True):
         slot.losses.append(value)
         if slot.settings.early_stop == "settled" and value == min(slot.losses):
             slot.best = {name: word.detach().clone() for name, word in slot.words.items()}
+
+
+def _looks(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> list[float]:
+    """`losses`, on the host. A step has been taken by now, which a look that runs out of memory must not undo."""
+    try:
+        found: list[float] = losses(backbone, slots, draws).tolist()
+    except torch.OutOfMemoryError:
+        if len(slots) == len(draws[0].latents) == 1:
+            raise
+    else:
+        return found
+    give_memory_back()
+    if len(slots) > 1:
+        half = len(slots) // 2
+        return _looks(backbone, slots[:half], draws[:half]) + _looks(backbone, slots[half:], draws[half:])
+    half = len(draws[0].latents) // 2
+    (one,), (other,) = (_looks(backbone, slots, [draws[0].some(part)]) for part in (slice(half), slice(half, None)))
+    return [(one + other) / 2]
 
 
 def end_of(slot: Slot) -> Word | InversionError | None:

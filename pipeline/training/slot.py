@@ -48,6 +48,11 @@ class Draws:
     tokens: Tokens
     weights: Tensor | None = None
 
+    def some(self, part: slice) -> "Draws":
+        """Of those of the pictures."""
+        weights = None if self.weights is None else self.weights[part]
+        return Draws(self.latents[part], self.noise[part], self.timesteps[part], Tokens(self.tokens.ids[part]), weights)
+
 
 @dataclass(slots=True, eq=False)
 class Slot:

@@ -82,13 +82,20 @@ class NormRule:
         self.fixed, self.limit = fixed, limit
         self.usual = {name: backbone.usual_length(name) for name in (names if self.fixed or self.limit else ())}
 
-    @torch.no_grad()
+    def bounds(self, name: str, rows: int) -> np.ndarray:
+        """float32 (2, rows): the most that each vector of a text encoder may measure, and 1 if it has to measure just that."""
+        most = (1.0 if self.fixed else self.limit) * self.usual[name] if self.usual else np.inf
+        return np.repeat(np.array([[most], [self.fixed]], np.float32), rows, axis=1)
+
     def __call__(self, words: Mapping[str, Tensor]) -> None:
         """words: text encoder -> (V, D), changed in place."""
         for name in self.usual.keys() & words.keys():
-            usual = self.usual[name]
-            norms = words[name].norm(dim=1, keepdim=True).clamp_min(1e-12)
-            if self.fixed:
-                words[name].mul_(usual / norms)
-            else:
-                words[name].mul_((self.limit * usual / norms).clamp_max(1.0))
+            hold(words[name], torch.from_numpy(self.bounds(name, len(words[name]))).to(words[name].device))
+
+
+@torch.no_grad()
+def hold(words: Tensor, bounds: Tensor) -> None:
+    """Changes vectors (rows, D) in place, of any words. bounds: (2, rows), the `bounds` of each word's rule."""
+    most, exactly = bounds.unsqueeze(2).unbind()
+    factors = words.norm(dim=1, keepdim=True).clamp_min(1e-12).reciprocal() * most
+    words.mul_(torch.where(exactly > 0, factors, factors.clamp_max(1.0)))

@@ -9,10 +9,12 @@ ALIGNED = 16  # bytes: each tensor begins at a multiple of it, whatever its type
 
 
 def brought(parts: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The same tensors on the device. On a GPU it is one asynchronous copy from pinned memory."""
-    if device.type != "cuda":
+    """The same tensors on the device, by one copy. From pinned memory, which torch keeps until the copy is done, a GPU makes it
+    without the host waiting.
+    """
+    if device.type == "cpu":
         return {name: part.to(device) for name, part in parts.items()}
-    packed = torch.empty(packed_size(parts), dtype=torch.uint8, pin_memory=True)
+    packed = torch.empty(packed_size(parts), dtype=torch.uint8, pin_memory=device.type == "cuda")
     pack(parts, packed)
     return unpack(packed.to(device, non_blocking=True), parts)
 

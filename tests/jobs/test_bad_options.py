@@ -129,6 +129,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
         "--steps": number("--steps", "1.5"), "--minutes": number("--minutes", "nan"),
         "--output": ("{manifest}/x", "is a file, and a folder is needed here"),
     }),
+    "bench.gpu.pack": (("{folder}/pack.tar.gz",), {}),
     "bench.full_size": (("sd-1.5",), {
         "--dtype": choice("--dtype"), "--device": choice("--device"), "--resolution": number("--resolution", "0"),
         "--batch-size": number("--batch-size", "0"), "--steps": number("--steps", "x"),

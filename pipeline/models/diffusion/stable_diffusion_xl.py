@@ -72,7 +72,7 @@ class StableDiffusionXL(LatentModel):
         said = self.denoiser(noisy.to(self.dtype), times, conditioning.context.to(self.dtype), added_cond_kwargs=added)
         return said.sample.to(noisy.dtype)
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - a model lives as long as its process
+    @functools.cache  # noqa: B019 - a model lives as long as its process, and a captured graph reads it
     def _sizes(self, rows: int, columns: int) -> Tensor:
         """float32 (6,), on the device from the second call on: what latents of that size are said to be.
 

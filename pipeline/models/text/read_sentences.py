@@ -31,6 +31,12 @@ class States:
             self, states=torch.where(there[..., None], F.embedding(places, words.to(self.states)), self.states)
         )
 
+    def hold(self) -> None:
+        """Keeps its memory until the stream of this thread has read it, even if it is dropped before."""
+        for part in (self.states, self.summary):
+            if part is not None and part.is_cuda:
+                part.record_stream(torch.cuda.current_stream(part.device))
+
     @property
     def nbytes(self) -> int:
         return self.states.nbytes + (0 if self.summary is None else self.summary.nbytes)
@@ -46,7 +52,7 @@ class ReadSentences:
 
     def states(self, ids: Tensor, read: Callable[[Sequence[Tensor]], list[States]]) -> States:
         """ids: int64 (B, L) on the CPU. read: the states of sentences (L,) that were not read before."""
-        keys = [row.numpy().tobytes() for row in ids]
+        keys = [row.tobytes() for row in ids.numpy()]
         with self._in_use:  # one thread trains and another may draw
             states = {key: self._kept[key] for key in keys if key in self._kept}
             new = {key: row for key, row in zip(keys, ids, strict=True) if key not in states}
@@ -56,6 +62,7 @@ class ReadSentences:
                 self._bytes += states[key].nbytes
             for key in states:
                 self._kept.move_to_end(key)
+                states[key].hold()
             while self._bytes > KEPT_BYTES:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
         said = [states[key] for key in keys]

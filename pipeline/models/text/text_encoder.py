@@ -81,6 +81,8 @@ class TextEncoder:
         _refuse_other_kind(part, model.folder, name)
         self.tokenizer = part.tokenizer.from_pretrained(model.folder / part.tokenizer_folder)
         self.module = load_part(model, name, part.encoder, dtype)
+        # Of keys and values, for those who generate text.
+        self.module.config.get_text_config().use_cache = False
         self._in_use = threading.Lock()
         self.embedding: nn.Embedding = self.module.get_input_embeddings()
         self.before, self.after = part.before, part.after
@@ -168,6 +170,10 @@ class TextEncoder:
             zeros = torch.zeros(1, self.embedding.embedding_dim, device=self.device)
             return [self._said(ids[None].to(self.device), zeros) for ids in sentences]
         finally:
+            if (
+                self.device.type == "cuda"
+            ):  # the other thread reads them on a stream of its own, which does not wait for this one
+                torch.cuda.current_stream(self.device).synchronize()
             if self._offload:
                 self.module.to(REST)
 

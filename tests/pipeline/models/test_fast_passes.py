@@ -1,6 +1,7 @@
 """fast_passes.py: padded, compiled training passes give the gradients of the plain ones, and compile once."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from pipeline.models.fast_passes import NotFasterError
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
+from pipeline.training import inversion
 from pipeline.training.inversion import Slot, new_slot, train_step
+from tests.recorded_graphs import record_graphs
 from tests.tiny_model import PIXELS
 from tests.tiny_transformers import FAMILIES, save_tiny
 
@@ -109,7 +112,8 @@ def test_compiled_blocks_give_the_same_gradients_and_compile_nothing_while_slots
     backbone.make_faster("blocks", 8, PIXELS)
     before = counter.frame_count
     assert before > 0
-    found = gradients(backbone)
+    with ThreadPoolExecutor(1) as model_thread:  # a worker compiles on one thread and trains on another
+        found = model_thread.submit(gradients, backbone).result()
     assert counter.frame_count == before
     assert_alike(found, expected)
     assert backbone.weights_digest() == digest
@@ -142,6 +146,64 @@ def test_a_machine_without_a_compiler_is_said(epsilon_model: Path, monkeypatch: 
     with pytest.raises(NotFasterError, match=r"^RuntimeError: Failed to find C compiler\.$"):
         backbone.make_faster("blocks", 2, PIXELS)
     assert not backbone.make_usual()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
+def test_captured_graphs_give_the_gradients_of_plain_passes_while_slots_come_and_go(
+    checkpointed: bool, any_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a capture without a pass backwards, and inputs that are not written to the graph's own memory."""
+    record_graphs(monkeypatch)
+    usual, graphed = load_backbone(str(any_model)), load_backbone(str(any_model))
+    expected = gradients(usual)
+    graphed.checkpoint_gradients(checkpointed)
+    graphed.make_faster("graph", 8, PIXELS)
+    monkeypatch.setattr(graphed, "predict", None)  # a replay runs no Python of the model
+    monkeypatch.setattr(inversion, "validate", lambda *_: None)
+    assert_alike(gradients(graphed), expected)
+
+
+def test_a_graph_that_holds_on_to_the_example_is_not_used(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a value that Python read while the graph was captured, and that is the example's ever after."""
+    record_graphs(monkeypatch)
+    backbone = load_backbone(str(epsilon_model))
+    original, held = backbone.predict, list[Tensor]()
+
+    def predict(noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        if len(held) < 2:  # as it should be, and before the capture
+            held.append(times.clone())
+        return original(noisy, held[-1], conditioning)
+
+    monkeypatch.setattr(backbone, "predict", predict)
+    with pytest.raises(NotFasterError, match="its gradient has a cosine of"):
+        backbone.make_faster("graph", 2, PIXELS)
+    assert not backbone.make_usual()
+
+
+def test_a_pass_that_reads_a_value_is_not_captured(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_graphs(monkeypatch)
+    backbone = load_backbone(str(epsilon_model))
+    original = backbone.predict
+
+    def predict(noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+        return original(noisy, times, conditioning) * times.max().item()
+
+    monkeypatch.setattr(backbone, "predict", predict)
+    with pytest.raises(NotFasterError, match="not permitted when stream is capturing"):
+        backbone.make_faster("graph", 2, PIXELS)
+
+
+def test_a_model_that_was_compiled_is_afterwards_the_same_to_the_last_bit(
+    epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches weights that stay in another memory layout, whose kernels round otherwise."""
+    without_a_compiler(monkeypatch)
+    backbone = load_backbone(str(epsilon_model))
+    expected = gradients(backbone)
+    backbone.make_faster("blocks", 8, PIXELS)
+    backbone.make_usual()
+    assert all(torch.equal(found, before) for found, before in zip(gradients(backbone), expected, strict=True))
+    assert all(each.is_contiguous() for each in backbone.denoiser.parameters())  # type: ignore[attr-defined]
 
 
 def test_graphs_without_a_gpu_are_refused(epsilon_model: Path) -> None:

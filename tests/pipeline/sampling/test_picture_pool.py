@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,44 @@ def test_a_batch_that_runs_out_of_memory_is_drawn_by_halves(backbone: Backbone) 
     some = wanted(backbone, "cat")
     plain = pixels_of(backbone, some, FAST)
     hold(backbone, 2)
-    pool = PicturePool(backbone, FAST)
+    told: list[str] = []
+    pool = PicturePool(backbone, FAST, tell=lambda *said: told.append("; ".join(said)))
     (held,) = drawn(pool, some)
     assert pool.batch == 2
+    assert told == ["drawing 4 pictures at once ran out of memory; this worker draws 2 at once from now on"]
+    assert max(np.abs(one.astype(int) - other).max() for one, other in zip(plain, held, strict=True)) <= 1
+
+
+def test_a_picture_that_does_not_fit_beside_a_training_step_is_drawn_between_two(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a word that fails for its pictures because the neighbours' activations filled the memory."""
+    some = wanted(backbone, "cat")[:2]
+    plain = pixels_of(backbone, some, FAST)
+    beside, original = threading.Event(), backbone.predict
+
+    def predict(*arguments: Any) -> Tensor:
+        if threading.current_thread().name == "pictures":
+            beside.set()
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+        return original(*arguments)
+
+    monkeypatch.setattr(backbone, "predict", predict)
+    told: list[str] = []
+    pool = PicturePool(backbone, FAST, tell=lambda *said: told.append(said[1]))
+    batch = ContinuousBatch(backbone, 2, lambda _: None, 1e9, lambda *_: None, pictures=pool)
+    monkeypatch.setattr(batch, "_draws_between_steps", False)
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    threading.Thread(target=batch._draw_beside, args=(pool,), daemon=True, name="pictures").start()
+    held = batch.draw(some)
+    assert beside.is_set()
+    assert told == [
+        "this worker draws 1 at once from now on",
+        "pictures are drawn between two training steps from now on",
+    ]
     assert max(np.abs(one.astype(int) - other).max() for one, other in zip(plain, held, strict=True)) <= 1
 
 

@@ -69,7 +69,9 @@ def learn(
         return list(calls.map(one, range(count)))
 
 
-@pytest.mark.parametrize(("training", "looking"), [(3 * BATCH, 10_000), (BATCH, 10_000), (10_000, 8), (3 * BATCH, 16)])
+@pytest.mark.parametrize(
+    ("training", "looking"), [(3 * BATCH, 10_000), (BATCH, 10_000), (10_000, 8), (3 * BATCH, 16), (10_000, 1)]
+)
 def test_running_out_of_memory_costs_no_concept_and_changes_no_word(
     training: int, looking: int, epsilon_model: Path, backbone: Backbone
 ) -> None:

@@ -1,5 +1,6 @@
 """One step of many slots: the work of one, the same words, and nothing that waits for the device."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +11,25 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, Tokens
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
+from pipeline.training.early_stopping import is_look
 from pipeline.training.inversion import Slot, new_slot, train_step
 from pipeline.training.transfer import pack, packed_size, unpack
+from tests.other_device import OTHER, Crossings, load_there, taken_there
 from tests.pipeline.training.plain_step import PlainTrainer
 from tests.tiny_model import PIXELS
+from tests.tiny_transformers import FAMILIES, save_tiny
 
 SHORT = InversionSettings(steps=1000, early_stop="off", batch_size=4, learning_rate=5e-3)
 EVERY_OPTION = replace(
     SHORT, schedule="cosine", warmup_steps=4, progressive=0.01, per_image=0.5, regularisation=0.1, min_snr=5.0,
-    weight_decay=0.01, start="statistics",
+    weight_decay=0.01, start="statistics", norm_limit=1.0,
 )  # fmt: skip
-DIRECTIONAL = replace(EVERY_OPTION, regularisation=0.0, weight_decay=0.0, optimiser="directional")
-# What reads a tensor's value, or makes one whose size depends on values, waits on a GPU for all that was asked before.
-WAITS = {"aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.equal", "aten.masked_select"}
+DIRECTIONAL = replace(EVERY_OPTION, regularisation=0.0, weight_decay=0.0, norm_limit=0.0, optimiser="directional")
+BEHIND = replace(SHORT, word_place="output")
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +65,25 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def read_all(backbone: Backbone, slots: list[Slot]) -> None:
+    """A word behind a text encoder has it read each sentence once."""
+    for slot in slots:
+        tokens = Tokens(slot.templates.ids.to(backbone.device), slot.templates.ids)
+        backbone.embed(tokens, slot.words)
+
+
 def calls_of_a_step(backbone: Backbone, slots: list[Slot]) -> Counter[str]:
     train_step(backbone, slots)
+    read_all(backbone, slots)
     with Calls() as calls:
         train_step(backbone, slots)
     return calls.seen
 
 
-@pytest.mark.parametrize("settings", [SHORT, EVERY_OPTION, DIRECTIONAL], ids=["plain", "every option", "directional"])
+EACH = [SHORT, EVERY_OPTION, DIRECTIONAL, BEHIND]
+
+
+@pytest.mark.parametrize("settings", EACH, ids=["plain", "every option", "directional", "behind"])
 def test_a_step_asks_the_model_for_as_much_with_one_slot_as_with_many(
     settings: InversionSettings, any_model: Path
 ) -> None:
@@ -79,11 +93,81 @@ def test_a_step_asks_the_model_for_as_much_with_one_slot_as_with_many(
     assert all(other == one for other in more), [other - one for other in more]
 
 
-def test_nothing_in_a_step_waits_for_the_device(any_model: Path) -> None:
-    model = load_backbone(str(any_model))
-    for settings in (EVERY_OPTION, DIRECTIONAL):
-        seen = calls_of_a_step(model, slots_of(2, model, settings))
-        assert not WAITS & seen.keys()
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_a_step_makes_one_copy_to_the_device_and_waits_for_nothing(count: int, any_model: Path) -> None:
+    here, there = load_backbone(str(any_model)), load_there(any_model)
+    for settings in EACH:
+        slots = [taken_there(slot) for slot in slots_of(count, here, settings)]
+        with Crossings():
+            train_step(there, slots)
+            read_all(there, slots)
+        with Crossings() as crossings:
+            train_step(there, slots)
+        assert (crossings.sent, crossings.asked) == ([], [])
+        assert len(crossings.copied) == 1
+
+
+def test_a_look_at_all_slots_makes_one_copy_and_asks_once(any_model: Path) -> None:
+    """Catches slots that each wait for their own loss, and a look that is asked for every slot again."""
+    here, there = load_backbone(str(any_model)), load_there(any_model)
+    settings = replace(SHORT, early_stop="settled")
+    warm, slots = ([taken_there(slot) for slot in slots_of(4, here, settings)] for _ in range(2))
+    with Crossings():
+        train_step(there, warm)  # sends the model's own tables of numbers, once
+    with Crossings() as first:
+        train_step(there, slots)
+    assert (len(first.copied), len(first.asked), first.sent) == (2, 1, []), "the first step comes after a look"
+    with Crossings() as rest:
+        while slots[0].step < first_look(settings):
+            train_step(there, slots)
+    assert (len(rest.copied), len(rest.asked), rest.sent) == (slots[0].step, 1, [])
+    assert all(len(slot.losses) == 2 for slot in slots)
+
+
+def first_look(settings: InversionSettings) -> int:
+    return next(step for step in itertools.count(1) if is_look(step, settings.early_stop, settings.batch_size))
+
+
+# diffusers' own transformers: a buffer of numbers, and the length of a prompt.
+SENT = {"chroma": "aten._to_copy at transformer_chroma.py", "qwen_image": "torch.as_tensor at transformer_qwenimage.py"}
+
+
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+# Z-Image's transformer takes prompts of unequal lengths, which it asks the device for.
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"z_image"}))
+def test_a_step_of_a_transformer_waits_for_nothing_of_ours(family: str, tmp_path: Path) -> None:
+    """Catches masks that transformers looks at, caches of keys that nobody reads, and sizes that are sent in every step."""
+    folder = save_tiny(family, tmp_path / "model")
+    here, there = load_backbone(str(folder)), load_there(folder)
+    slots = [taken_there(slot) for slot in slots_of(2, here)]
+    with Crossings():
+        train_step(there, slots)
+    with Crossings() as crossings:
+        train_step(there, slots)
+    assert crossings.asked == []
+    assert len(crossings.copied) == 1
+    assert [call.partition(":")[0] for call in crossings.sent] == [SENT[each] for each in (family,) if each in SENT]
+
+
+def test_the_crossings_that_the_tests_look_for_are_seen() -> None:
+    """Catches a watch that sees nothing."""
+    table, here = torch.zeros(3, 2, device=OTHER), torch.tensor([0, 1])
+    with Crossings() as crossings:
+        torch.tensor([1.0], device=OTHER)
+        table[[0, 1]]
+        table[here]
+        here.to(OTHER)
+        assert len(crossings.sent) == 4
+        here.to(OTHER, non_blocking=True)
+        assert (len(crossings.sent), crossings.copied) == (4, [16])
+        table.sum().item()
+        table.cpu()
+        table.tolist()
+        bool(table.sum() > 0)
+        with pytest.raises(NotImplementedError):
+            table[table.sum(1) > 0]
+    assert len(crossings.asked) == 5
+    assert len(crossings.sent) == 4
 
 
 @pytest.mark.parametrize(
