@@ -149,6 +149,7 @@ class Run:
                 shared_filesystem=self.request.placement.shared_filesystem,
             ) as self.shared_paths,
         ):  # fmt: skip
+            self._reach("ray")
             check_metrics(self.metrics)
             if not planned.left:
                 refuse_long_protocol(self.folder, self._judgement(session), self.request.protocol)

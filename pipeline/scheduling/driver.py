@@ -94,6 +94,7 @@ class _Seat:
     phase: Literal["placing", "loading", "ready"] = "placing"
     slots: int = 0
     calls: dict[ray.ObjectRef, Concept] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
     pulse: ray.ObjectRef | None = None
     last: Pulse | None = None
     asked: float = 0.0
@@ -260,6 +261,8 @@ class Driver:
 
     def _advance(self, seat: _Seat, result: int | None) -> None:
         if seat.phase == "placing":
+            seconds = time.monotonic() - seat.began
+            self._tell(Event(now(), "phase", "a machine and a process were found", worker=seat.name, seconds=seconds))
             seat.phase, seat.next = "loading", seat.actor.load.remote()
             self._deadlines.begin(id(seat), "loading")
         else:

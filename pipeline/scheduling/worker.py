@@ -72,6 +72,8 @@ class Worker:
         self._kept = time.monotonic()
         self._drawn: dict[str, Seen] = {}  # by initializer
         torch.set_num_threads(settings.threads)
+        if settings.device == "cuda":  # a GPU takes seconds to be opened, while the weights are read
+            threading.Thread(target=lambda: torch.zeros(1, device="cuda"), daemon=True, name="GPU").start()
         with self._phase("the model was loaded"):
             self.backbone = load_backbone(
                 settings.model,

@@ -79,11 +79,12 @@ def test_every_line_of_a_json_log_is_an_object_with_an_event(finished_run: Finis
 def test_the_seconds_of_each_phase_are_on_record(run: Path) -> None:
     """Catches a slow start that nobody can explain afterwards."""
     made = json.loads((run / "run.json").read_text())
-    points = ["planned", "first_word", "last_word", "published", "reported"]
+    points = ["planned", "ray", "first_word", "last_word", "published", "reported"]
     times = [made["seconds_until"][point] for point in points]
     assert times == sorted(times)
     assert made["seconds_of_a_workers_start"].keys() == {
-        "the model was loaded", "the weights were digested", "the number of slots was found",
+        "a machine and a process were found", "the model was loaded", "the weights were digested",
+        "the number of slots was found",
     }  # fmt: skip
 
 

@@ -34,8 +34,11 @@ def watched() -> Iterator[Busy]:
             told = [which, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
             with contextlib.suppress(OSError):
                 watcher = subprocess.Popen(["nvidia-smi", *told], stdout=subprocess.PIPE, text=True)
+                listener = threading.Thread(target=_listen, args=(watcher, busy, time.monotonic()), daemon=True)
+                listener.start()
+                until_the_end.enter_context(watcher)
+                until_the_end.callback(listener.join)
                 until_the_end.callback(watcher.terminate)
-                threading.Thread(target=_listen, args=(watcher, busy, time.monotonic()), daemon=True).start()
         yield busy
 
 

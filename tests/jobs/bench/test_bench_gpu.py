@@ -165,7 +165,7 @@ def test_how_busy_the_gpu_was_is_told_of_the_time_between_two_moments(
     assert busy.share(1.5, 3.5) == 0.95
     assert busy.share(5, 6) is None
     there = tmp_path / "nvidia-smi"
-    there.write_text("#!/bin/sh\necho 90\necho '[N/A]'\necho ' 70'\nsleep 20\n")
+    there.write_text("#!/bin/sh\necho 90\necho '[N/A]'\necho ' 70'\nexec sleep 20\n")
     there.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

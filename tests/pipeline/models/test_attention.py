@@ -1,10 +1,16 @@
-"""Both ways of computing attention on a CPU are the same attention, and each has its part."""
+"""All ways of computing attention are the same attention, and each has its part."""
+
+import functools
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 
-from pipeline.models.attention import FEW, AttentionByKeys
+from pipeline.models.attention import FEW, AttentionByKeys, mask_unseen
+from pipeline.models.load import load_backbone
+from tests.tiny_transformers import save_tiny
 
 
 @pytest.mark.parametrize("tokens", [16, FEW + 8])
@@ -34,3 +40,25 @@ def test_many_keys_go_to_the_fused_kernel_and_few_do_not(keys: int | None, fused
     with torch.profiler.profile() as profiled:
         attention(torch.randn(1, FEW + 1, 8), encoder_hidden_states=told)
     assert any("scaled_dot_product_attention" in event.key for event in profiled.key_averages()) == fused
+
+
+@pytest.mark.parametrize("family", ["pixart", "chroma", "z_image", "qwen_image"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_mask_that_nobody_looks_at_hides_the_same_padding(family: str, padded: bool, tmp_path: Path) -> None:
+    """As on a GPU, where a text encoder has torch's fused attention. Catches a mask that is lost, or hides the future only."""
+    backbone: Any = load_backbone(str(save_tiny(family, tmp_path / "model")))
+    (encoder,) = backbone.text.values()
+    ids = backbone.tokenise(["a cat", "a red car at night"], {}).ids
+    if not padded:
+        ids = torch.where(ids == encoder.pad, encoder.text_ids("a")[0], ids)
+    mask = encoder.mask(ids)
+    assert bool(mask.all()) is not padded
+    with torch.no_grad():
+        found = []
+        for change in (lambda: mask_unseen(encoder.module), *(
+            functools.partial(encoder.module.set_attn_implementation, name) for name in ("sdpa", "eager")
+        )):  # fmt: skip
+            change()
+            found.append(encoder.read(ids, ids).states[mask])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0], found[2], rtol=1e-4, atol=1e-5)
