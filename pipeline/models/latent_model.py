@@ -108,6 +108,7 @@ class LatentModel(Backbone):
                 if encoder.masked and encoder.module.config._attn_implementation == "sdpa":
                     mask_unseen(encoder.module)
         self.evaluations = 0
+        self._numbers: dict[tuple[float, ...], Tensor] = {}
         self._fast: FastPasses | None = None
         self.denoiser.register_forward_hook(self._count)
 
@@ -184,6 +185,12 @@ class LatentModel(Backbone):
         """bool (B, L) of a model with one text encoder: all but the padding at the end."""
         (encoder,) = self.text.values()
         return encoder.mask(tokens.ids)
+
+    def numbers(self, *numbers: float) -> Tensor:
+        """float32 (N,) on the device. They are sent there once and kept, because a captured graph reads them later."""
+        if numbers not in self._numbers:
+            self._numbers[numbers] = torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        return self._numbers[numbers]
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         context = conditioning.context.to(self.dtype)

@@ -1,10 +1,8 @@
 """PixArt-alpha and PixArt-Sigma (Chen et al. 2023, 2024): a T5 text encoder and a transformer over patches of latents."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from diffusers import PixArtTransformer2DModel
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
@@ -39,14 +37,9 @@ class PixArtSigma(LatentModel):
     def _sizes(self, noisy: Tensor) -> dict[str, Any]:
         if self.denoiser.config.sample_size != SIZE_CONDITIONED:
             return {"resolution": None, "aspect_ratio": None}
-        size = self._size(noisy.shape[2], noisy.shape[3]).expand(len(noisy), -1)
+        height, width = (side * self.first_stage.downsampling for side in noisy.shape[2:])
+        size = self.numbers(height, width).to(self.dtype).expand(len(noisy), -1)
         return {"resolution": size, "aspect_ratio": size[:, :1] / size[:, 1:]}
-
-    @functools.cache  # noqa: B019 - a model lives as long as its process, and a captured graph reads it
-    def _size(self, rows: int, columns: int) -> Tensor:
-        """(1, 2), on the device from the second call on: height and width in pixels."""
-        height, width = (side * self.first_stage.downsampling for side in (rows, columns))
-        return torch.tensor([[height, width]], device=self.device, dtype=self.dtype)
 
 
 class PixArtAlpha(PixArtSigma):

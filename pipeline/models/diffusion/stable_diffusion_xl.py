@@ -4,7 +4,6 @@ The U-Net attends to both encoders' states before their last layer, side by side
 projected state at the end of the prompt, and the picture's size before cropping, crop and size.
 """
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -67,16 +66,15 @@ class StableDiffusionXL(LatentModel):
 
     def predict(self, noisy: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None  # `embed` above makes it
-        sizes = self._sizes(noisy.shape[2], noisy.shape[3])
-        added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(noisy), -1)}
+        sizes = self._sizes(noisy).expand(len(noisy), -1)
+        added = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes}
         said = self.denoiser(noisy.to(self.dtype), times, conditioning.context.to(self.dtype), added_cond_kwargs=added)
         return said.sample.to(noisy.dtype)
 
-    @functools.cache  # noqa: B019 - a model lives as long as its process, and a captured graph reads it
-    def _sizes(self, rows: int, columns: int) -> Tensor:
-        """float32 (6,), on the device from the second call on: what latents of that size are said to be.
+    def _sizes(self, noisy: Tensor) -> Tensor:
+        """float32 (6,): what latents of that size are said to be.
 
         Training pictures come cropped and resized; they and samples alike are said to be whole pictures of their size.
         """
-        height, width = (side * self.first_stage.downsampling for side in (rows, columns))
-        return torch.tensor([height, width, 0, 0, height, width], device=self.device, dtype=torch.float32)
+        height, width = (side * self.first_stage.downsampling for side in noisy.shape[2:])
+        return self.numbers(height, width, 0, 0, height, width)
