@@ -8,8 +8,7 @@ Models of the published sizes have random weights: speed does not depend on them
 images_per_second   training pictures a second, a batch of 4 a slot, median step
 share_of_bare       that rate over the rate of a bare U-Net's forward and backward pass of the same batch
 peak_gib            most memory allocated during those steps
-plain               the same for a straightforward loop in the manner of diffusers' script (bench_trainers.py), one concept;
-                    not for sdxl
+plain               the same for a straightforward loop in the manner of diffusers' script (bench_trainers.py), one concept
 ..._graph, ..._blocks with the training step captured as CUDA graphs, and with the denoiser's blocks compiled, as time allows
 
 From the number on that does not fit into memory, gradient checkpointing is on. Then it tests whether a word learned twice has the
@@ -123,9 +122,8 @@ def measure(subject: Subject, bench: Bench, concepts: int, steps: int | None, co
             measure_faster(subject, loaded["backbone"], bench, "graph", into)
         loaded.clear()
         give_memory_back()
-        if subject.is_plain:
-            plain = functools.partial(plain_rate, subject, folder, bench, dtype)
-            bench.part(f"{name}: plain loop", plain, into["plain"])
+        plain = functools.partial(plain_rate, subject, folder, bench, dtype)
+        bench.part(f"{name}: plain loop", plain, into["plain"])
         if concepts:
             job = functools.partial(whole_job, subject, folder, bench, concepts, steps)
             bench.part(f"{name}: job", job, into["job"], most=bench.ends - time.monotonic() - TO_END)

@@ -83,8 +83,10 @@ class FastPasses:
         self._fast = self._plain
         for block in _blocks(self._denoiser):
             vars(block).pop("forward", None)
-        if self.mode == "blocks" and isinstance(self._denoiser, UNet2DConditionModel):
-            self._denoiser.to(memory_format=torch.contiguous_format)
+        if self.mode == "blocks":
+            torch.compiler.reset()  # which also counts as never compiled: torch gives up on code that it has compiled eight times
+            if isinstance(self._denoiser, UNet2DConditionModel):
+                self._denoiser.to(memory_format=torch.contiguous_format)
 
 
 def keep_compiled_code() -> None:

@@ -31,11 +31,6 @@ class Subject:
     concepts: int
     share: float
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the plain trainer knows it."""
-        return self.name != "sdxl"
-
 
 def slots_of(count: int, backbone: Backbone, settings: InversionSettings = ENDLESS) -> list[Slot]:
     side = settings.resolution or backbone.resolution

@@ -119,6 +119,25 @@ def test_compiled_blocks_give_the_same_gradients_and_compile_nothing_while_slots
     assert backbone.weights_digest() == digest
 
 
+# torch's own compiler looks at the .grad of tensors that have none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_every_batch_size_that_is_tried_is_compiled(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches sizes that torch no longer compiles, having compiled others before, and that are measured as if they were."""
+    counter = CompileCounterWithBackend("eager")
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda plain, **options: compile(plain, backend=counter, **options))
+    backbone = load_backbone(str(epsilon_model))
+    frames = []
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for batch in (1, 2, 3, 4):
+            before = counter.frame_count
+            backbone.make_faster("blocks", batch, PIXELS)
+            frames.append(counter.frame_count - before)
+    backbone.make_usual()
+    assert frames[0] > 0
+    assert frames == frames[:1] * 4
+
+
 def test_a_block_that_computes_something_else_is_not_used(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(plain: Callable[..., Any], **_: Any) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
