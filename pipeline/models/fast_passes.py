@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from pipeline.models.base import Conditioning
+from pipeline.models.device_memory import full_memory
 from pipeline.settings import FastMode
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -55,11 +56,12 @@ class FastPasses:
         self._denoiser, self._plain, self._fast = denoiser, predict, predict
         expected = _gradient(predict, *other)
         try:
-            if mode == "graph":
-                self._fast = _captured(predict, *example)
-            else:
-                _compile(denoiser, self.batch)
-            gradient = _gradient(self._fast, *other)
+            with full_memory():
+                if mode == "graph":
+                    self._fast = _captured(predict, *example)
+                else:
+                    _compile(denoiser, self.batch)
+                gradient = _gradient(self._fast, *other)
         except BaseException as error:
             self.undo()
             if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, Exception):

@@ -22,6 +22,7 @@ from pipeline.models.base import (
     split_at_placeholders,
 )
 from pipeline.models.configuration import refuse_over
+from pipeline.models.device_memory import full_memory
 from pipeline.models.families import FAMILIES
 from pipeline.models.fast_passes import FastPasses, Inputs
 from pipeline.models.find import Model, ModelError
@@ -205,6 +206,7 @@ class LatentModel(Backbone):
         return predicted
 
     @torch.no_grad()
+    @full_memory()
     def make_faster(self, mode: FastMode, batch: int, resolution: int) -> None:
         self.make_usual()
         example, other = (self._example(batch, resolution, seed, prompt) for seed, prompt in enumerate(("", "a cat")))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.models.base import Backbone, alias, in_its_place
-from pipeline.models.device_memory import give_memory_back
+from pipeline.models.device_memory import full_memory, give_memory_back
 from pipeline.protocols import Protocol
 from pipeline.records import AGAINST, OUT, Concept
 from pipeline.sampling.prompting import Request
@@ -147,7 +147,8 @@ class PicturePool:
             return
         batch, full = self._begun, False
         try:
-            next(batch.steps)
+            with full_memory():
+                next(batch.steps)
         except StopIteration as end:
             for (_, future), pixels in zip(batch.pictures, end.value, strict=False):  # without what filled the batch up
                 future.set_result(pixels)

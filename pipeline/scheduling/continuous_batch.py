@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.models.base import Backbone
-from pipeline.models.device_memory import give_memory_back
+from pipeline.models.device_memory import full_memory, give_memory_back
 from pipeline.records import Word
 from pipeline.sampling.picture_pool import PicturePool, Wanted
 from pipeline.store.checkpoints import Checkpoint
@@ -225,7 +225,8 @@ class ContinuousBatch:
 def _with_room(call: Callable[[], Result]) -> Result:
     """What `call` returns. Tried twice if memory runs out: the allocator still holds much of a step's memory at first."""
     try:
-        return call()
+        with full_memory():
+            return call()
     except torch.OutOfMemoryError:
         pass
     give_memory_back()

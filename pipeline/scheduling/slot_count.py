@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.models.base import Backbone
-from pipeline.models.device_memory import give_memory_back
+from pipeline.models.device_memory import full_memory, give_memory_back
 from pipeline.protocols import Protocol
 from pipeline.records import Concept
 from pipeline.sampling.sampler import SamplerSettings, sample
@@ -88,6 +88,7 @@ def _rates(backbone: Backbone, settings: InversionSettings, concepts: int) -> tu
     return rates, False
 
 
+@full_memory()
 def step_rate(backbone: Backbone, settings: InversionSettings, count: int) -> float:
     """Concept-steps a second with `count` concepts in the batch."""
     side = settings.resolution or backbone.resolution
@@ -135,7 +136,9 @@ def most_that_fit(taken: Callable[[int], float], room: float) -> int:
     best = 1
     for count in CANDIDATES:
         try:
-            if taken(count) > room:
+            with full_memory():
+                too_much = taken(count) > room
+            if too_much:
                 break
         except torch.OutOfMemoryError:
             break

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.base import Backbone
-from pipeline.models.device_memory import give_memory_back
+from pipeline.models.device_memory import full_memory, give_memory_back
 from pipeline.records import StoppedBy, Word
 from pipeline.store.checkpoints import Checkpoint
 from pipeline.training import adam, directional
@@ -84,6 +84,7 @@ def _copied(value: Tensor) -> np.ndarray:
     return value.detach().cpu().numpy().copy()
 
 
+@full_memory()
 def losses(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> Tensor:
     """(K,): each slot's mean squared error over its own pictures, as many for each, in one pass through the model."""
     return _errors(backbone, _stacked(slots, "words"), batch_of(backbone, slots, draws)).view(len(slots), -1).mean(1)
@@ -107,6 +108,7 @@ def _errors(backbone: Backbone, words: Mapping[str, Tensor], batch: Batch) -> Te
     return squares.mean((1, 2, 3))
 
 
+@full_memory()
 def train_step(backbone: Backbone, slots: list[Slot]) -> list[tuple[Slot, Word | InversionError]]:
     """One optimiser step of every slot; returns those that came to their end with it.
 

@@ -23,6 +23,7 @@ from pipeline.training.inversion import InversionError, new_slot, train_step
 from tests.tiny_model import PIXELS
 
 BATCH = 2
+INJECTED = torch.OutOfMemoryError("CUDA out of memory (injected)")
 SHORT = InversionSettings(steps=6, early_stop="settled", batch_size=BATCH, learning_rate=5e-3)
 
 
@@ -32,7 +33,7 @@ def backbone(epsilon_model: Path) -> Backbone:
     return load_backbone(str(epsilon_model))
 
 
-def hold(backbone: Backbone, training: int, looking: int = 10_000) -> list[int]:
+def hold(backbone: Backbone, training: int, looking: int = 10_000, error: RuntimeError = INJECTED) -> list[int]:
     """Lets the model run out of memory above so many pictures, with gradients and without; returns the sizes it was given."""
     sizes: list[int] = []
     original = backbone.predict
@@ -40,7 +41,7 @@ def hold(backbone: Backbone, training: int, looking: int = 10_000) -> list[int]:
     def predict(noisy: Tensor, times: Tensor, conditioning: Any) -> Tensor:
         most = training if torch.is_grad_enabled() else looking
         if len(noisy) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+            raise type(error)(*error.args)
         sizes.append(len(noisy))
         return original(noisy, times, conditioning)
 
@@ -86,6 +87,26 @@ def test_running_out_of_memory_costs_no_concept_and_changes_no_word(
         assert (one.steps, one.stopped_by) == (other.steps, other.stopped_by)
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         np.testing.assert_allclose(one.vectors["text_encoder"], other.vectors["text_encoder"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.",
+    ],
+)
+def test_memory_that_another_allocator_finds_full_costs_no_concept_either(said: str, backbone: Backbone) -> None:
+    hold(backbone, 2 * BATCH, 8, RuntimeError(said))
+    assert all(isinstance(word, Word) for word in learn(backbone, 8, 4))
+
+
+def test_another_error_of_a_step_is_its_concepts(backbone: Backbone) -> None:
+    """Catches a fault of the device that is tried again and again as if fewer slots could help."""
+    hold(backbone, 0, error=RuntimeError("CUDA error: device-side assert triggered"))
+    assert [str(end) for end in learn(backbone, 2, 2)] == ["CUDA error: device-side assert triggered"] * 2
 
 
 def test_slots_are_halved_and_stay_so(backbone: Backbone) -> None:
