@@ -41,6 +41,7 @@ def test_many_keys_go_to_the_fused_kernel_and_few_do_not(keys: int | None, fused
     assert any("scaled_dot_product_attention" in event.key for event in profiled.key_averages()) == fused
 
 
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
 @pytest.mark.parametrize("family", ["pixart", "chroma", "z_image", "qwen_image"])
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_mask_that_nobody_looks_at_hides_the_same_padding(family: str, padded: bool, tmp_path: Path) -> None:
