@@ -49,7 +49,8 @@ def whole_job(subject: Subject, folder: Path, bench: Bench, concepts: int, steps
     return {
         "concepts": concepts, "failed": len(result.failures), "steps": settings.steps, "seconds": round(result.seconds, 1),
         "concepts_per_hour": round(3600 * len(result.done) / result.seconds),
-        "gpu_busy": busy.share(reached.get("training", 0.0), reached["last_word"]), "gpu_busy_of_all": busy.share(0, result.seconds),
+        "gpu_busy": busy.share(reached.get("training", 0.0), reached["last_word"]),
+        "gpu_busy_of_all": busy.share(0, result.seconds),
         "seconds_until": reached, "seconds_of_a_workers_start": made["seconds_of_a_workers_start"],
     }  # fmt: skip
 
