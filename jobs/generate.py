@@ -91,7 +91,9 @@ def request_of(arguments: argparse.Namespace) -> PictureRequest:
     try:
         return PictureRequest(
             run=arguments.run,
-            prompts=(*arguments.prompt, *(_lines(arguments.prompts) if arguments.prompts else ())),
+            prompts=tuple(
+                dict.fromkeys((*arguments.prompt, *(_lines(arguments.prompts) if arguments.prompts else ())))
+            ),
             word_files=tuple(arguments.word),
             blends=tuple(map(_blend, arguments.blend)),
             negative=" ".join(arguments.negative.split()),

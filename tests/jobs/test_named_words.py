@@ -30,8 +30,24 @@ def test_a_words_name_without_its_brackets_is_refused_with_what_to_write(prompt:
 
 def test_beside_another_word_it_is_said_and_other_prompts_are_left_alone() -> None:
     assert _bare_words(["<red-taxi> and an owl"], KNOWN) == [("<red-taxi> and an owl", "<owl>")]
-    for prompt in ("a photo of <owl>", "<OWL> as an owl", "a photo of sks", "a photo of owls", "an owlet"):
+    for prompt in (
+        "a photo of <owl>",
+        "<OWL> as an owl",
+        "a photo of sks",
+        "an owlet",
+        "a taxi in red",
+        "<owl> and owls",
+    ):
         assert _bare_words([prompt], KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [("three Owls", "<owl>"), ("a red taxi", "<red-taxi>"), ("Red Taxis at night", "<red-taxi>"), ("red_taxi", "<red-taxi>")],
+)  # fmt: skip
+def test_a_words_name_in_the_plural_or_apart_is_said_and_drawn(prompt: str, word: str) -> None:
+    """Catches pictures of any owls, taken for pictures of this one; they may be meant, so nothing is refused."""
+    assert _bare_words([prompt], KNOWN) == [(prompt, word)]
 
 
 def test_a_second_call_has_a_folder_of_its_own(tmp_path: Path) -> None:

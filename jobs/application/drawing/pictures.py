@@ -233,13 +233,16 @@ def _retired(placeholder: str, run: RunFolder) -> RetiredWord | None:
 
 
 def _bare_words(prompts: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
-    """(prompt, word) where the word's name stands without its brackets beside another word.
+    """(prompt, word) where the word's name stands without its brackets beside another word, in the plural, or as words of its own
+    ("red taxis" for <red-taxi>).
 
-    Raises ValueError for a prompt with such a name and no word at all: what is meant can hardly be the plain text.
+    Raises ValueError for a prompt with just such a name and no word at all: what is meant can hardly be the plain text.
     """
     from pipeline.sampling.generation import words_in
 
     names = {word[1:-1].lower(): word for word in known if word.startswith("<") and word.endswith(">")}
+    apart = {" ".join(re.split(r"[-_.]+", name)): word for name, word in names.items()}
+    longest = max((name.count(" ") + 1 for name in apart), default=0)
     uses = []
     for prompt in prompts:
         used = words_in(prompt, list(known))
@@ -252,6 +255,10 @@ def _bare_words(prompts: Sequence[str], known: Sequence[str]) -> list[tuple[str,
                 f"prompt {prompt!r}: {bare[0][1:-1]} without brackets is plain text, not the word {bare[0]}; write "
                 f"{bare[0]}, or describe the thing in other words"
             )
+        parts = re.findall(r"[^\W_]+", plain.lower())
+        phrases = (" ".join(parts[at : at + count]) for at in range(len(parts)) for count in range(1, longest + 1))
+        forms = ((each, each.removesuffix("s"), each.removesuffix("es")) for each in phrases)
+        bare += [apart[each] for some in forms for each in some if each in apart]
         uses += [(prompt, word) for word in dict.fromkeys(bare) if word not in used]
     return uses
 
