@@ -18,7 +18,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.api import Gate, Limits, NotStartedError, Placement, RunRequest, RunResult, TooManyFailuresError, invert
-from jobs.application.night.plan_run import lines_of_plan, plan_run
+from jobs.application.night.plan_run import PlannedRun, lines_of_plan, plan_run
 from jobs.application.recorded import ending_of
 from jobs.application.requests import require
 from jobs.cli.log import Log, open_log
@@ -85,12 +85,16 @@ def show_plan(request: RunRequest, price: float | None, log: Log) -> int:
     except NotStartedError as error:
         log.complain("not started", f"this could not be started.\n{error}")
         return NOT_STARTED
+    say_plan(planned, log)
+    return ALL_DONE
+
+
+def say_plan(planned: PlannedRun, log: Log) -> None:
     log.say(
         "plan", paragraph(lines_of_plan(planned)), new=planned.new, changed=planned.changed, again=planned.again, gone=planned.gone,
         returned=planned.returned, failed={name: failure.reason for name, failure in planned.failed.items()}, done=planned.done,
         seconds=planned.seconds, workers=planned.workers, measured=planned.rate.measured, money=planned.money,
     )  # fmt: skip
-    return ALL_DONE
 
 
 def request_of(arguments: argparse.Namespace) -> RunRequest:

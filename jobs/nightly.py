@@ -33,7 +33,7 @@ from jobs.api import (
     evaluate,
 )
 from jobs.application.night.alerts import AlertError, Alerts
-from jobs.application.night.plan_run import lines_of_plan, plan_run
+from jobs.application.night.plan_run import PlannedRun, lines_of_plan, plan_run
 from jobs.application.requests import require
 from jobs.cli.log import Log, show_log
 from jobs.invert_all import ALL_DONE, CUT_SHORT, GATE_SAID_NO, NOT_STARTED, SOME_FAILED
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     if arguments.plan:
-        return invert_all.start(arguments, worker, skip_invalid=True)
+        return _plan(arguments, log)
     code, run, scored = _night(arguments, log, worker)
     url = without_credentials(run.url if run else arguments.output or default_output(arguments.manifest))
     try:
@@ -123,19 +123,36 @@ def main(argv: Sequence[str] | None = None, worker: "type[WorkerProcess] | None"
     return code
 
 
+def _plan(arguments: argparse.Namespace, log: Log) -> int:
+    """Says what the night would do; it refuses what the night would refuse. Returns the exit code."""
+    try:
+        _, _, planned = _prepared(arguments, log)
+    except (NotStartedError, StorageError, ValueError) as error:
+        log.complain("not started", f"this could not be started.\n{error}")
+        return NOT_STARTED
+    invert_all.say_plan(planned, log)
+    return ALL_DONE
+
+
+def _prepared(arguments: argparse.Namespace, log: Log) -> tuple[RunRequest, EvaluationRequest, PlannedRun]:
+    """Raises NotStartedError, StorageError and ValueError for what would be refused, the end of the night included."""
+    require("--price-per-hour", arguments.price_per_hour, 0, invert_all.MOST_PRICE)
+    request = invert_all.request_of(arguments)
+    # A bad row must not cost the others their night; it is a failure like any other.
+    gate, output = replace(request.gate, asked=True), request.output or default_output(request.manifest)
+    request = replace(request, gate=gate, output=output, skip_invalid=True)
+    evaluation = _evaluation_of(arguments, request)
+    planned = plan_run(request, arguments.price_per_hour, log)
+    check_night(evaluation, planned.columns)
+    return request, evaluation, planned
+
+
 def _night(
     arguments: argparse.Namespace, log: Log, worker: "type[WorkerProcess] | None"
 ) -> tuple[int, RunResult | None, EvaluationResult | None]:
     """The exit code, and what the run and the evaluation came to, as far as they came."""
     try:
-        require("--price-per-hour", arguments.price_per_hour, 0, invert_all.MOST_PRICE)
-        request = invert_all.request_of(arguments)
-        # A bad row must not cost the others their night; it is a failure like any other.
-        gate, output = replace(request.gate, asked=True), request.output or default_output(request.manifest)
-        request = replace(request, gate=gate, output=output, skip_invalid=True)
-        evaluation = _evaluation_of(arguments, request)
-        planned = plan_run(request, arguments.price_per_hour, log)
-        check_night(evaluation, planned.columns)
+        request, evaluation, planned = _prepared(arguments, log)
         log.say("plan", paragraph(lines_of_plan(planned)[1:]))
     except (NotStartedError, StorageError, ValueError) as error:
         log.complain("not started", f"nothing was started.\n{error}")

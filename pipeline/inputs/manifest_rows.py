@@ -300,5 +300,6 @@ def _check_names(names: Iterable[str], columns: Sequence[str], required: Sequenc
                 f"the column {shortened(near[guess[0]])} is nearly {column!r}; rename it to that, or to something else"
             )
     if complaints:
-        other = f"; --column {columns[0]}=NAME reads one of another name" if present.isdisjoint(required) else ""
+        missing = [column for column in required if column not in present]
+        other = f"; --column {missing[0]}=NAME reads one of another name" if missing else ""
         raise BrokenFileError(f"{'. '.join(complaints)}. Columns here: {_listed(present)}{other}")

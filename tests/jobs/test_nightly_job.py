@@ -146,6 +146,8 @@ def test_the_plan_of_a_night_sets_bad_rows_aside_as_the_night_does(
     assert "new       1: owl" in said
     assert "line 3: line 3" in said
     assert re.search(r"money     about \d+\.\d\d, at 2 an hour and worker", said)
+    assert main([str(tmp_path / "manifest.csv"), *options, "--group-by", "shop"]) == 2
+    assert "there is no column 'shop' to group by" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -202,7 +202,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {  # the file's name and bytes ->
     "no column for the images": (
         "m.csv",
         b"concept,group\ncat,x\n",
-        "the column 'images' is missing. Columns here: concept",
+        "the column 'images' is missing. Columns here: concept, group; --column images=NAME reads one of another name",
     ),
     "columns in capitals": ("m.csv", b"Concept,Images\ncat,a/\n", '\'concept\' is missing.*by "Concept".*by "Images"'),
     "a near miss": ("m.csv", b"concepts,imgs\ncat,a/\n", "'concept' is missing.*by \"concepts\""),
