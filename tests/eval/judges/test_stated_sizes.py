@@ -12,9 +12,9 @@ from eval.judges.transformers_folder import load_transformers
 from eval.judges.vision_language import load_vision_language
 from jobs.bench.peak import peak_of
 from pipeline.models.configuration import ConfigurationError
+from tests.answering_judges import save_answering_judge
 from tests.eval.judges.test_clip_folder import change
 from tests.eval.judges.test_transformers_folder import KINDS, save_tiny_judge
-from tests.eval.judges.test_vision_language import save_tiny_llava
 
 TRIED = (
     "from pathlib import Path\nfrom contextlib import suppress\n{imported}\n"
@@ -118,7 +118,7 @@ def test_each_kind_of_judge_is_held_to_its_weights(kind: str, tmp_path: Path) ->
 def test_a_judge_of_texts_is_held_to_its_weights(
     file: str, entries: dict[str, Any], inside: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    folder = save_tiny_llava(tmp_path / "llava")
+    folder = save_answering_judge(tmp_path / "llava")
     load_vision_language(f"vqa:{folder}")
     change(folder / file, entries, *inside)
     with pytest.raises(ValueError, match=said):

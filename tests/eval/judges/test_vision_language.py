@@ -1,4 +1,4 @@
-"""VQAScore by a tiny LLaVA of random weights, built by transformers, and by one that is set to answer by brightness."""
+"""VQAScore by tiny models of random weights, one a family, built by transformers; and by ones that answer by brightness."""
 
 import json
 from pathlib import Path
@@ -9,60 +9,33 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from eval.judges.vision_language import QUESTION, VisionLanguageJudge, load_vision_language
+from eval.judges.vision_language import CHATS, VisionLanguageJudge, load_vision_language
 from eval.scores.score_run import Judgement, load_judge
 from pipeline.models.configuration import ConfigurationError
 from pipeline.protocols import QUICK
+from tests.answering_judges import FAMILIES, save_answering_judge
 
-SIDE = 32
-ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
-
-
-def save_tiny_llava(folder: Path) -> Path:
-    tokenizer: Any = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer: Any = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<pad>", "<s>", "</s>", "<image>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(["Yes yes No no"] * 50, trainer)
-    fast: Any = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
-    processor: Any = transformers.LlavaProcessor(
-        image_processor=transformers.CLIPImageProcessor(
-            size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-        ),
-        tokenizer=fast, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=ENDLESS,
-    )  # fmt: skip
-    processor.save_pretrained(folder)
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: Any = transformers.LlavaForConditionalGeneration(
-            transformers.LlavaConfig(
-                vision_config=transformers.CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=8),
-                text_config=transformers.LlamaConfig(**sizes, vocab_size=len(fast), max_position_embeddings=512),
-                image_token_index=fast.convert_tokens_to_ids("<image>"), image_seq_length=16, vision_feature_layer=-1,
-            )
-        )  # fmt: skip
-    model.save_pretrained(folder)
-    return folder
+ASKED = 'Does this figure show "a cat"? Please answer yes or no.'
+# What each family is asked, written out.
+WORDED = {
+    "llava": f"USER: <image>\n{ASKED} ASSISTANT:",
+    "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|>"
+    f"<|vision_end|>{ASKED}<|im_end|>\n<|im_start|>assistant\n",
+    "paligemma": f"<image>{ASKED}",
+    "blip-2": f"Question: {ASKED} Answer:",
+    "instructblip": f"Question: {ASKED}",
+}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: save_answering_judge(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def folder(folders: dict[str, Path]) -> Path:
+    return folders["llava"]
 
 
 @pytest.fixture(scope="module")
@@ -70,50 +43,89 @@ def judge(folder: Path) -> VisionLanguageJudge:
     return load_vision_language(f"vqa:{folder}")
 
 
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def grey(*shades: int) -> list[Image.Image]:
     return [Image.fromarray(np.full((48, 40, 3), shade, np.uint8)) for shade in shades]
 
 
-def test_the_score_is_the_share_of_yes_in_transformers_own_next_word(folder: Path, judge: VisionLanguageJudge) -> None:
-    processor: Any = transformers.AutoProcessor.from_pretrained(folder)
-    model: Any = transformers.LlavaForConditionalGeneration.from_pretrained(folder).eval()
-    assert QUESTION.format("a cat") == 'Does this figure show "a cat"? Please answer yes or no.'
-    asked = f"USER: <image>\n{QUESTION.format('a cat')} ASSISTANT:"
-    prepared = processor(images=grey(200), text=asked, return_tensors="pt")
-    with torch.no_grad():
-        shares = model(**prepared).logits[0, -1].softmax(0)
+def test_the_score_is_the_share_of_yes_in_the_first_word_that_transformers_generates(
+    family: str, folders: dict[str, Path]
+) -> None:
+    """Catches a wording that a family does not take, a picture it does not see, and an answer read at the wrong place."""
+    processor: Any = transformers.AutoProcessor.from_pretrained(folders[family])
+    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folders[family]).eval()
+    (picture,) = grey(200)
+    prepared = processor(images=picture, text=[WORDED[family]], return_tensors="pt")
+    prepared.pop("labels", None)
+    written = model.generate(
+        **prepared, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
     spelled = processor.tokenizer.convert_tokens_to_ids(["Yes", "yes", "Ġyes"])  # " Yes" is two tokens here
     assert processor.tokenizer.unk_token_id not in spelled
-    expected = float(shares[spelled].sum())
-    assert judge.probabilities(grey(200), ["a cat"])[0] == pytest.approx(expected, rel=1e-4)
+    expected = float(written.logits[0].softmax(-1)[0, spelled].sum())
+    ours = load_vision_language(f"vqa:{folders[family]}")
+    assert ours.probabilities([picture], ["a cat"])[0] == pytest.approx(expected, rel=1e-4)
+    assert ours.probabilities(grey(0), ["a cat"])[0] != pytest.approx(expected, rel=1e-6)
 
 
-def test_a_batch_of_long_and_short_texts_scores_as_each_of_them_alone(judge: VisionLanguageJudge) -> None:
+def test_a_batch_of_long_and_short_texts_scores_as_each_of_them_alone(family: str, folders: dict[str, Path]) -> None:
     """Catches padding that the model reads as words, and answers that go to other pictures."""
-    pictures = grey(*range(0, 250, 25))
-    texts = ["a cat" if place % 2 else f"a long sentence on cat {place} at night, on grass" for place in range(10)]
+    judge, pictures = load_vision_language(f"vqa:{folders[family]}"), grey(*range(0, 250, 25))
+    texts = ["a cat" if place % 2 else f"a long sentence on cat {place % 4} at night, on grass" for place in range(10)]
     alone = [judge.probabilities([one], [text])[0] for one, text in zip(pictures, texts, strict=True)]
     assert len(set(alone)) == 10
-    np.testing.assert_allclose(judge.probabilities(pictures, texts), alone, rtol=1e-3)
+    np.testing.assert_allclose(judge.probabilities(pictures, texts), alone, rtol=1e-5)
     assert judge.probabilities([], []).shape == (0,)
 
 
-def test_a_judge_whose_yes_is_brightness_orders_pictures_by_it(tmp_path: Path) -> None:
-    """The weights of its answer are set along what a light picture changes before the answer, so that the order is certain."""
-    judge: Any = load_vision_language(f"vqa:{save_tiny_llava(tmp_path)}")
-    model: Any = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path)
-    prepared = judge._processor(
-        images=grey(0, 255), text=[judge._chat.format(QUESTION.format("a light"))] * 2, return_tensors="pt"
-    )
-    with torch.no_grad():
-        dark, light = model(**prepared, output_hidden_states=True).hidden_states[-1][:, -1]
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[judge._yes] = (light - dark) * 100
-    model.save_pretrained(tmp_path)
+def test_a_judge_whose_yes_is_brightness_orders_pictures_by_it(family: str, folders: dict[str, Path]) -> None:
+    """Its answer is made to depend on what a light picture changes before the answer alone, so that the order is certain."""
+    judge: Any = load_vision_language(f"vqa:{folders[family]}")
+    head, seen = judge._model.get_output_embeddings(), []
+    watched = head.register_forward_hook(lambda _, states, __: seen.append(states[0][:, -1]))
+    judge.probabilities(grey(0, 255), ["a light"] * 2)
+    watched.remove()
+    dark, light = seen[0]
+
+    def by_brightness(_: Any, states: Any, logits: torch.Tensor) -> torch.Tensor:
+        along = (states[0] - (dark + light) / 2) @ (light - dark) / (light - dark).square().sum()
+        told = torch.zeros_like(logits)
+        told[..., judge._yes] = 10 * along.unsqueeze(-1)
+        return told
+
+    head.register_forward_hook(by_brightness)
     noise = np.random.default_rng(0).integers(0, 40, (6, 48, 48, 3), dtype=np.uint8)
-    pictures = [*noise[:3], *(255 - noise[3:])]
-    answers = load_vision_language(f"vqa:{tmp_path}").probabilities(pictures, ["a light"] * 6)
+    answers = judge.probabilities([*noise[:3], *(255 - noise[3:])], ["a light"] * 6)
     assert answers[:3].max() < answers[3:].min()
+
+
+@pytest.mark.parametrize("kind", sorted(CHATS))
+def test_a_wording_holds_the_question_once_and_is_one_of_a_model_that_transformers_has(kind: str) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    assert CHATS[kind].count("{}") == 1
+    assert kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def test_a_second_tokenizer_is_part_of_the_fingerprint_and_may_run_no_code(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for path in folders["instructblip"].rglob("*"):
+        if path.is_file():
+            (tmp_path / path.relative_to(folders["instructblip"])).parent.mkdir(exist_ok=True)
+            (tmp_path / path.relative_to(folders["instructblip"])).write_bytes(path.read_bytes())
+    before = load_vision_language(f"vqa:{tmp_path}").fingerprint
+    inside = tmp_path / "qformer_tokenizer" / "tokenizer_config.json"
+    told = json.loads(inside.read_text())
+    inside.write_text(json.dumps({**told, "clean_up_tokenization_spaces": True}))
+    assert load_vision_language(f"vqa:{tmp_path}").fingerprint != before
+    inside.write_text(json.dumps({**told, "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
+    with pytest.raises(ConfigurationError, match="'auto_map'"):
+        load_vision_language(f"vqa:{tmp_path}")
 
 
 def test_the_fingerprint_follows_the_weights_and_the_question_and_not_the_path(
@@ -142,7 +154,7 @@ def test_a_text_that_holds_a_picture_of_its_own_is_refused(judge: VisionLanguage
         ),
         ({"vision_config": {"model_type": "vitdet"}}, "model_type of its vision_config is 'vitdet'"),
         ({"text_config": {"model_type": "rag"}}, "model_type of its text_config is 'rag'"),
-        ({"model_type": "blip-2"}, "model_type is 'blip-2'; models that answer questions are llava"),
+        ({"model_type": "git"}, "model_type is 'git'; models that answer questions are llava"),
     ],
 )
 def test_a_folder_that_would_have_anything_else_run_is_refused(

@@ -12,7 +12,7 @@ from pipeline.records import AGAINST, Concept, Sample, SampleKind
 from pipeline.sampling.grid import encode_png
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage
-from tests.eval.judges.test_vision_language import save_tiny_llava
+from tests.answering_judges import save_answering_judge
 from tests.tiny_run import NAMES, PROTOCOL, evaluate, learn, rows_of, summary
 
 
@@ -21,7 +21,7 @@ def test_a_run_is_scored_once_and_shows_a_figure_of_this_judge_alone(epsilon_mod
     torch.set_num_threads(1)
     run = RunFolder(Storage(str(tmp_path / "run")))
     learn(run, epsilon_model, dict.fromkeys(NAMES, 1))
-    judgement = Judgement(PROTOCOL, "tiny", "m0", f"vqa:{save_tiny_llava(tmp_path / 'llava')}")
+    judgement = Judgement(PROTOCOL, "tiny", "m0", f"vqa:{save_answering_judge(tmp_path / 'llava')}")
     judge = load_judge(judgement.clip)
     assert evaluate(run, judgement, judge) == len(NAMES)
     assert evaluate(run, judgement, judge) == 0
