@@ -33,32 +33,34 @@ class ImageScorer(typing.Protocol):
 Judge = ImageScorer | VisionLanguageJudge
 
 
-@dataclass(frozen=True, slots=True)
-class WithoutBackground:
-    """Features of pictures whose background is white: training images, and the plain prompt's by the learned and untrained word."""
-
-    training: Floats
-    plain: Floats
-    untrained: Floats
+# Kinds of pictures that are compared without their background.
+ALONE: tuple[SampleKind, ...] = ("training", "reconstruction", "untrained", "edit")
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One concept's samples, by kind, prompt and index, with their features (N, D), rows of length one.
 
-    without_background: None if the judge has no features of patches.
+    without_background: (N, D), of the same pictures on white, nan for kinds that are not in ALONE; None if the judge has no
+    features of patches.
     """
 
     concept: str
     samples: tuple[Sample, ...]
     features: Floats
-    without_background: WithoutBackground | None = None
+    without_background: Floats | None = None
 
     def of(self, kind: SampleKind, prompt: str | None = None) -> Floats:
         """The samples of one kind, for one prompt or for all."""
-        return self.features[
-            [sample.kind == kind and (prompt is None or sample.prompt == prompt) for sample in self.samples]
-        ]
+        return self.features[self._are(kind, prompt)]
+
+    def alone(self, kind: SampleKind, prompt: str | None = None) -> Floats:
+        """The same without their background, which the judge must be able to take away."""
+        assert self.without_background is not None
+        return self.without_background[self._are(kind, prompt)]
+
+    def _are(self, kind: SampleKind, prompt: str | None) -> list[bool]:
+        return [sample.kind == kind and (prompt is None or sample.prompt == prompt) for sample in self.samples]
 
     @property
     def plain_prompt(self) -> str:
@@ -116,16 +118,15 @@ def _with_noun(sample: Sample, concept: Concept) -> str:
     return " ".join(in_its_place(sample.prompt, concept.placeholder, noun).split())
 
 
-def _without_background(samples: Sequence[Sample], scorer: PatchScorer) -> WithoutBackground:
-    plain_prompt = next(each.prompt for each in samples if each.kind == "reconstruction")
-    training, plain, untrained = (
-        [each for each in samples if each.kind == kind and each.prompt == prompt]
-        for kind, prompt in (("training", ""), ("reconstruction", plain_prompt), ("untrained", plain_prompt))
-    )
-    pictures = [[_decoded(each) for each in some] for some in (training, [*plain, *untrained])]
-    masks = [decode_drawn_mask(each.png) for each in training]
-    own, drawn = without_background(pictures[0], masks, pictures[1], scorer)
-    return WithoutBackground(own, drawn[: len(plain)], drawn[len(plain) :])
+def _without_background(samples: Sequence[Sample], scorer: PatchScorer) -> Floats:
+    training = [place for place, each in enumerate(samples) if each.kind == "training"]
+    drawn = [place for place, each in enumerate(samples) if each.kind in ALONE and each.kind != "training"]
+    pictures = [[_decoded(samples[place]) for place in some] for some in (training, drawn)]
+    masks = [decode_drawn_mask(samples[place].png) for place in training]
+    own, others = without_background(pictures[0], masks, pictures[1], scorer)
+    features = np.full((len(samples), own.shape[1]), np.nan, np.float32)
+    features[training], features[drawn] = own, others
+    return features
 
 
 def encode_samples(samples: Sequence[Sample], scorer: ImageScorer) -> Floats:

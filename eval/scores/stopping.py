@@ -135,8 +135,5 @@ def cut(encoded: Encoded, counts: Mapping[Prompt, int | None]) -> Encoded:
             )
     keep = [each.index < (counts.get((each.kind, each.prompt)) or math.inf) for each in encoded.samples]
     samples = tuple(each for each, kept in zip(encoded.samples, keep, strict=True) if kept)
-    alone = encoded.without_background
-    if alone is not None:
-        plain = [each.kind == "reconstruction" for each in encoded.samples]
-        alone = replace(alone, plain=alone.plain[np.array(keep)[plain]])
+    alone = None if encoded.without_background is None else encoded.without_background[keep]
     return replace(encoded, samples=samples, features=encoded.features[keep], without_background=alone)

@@ -60,7 +60,8 @@ def test_a_run_leaves_the_whole_run_folder(run: Path) -> None:
         "training", "reconstruction", "edit", "untrained", "noun", "wordless"
     }  # fmt: skip
     assert set(table(run, "scores")["metric"]) == {
-        "image_similarity", "text_similarity", "diversity", "masked_image_similarity", "subject_fidelity", "effect", "copies"
+        "image_similarity", "text_similarity", "diversity", "masked_image_similarity", "masked_subject_fidelity",
+        "subject_fidelity", "effect", "copies",
     }  # fmt: skip
     assert list((run / "_attempts").iterdir()) == [], "what the tables hold must not lie about twice"
 

@@ -11,11 +11,11 @@ from pipeline.protocols import Protocol
 
 def measure(encoded: Encoded, texts: ClipScorer | None) -> Iterator[Measurement]:
     """Yields nothing if the judge has no features of patches."""
-    alone = encoded.without_background
-    if alone is not None:
-        values = image_similarity(alone.plain, alone.training)
-        floor = mean(image_similarity(alone.untrained, alone.training))
-        yield Measurement(encoded.plain_prompt, values, floor, training_ceiling(alone.training))
+    if encoded.without_background is not None:
+        training, prompt = encoded.alone("training"), encoded.plain_prompt
+        values = image_similarity(encoded.alone("reconstruction"), training)
+        floor = mean(image_similarity(encoded.alone("untrained", prompt), training))
+        yield Measurement(prompt, values, floor, training_ceiling(training))
 
 
 def expected(protocol: Protocol, reads_texts: bool) -> bool:

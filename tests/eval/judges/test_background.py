@@ -114,6 +114,37 @@ def test_a_mask_is_kept_as_the_alpha_of_a_training_image_and_the_concept_is_scor
     assert masked.floor < masked.value <= masked.ceiling + 1e-6
 
 
+@pytest.mark.parametrize("masked", [True, False], ids=["masks", "the judge alone"])
+def test_a_concept_in_a_new_scene_is_scored_without_the_scene(masked: bool) -> None:
+    """Catches the plain prompt's pictures in place of the edits', and prompts that are mixed up."""
+    seen, own, others = [drawing("my-teapot", 0), drawing("my-teapot", 1)], drawing("my-teapot", 2), drawing("bus", 0)
+    training = [
+        np.dstack([np.asarray(each), np.asarray(shape_of(each))]) if masked else np.asarray(each) for each in seen
+    ]
+    grass, lawn = "a <x> on the grass", "the <x> on a lawn"
+    samples = [
+        *(Sample("x", "training", "", "", index, 0, encode_png(each)) for index, each in enumerate(training)),
+        *(
+            Sample("x", kind, prompt, prompt.replace(" <x>", ""), 0, 0, encode_png(np.asarray(picture)))
+            for kind, prompt, picture in (
+                ("reconstruction", "a <x>", own), ("untrained", "a <x>", others), ("noun", "a <x>", others),
+                ("edit", grass, on_grass(own)), ("untrained", grass, on_grass(others)),
+                ("edit", lawn, on_grass(others)), ("untrained", lawn, on_grass(own)),
+            )
+        ),
+    ]  # fmt: skip
+    judge = load_clip()
+    scores = score_concept(encode_concept(samples, judge), judge, np.random.default_rng(0))
+    alone = {each.prompt: each for each in scores if each.metric == "masked_subject_fidelity"}
+    assert set(alone) == {grass, lawn}
+    assert alone[grass].value == pytest.approx(alone[lawn].floor)
+    assert alone[grass].value > alone[grass].floor + 0.1
+    assert alone[lawn].value == pytest.approx(alone[grass].floor)
+    (raw,) = (each for each in scores if each.metric == "subject_fidelity")
+    assert raw.value == pytest.approx(raw.floor)
+    assert (alone[grass].value + alone[lawn].value) / 2 > raw.value
+
+
 def test_the_patches_of_a_dino_are_in_their_places(tmp_path: Path) -> None:
     """The patch that differs between two pictures is the one whose features differ most."""
     torch.set_num_threads(1)
