@@ -54,7 +54,7 @@ def qwen2_vl() -> tuple[Any, Any]:
         "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
     )  # fmt: skip
     words = tokenizer(*special)
-    limits = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
+    limits: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
     processor: Any = transformers.Qwen2VLProcessor(
         image_processor=transformers.Qwen2VLImageProcessor(**limits),
         tokenizer=words,
@@ -78,7 +78,7 @@ def paligemma() -> tuple[Any, Any]:
     pictures.image_seq_length = 16
     processor: Any = transformers.PaliGemmaProcessor(pictures, words)
     config: Any = transformers.PaliGemmaConfig(
-        vision_config=transformers.SiglipVisionConfig(**SIZES, image_size=SIDE, patch_size=8, projection_dim=32),
+        vision_config={**SIZES, "image_size": SIDE, "patch_size": 8, "projection_dim": 32, "model_type": "siglip_vision_model"},
         text_config=transformers.GemmaConfig(**SIZES, num_key_value_heads=2, head_dim=16, vocab_size=len(words)),
         image_token_index=words.convert_tokens_to_ids("<image>"), projection_dim=32, hidden_size=32,
     )  # fmt: skip
@@ -110,10 +110,10 @@ def instructblip() -> tuple[Any, Any]:
     config: Any = transformers.InstructBlipConfig(
         vision_config={**SIZES, "image_size": SIDE, "patch_size": 8, "initializer_range": 0.5},
         qformer_config={**SIZES, "vocab_size": len(asked), "encoder_hidden_size": 32},
-        text_config=transformers.T5Config(
-            d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, vocab_size=len(words), decoder_start_token_id=0,
-            pad_token_id=0,
-        ),
+        text_config={
+            "model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": len(words),
+            "decoder_start_token_id": 0, "pad_token_id": 0,
+        },
         num_query_tokens=4, image_token_index=words.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     return processor, transformers.InstructBlipForConditionalGeneration(config)

@@ -13,7 +13,7 @@ from eval.judges.transformers_folder import load_transformers
 from eval.scores.encoded import encode_concept
 from eval.scores.scoring import score_concept
 from pipeline.inputs.picture_file import decode_drawn, decode_drawn_mask
-from pipeline.records import Sample
+from pipeline.records import Sample, SampleKind
 from pipeline.sampling.grid import encode_png
 from tests.eval.judges.test_transformers_folder import save_tiny_judge
 
@@ -122,17 +122,18 @@ def test_a_concept_in_a_new_scene_is_scored_without_the_scene(masked: bool) -> N
         np.dstack([np.asarray(each), np.asarray(shape_of(each))]) if masked else np.asarray(each) for each in seen
     ]
     grass, lawn = "a <x> on the grass", "the <x> on a lawn"
+    drawn: tuple[tuple[SampleKind, str, Image.Image], ...] = (
+        ("reconstruction", "a <x>", own), ("untrained", "a <x>", others), ("noun", "a <x>", others),
+        ("edit", grass, on_grass(own)), ("untrained", grass, on_grass(others)),
+        ("edit", lawn, on_grass(others)), ("untrained", lawn, on_grass(own)),
+    )  # fmt: skip
     samples = [
         *(Sample("x", "training", "", "", index, 0, encode_png(each)) for index, each in enumerate(training)),
         *(
             Sample("x", kind, prompt, prompt.replace(" <x>", ""), 0, 0, encode_png(np.asarray(picture)))
-            for kind, prompt, picture in (
-                ("reconstruction", "a <x>", own), ("untrained", "a <x>", others), ("noun", "a <x>", others),
-                ("edit", grass, on_grass(own)), ("untrained", grass, on_grass(others)),
-                ("edit", lawn, on_grass(others)), ("untrained", lawn, on_grass(own)),
-            )
+            for kind, prompt, picture in drawn
         ),
-    ]  # fmt: skip
+    ]
     judge = load_clip()
     scores = score_concept(encode_concept(samples, judge), judge, np.random.default_rng(0))
     alone = {each.prompt: each for each in scores if each.metric == "masked_subject_fidelity"}
