@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]  # the folder that our packages are i
 # Ray's two Prometheus servers ask for no token, so a local Ray has none. The second, of what is left of the dashboard, has no
 # switch; on a port that does not exist it does not start, and Ray goes on without it.
 WITHOUT_METRICS = {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "99999"}
+_opened: ContextVar["Session | None"] = ContextVar("the session that is open", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,13 @@ class Session:
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[Session]:
     """Joins `address`, else the cluster that RAY_ADDRESS names (as it does in a submitted job), else starts a local Ray.
 
+    Inside another session it yields that one, so that a job of several runs starts Ray once.
     cpus: of the local Ray; None uses those of the machine.
     Raises ClusterError for an address that cannot be joined, and if no local Ray can start.
     """
+    if (outer := _opened.get()) is not None:
+        yield outer
+        return
     address = joined_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with _local_ray(cpus) if address is None else _joined(address):
@@ -53,7 +59,12 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         with _sigterm_as_interrupt():
             several = nodes > 1 or gpus(offered) > int(offered.get("GPU", 0))
-            yield Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None, several)
+            session = Session(int(offered.get("CPU", 1)), gpus(offered), nodes, address is None, several)
+            mark = _opened.set(session)
+            try:
+                yield session
+            finally:
+                _opened.reset(mark)
 
 
 @contextmanager

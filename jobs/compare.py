@@ -4,8 +4,9 @@
   python jobs/compare.py --output runs/compare --steps-curve
   python jobs/compare.py --output s3://bucket/compare --manifest s3://bucket/manifest.csv --model ID
 
-Without a manifest, the concepts are objects that the shipped model was not trained on. Each variant has its own run folder in the
-output; run the same command again to resume. It writes index.html, table.md and points.parquet; with --steps-curve, curve.html,
+Without a manifest, the concepts are individuals, new kinds of things and styles that the shipped model was not trained on. Each
+variant and training seed has its own run folder in the output; words and pictures that are there are not made again, so that the
+same command resumes. It writes index.html, table.md and points.parquet after each training seed; with --steps-curve, curve.html,
 curve.md and curve.parquet.
 
 Exit codes: 0 compared; 1 compared, but some concepts failed; 2 nothing was started; 3 interrupted.
@@ -28,7 +29,7 @@ from cluster.session import Session, ray_session
 from eval.comparison.comparison_page import page_of
 from eval.comparison.curve import MEASURED, costs_of, costs_table, courses_of, courses_svg, courses_table
 from eval.comparison.picture_sets import manifest_of, picture_set, similarity_to_all
-from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, table_of
+from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, table_of, tables_by_kind
 from eval.comparison.variants import (
     BASE,
     CAPTION,
@@ -48,19 +49,26 @@ from jobs.application.local_paths import absolute_name
 from jobs.application.requests import require
 from jobs.cli.arguments import add_storage_and_cluster, folder
 from jobs.cli.log import Log, open_log
-from jobs.invert_all import SOME_FAILED, exit_code
+from jobs.invert_all import CUT_SHORT, SOME_FAILED, exit_code
+from jobs.mini.recipe.things import HELD_OUT
 from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models.find import MINI, Model, ModelError, find_model
 from pipeline.settings import InversionSettings
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
+from pipeline.training.recipes import PUBLISHED, recipe_of
 
 COMPARED, NOT_STARTED = 0, 2
-CONCEPTS, SEEDS = 20, 3
-PROTOCOL = "compare"  # without floors, which would be the same for every variant
+CONCEPTS, SEEDS = 64, 3  # 30 individuals, 30 new kinds, four styles
+PROTOCOL = "compare-v2"  # without floors, which would be the same for every variant, and few pictures of many words
 CAPTION_COLUMN = "description"
+STYLES = 4  # that three_kinds.py has filters of
+KIND, NAME = (
+    "group",
+    "thing",
+)  # columns of three_kinds.py's manifest: a concept's kind, and its name, a person's shortest caption
 KNOWN = (*TRAINED, *PLACES, *SETS)
-MOST_CONCEPTS, MOST_STEPS, MOST_SEEDS = 1_000_000, 1_000_000, 1000
+FEWEST_CONCEPTS, MOST_STEPS, MOST_SEEDS = 6, 1_000_000, 1000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,10 +84,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--manifest",
         metavar="URL",
-        help="concepts to compare on (default: objects that the shipped model was not trained on)",
+        help="concepts to compare on (default: three kinds that the shipped model was not trained on)",
     )
     parser.add_argument(
-        "--concepts", type=int, default=CONCEPTS, metavar="N", help="number of these objects (default: %(default)s)"
+        "--concepts",
+        type=int,
+        default=CONCEPTS,
+        metavar="N",
+        help="number of these: four styles, and as many individuals as new kinds (default: %(default)s)",
     )
     parser.add_argument(
         "--art",
@@ -104,9 +116,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps",
         type=int,
-        default=InversionSettings().steps,
         metavar="N",
-        help="most optimiser steps (default: %(default)s)",
+        help=f"most optimiser steps of a variant (default: as the model's words are learned, {recipe_of(MINI).steps} for the "
+        f"shipped model, {PUBLISHED.steps:,} for others)",
     )
     parser.add_argument(
         "--seeds",
@@ -125,7 +137,8 @@ def parser() -> argparse.ArgumentParser:
         "--caption-column",
         action="append",
         metavar="COLUMN",
-        help=f"manifest column with a caption of each concept (default: {CAPTION_COLUMN}); repeat it for "
+        help=f"manifest column with a caption of each concept (default: {CAPTION_COLUMN}, or the names of things without "
+        "--manifest); repeat it for "
         "captions of another length",
     )
     parser.add_argument(
@@ -151,12 +164,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse_storage_options(arguments.storage_option)
         variants = chosen(arguments.variants)
         model = find_model(arguments.model)
-        settings = InversionSettings(steps=arguments.steps)
-        require("--concepts", arguments.concepts, 2, MOST_CONCEPTS)
+        settings = recipe_of(arguments.model)
+        if arguments.steps is not None:
+            settings = replace(settings, steps=arguments.steps)
+        require("--concepts", arguments.concepts, FEWEST_CONCEPTS, 2 * HELD_OUT + STYLES)
         require("--curve-steps", arguments.curve_steps, 1, MOST_STEPS)
         require("--seeds", arguments.seeds, 1, MOST_SEEDS)
         output = Storage(arguments.output, options)
-        manifest = arguments.manifest or held_out(arguments)
+        manifest = arguments.manifest or three_kinds(arguments)
         if not arguments.manifest:
             read_manifest(manifest)
     except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
@@ -169,6 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClusterError as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
+    except KeyboardInterrupt:
+        log.complain("cut short", "cut short; the same command goes on from here.")
+        return CUT_SHORT
 
 
 def chosen(names: str | None) -> tuple[Variant, ...]:
@@ -181,20 +199,24 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
     return tuple(variant for variant in KNOWN if variant.name in wanted)
 
 
-def held_out(arguments: argparse.Namespace) -> str:
-    """Path of a manifest of held-out things, written into the local output folder."""
-    from jobs.mini.held_out import write_manifest
-    from jobs.mini.recipe import art, things
+def three_kinds(arguments: argparse.Namespace) -> str:
+    """Path of a manifest of individuals, new kinds and styles, written into the local output folder."""
+    from jobs.mini.recipe import art
+    from jobs.mini.three_kinds import write_three_kinds
 
-    names = things.held_out_things()
-    if arguments.concepts > len(names):
-        raise ValueError(f"--concepts {arguments.concepts}: the shipped model has {len(names)} held-out things")
+    if arguments.concepts % 2:
+        raise ValueError(
+            f"--concepts {arguments.concepts}: it takes an even number, {STYLES} of them styles, half of the others individuals"
+        )
     if "://" in arguments.output:
-        raise ValueError("--output is a URL: give a --manifest, as the held-out things are written to a local folder")
-    folder = Path(arguments.output) / f"concepts-{arguments.concepts}"
+        raise ValueError(
+            "--output is a URL: give a --manifest, as the shipped model's concepts are written to a local folder"
+        )
+    folder = Path(arguments.output) / f"three-kinds-{arguments.concepts}"
     if (folder / "manifest.csv").exists():
         return str(folder / "manifest.csv")
-    return str(write_manifest(art.load_art(arguments.art), names[: arguments.concepts], folder, load_clip()))
+    count = (arguments.concepts - STYLES) // 2
+    return str(write_three_kinds(art.load_art(arguments.art), folder, count, load_clip()))
 
 
 def compare(
@@ -205,53 +227,71 @@ def compare(
     output: Storage,
     log: Log,
 ) -> int:
+    """One Ray session for all runs. The page is written after each training seed, over the seeds so far."""
     codes = []
-    base = RunFolder(output.folder(folder_of(variants[0], 0)))
-    left_out: list[Variant] = []
-    for seed, variant in ((seed, variant) for seed in range(arguments.seeds) for variant in variants):
-        learned_from = manifest if variant.pictures is None else set_manifest(variant, base, manifest, output)
-        if learned_from is None:
-            log.say("left out", f"variant   {variant.name}: left out, as no concept has so many pictures")
-            left_out.append(variant)
-            continue
-        log.say("variant", f"variant   {variant.name}: {variant}; training seed {seed}")
-        request = RunRequest(
-            manifest=learned_from,
-            protocol=PROTOCOL,
-            output=output.folder(folder_of(variant, seed)).url,
-            model=arguments.model,
-            clip=arguments.clip,
-            settings=replace(settings, seed=seed, **variant.settings),
-            row_defaults=RowDefaults(vectors=variant.vectors),
-            storage_options=output.options,
-            placement=Placement(ray_address=arguments.ray_address),
-        )
-        codes.append(exit_code(request, log))
-        if codes[-1] > SOME_FAILED:
-            return codes[-1]
-    points = [
-        point
-        for seed in range(arguments.seeds)
-        for variant in variants
-        if variant not in left_out
-        for point in points_of_variant(variant, seed, output, base)
-    ]
     with ray_session(arguments.ray_address) as session:
-        points += untrained_points(base, None, arguments.model, arguments.clip, session.device)
-        points += captions(arguments, session, base, log)
-    ceiling = float(np.nanmean(ceilings(base)))
-    marks = marks_of(points, BASE)
-    table = table_of(marks, BASE)
-    page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], [table])
-    write(output, {"index.html": page, "table.md": table.markdown()}, "points.parquet", point_rows(points))
-    log.say("compared", f"{table.markdown()}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
+        for seed in range(arguments.seeds):
+            compared = []
+            for variant in variants:
+                learned_from = manifest if variant.pictures is None else set_manifest(variant, manifest, output)
+                if learned_from is None:
+                    log.say("left out", f"variant   {variant.name}: left out, as no concept has so many pictures")
+                    continue
+                log.say("variant", f"variant   {variant.name}: {variant}; training seed {seed}")
+                request = RunRequest(
+                    manifest=learned_from,
+                    protocol=PROTOCOL,
+                    output=output.folder(folder_of(variant, seed)).url,
+                    model=arguments.model,
+                    clip=arguments.clip,
+                    settings=replace(settings, seed=seed, **variant.settings),
+                    row_defaults=RowDefaults(vectors=variant.vectors),
+                    storage_options=output.options,
+                    placement=Placement(ray_address=arguments.ray_address),
+                )
+                codes.append(exit_code(request, log))
+                if codes[-1] > SOME_FAILED:
+                    return codes[-1]
+                compared.append(variant)
+            show(arguments, session, compared, seed + 1, manifest, output, log)
     return max(codes)
 
 
-def set_manifest(variant: Variant, base: RunFolder, manifest: str, output: Storage) -> str | None:
+def show(
+    arguments: argparse.Namespace,
+    session: Session,
+    variants: Sequence[Variant],
+    seeds: int,
+    manifest: str,
+    output: Storage,
+    log: Log,
+) -> None:
+    """Writes the page over these training seeds."""
+    base = base_run(output)
+    points = [
+        point for seed in range(seeds) for variant in variants for point in points_of_variant(variant, seed, output)
+    ]
+    points += untrained_points(base, None, arguments.model, arguments.clip, session.device, output)
+    points += captions(arguments, session, output, log)
+    concepts = read_manifest(manifest, dict(output.options)).concepts
+    kinds = {each.name: each.carried.get(KIND) or each.kind for each in concepts}
+    ceiling = float(np.nanmean(ceilings(base)))
+    marks = marks_of(points, BASE)
+    tables = [table_of(marks, BASE), *tables_by_kind(points, kinds, BASE)]
+    page = page_of("wordmint: the paper's baselines", [plane_svg(marks, BASE, ceiling)], tables)
+    text = "\n".join(table.markdown() for table in tables)
+    write(output, {"index.html": page, "table.md": text}, "points.parquet", point_rows(points))
+    log.say("compared", f"{text}\ncompared  {without_credentials(output.url).rstrip('/')}/index.html")
+
+
+def base_run(output: Storage) -> RunFolder:
+    return RunFolder(output.folder(folder_of(TRAINED[0], 0)))
+
+
+def set_manifest(variant: Variant, manifest: str, output: Storage) -> str | None:
     """The URL of a manifest with as many pictures a concept as the variant is trained on; None if no concept has them."""
     assert variant.pictures is not None
-    sets = picture_set(base, variant.pictures, variant.curated)
+    sets = picture_set(base_run(output), variant.pictures, variant.curated)
     if not sets:
         return None
     path = f"sets/{variant.folder}.csv"
@@ -259,20 +299,20 @@ def set_manifest(variant: Variant, base: RunFolder, manifest: str, output: Stora
     return f"{output.url.rstrip('/')}/{path}"
 
 
-def points_of_variant(variant: Variant, seed: int, output: Storage, base: RunFolder) -> list[Point]:
+def points_of_variant(variant: Variant, seed: int, output: Storage) -> list[Point]:
     run = RunFolder(output.folder(folder_of(variant, seed)))
     points = points_of_run(run, variant.name, seed)
     if variant.pictures is None:
         return points
-    similar = similarity_to_all(run, base)
+    similar = similarity_to_all(run, base_run(output))
     return [replace(each, reconstruction=similar.get(each.concept, math.nan)) for each in points]
 
 
-def captions(arguments: argparse.Namespace, session: Session, run: RunFolder, log: Log) -> list[Point]:
+def captions(arguments: argparse.Namespace, session: Session, output: Storage, log: Log) -> list[Point]:
     """Of every length of caption that the manifest has a column of."""
     points = []
-    for column in arguments.caption_column or [CAPTION_COLUMN]:
-        some = untrained_points(run, column, arguments.model, arguments.clip, session.device)
+    for column in arguments.caption_column or [CAPTION_COLUMN if arguments.manifest else NAME]:
+        some = untrained_points(base_run(output), column, arguments.model, arguments.clip, session.device, output)
         if not some:
             log.say("left out", f"variant   {CAPTION}: left out, as no concept has a column {column!r}")
         points += some

@@ -46,10 +46,14 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A way of learning over all concepts. against: the mean of the differences to the base for each concept."""
+    """A way of learning over all concepts. against: the mean of the differences to the base for each concept.
+
+    concepts, seeds: how many it was measured on; without training, there is one seed.
+    """
 
     variant: str
     concepts: int
+    seeds: int
     reconstruction: Mean
     editability: Mean
     reconstruction_against: Mean
@@ -81,6 +85,7 @@ def _mark(variant: str, some: Mapping[tuple[int, str], Point], bases: Mapping[tu
     return Mark(
         variant,
         len(own[0]) if own else 0,
+        len(own),
         _mean([[each.reconstruction for (each,) in row] for row in own]),
         _mean([[each.editability for (each,) in row] for row in own]),
         _mean([[one.reconstruction - other.reconstruction for one, other in row] for row in both]),
@@ -108,16 +113,17 @@ def _mean(values: Sequence[Sequence[float]]) -> Mean:
     return Mean(float(array.mean()), *two_way_interval(array)) if array.size else Mean(math.nan, math.nan, math.nan)
 
 
-def table_of(marks: Sequence[Mark], base: str) -> Table:
-    """The variants in their order."""
+def table_of(marks: Sequence[Mark], base: str, of: str = "") -> Table:
+    """The variants in their order. of: the kind of concepts that they were measured on, above their names."""
     head = (
-        "", "concepts", "reconstruction", "editability", f"reconstruction less {base}", f"editability less {base}",
+        of, "concepts", "seeds", "reconstruction", "editability", f"reconstruction less {base}", f"editability less {base}",
         "U-Net evaluations",
     )  # fmt: skip
     rows = [
         (
             mark.variant,
             str(mark.concepts),
+            str(mark.seeds),
             *(_said(each) for each in (mark.reconstruction, mark.editability)),
             *(_said(each, "+") for each in (mark.reconstruction_against, mark.editability_against)),
             f"{mark.evaluations:,.0f}",
@@ -125,6 +131,15 @@ def table_of(marks: Sequence[Mark], base: str) -> Table:
         for mark in marks
     ]
     return Table(head, tuple(rows))
+
+
+def tables_by_kind(points: Sequence[Point], kinds: Mapping[str, str], base: str) -> list[Table]:
+    """The same for each kind of concepts. kinds: concept -> its kind; no tables if all are of one."""
+    names = list(dict.fromkeys(kinds.values()))
+    return [
+        table_of(marks_of([each for each in points if kinds.get(each.concept) == kind], base), base, kind)
+        for kind in (names if len(names) > 1 else ())
+    ]
 
 
 def _said(mean: Mean, sign: str = "") -> str:

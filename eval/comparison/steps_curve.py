@@ -6,7 +6,6 @@ One training also gives the result of its early-stop rule: observing the loss ch
 stop is a step of this training.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
 from eval.comparison.curve import MEASURED, Measured
+from eval.comparison.kept_parts import keep, kept, part_of
 from eval.judges.clip import load_clip
 from eval.scores.encoded import encode_concept
 from eval.scores.scoring import score_concept
@@ -32,9 +31,7 @@ from pipeline.sampling.grid import encode_png
 from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import EarlyStop, InversionSettings
-from pipeline.store.damaged import say_damaged
-from pipeline.store.parquet.parquet_tables import TableError, table_of
-from pipeline.store.storage import Storage, StorageNotFoundError
+from pipeline.store.storage import Storage
 from pipeline.training.early_stopping import VALIDATION_IMAGES, is_look
 from pipeline.training.inversion import train_step
 from pipeline.training.slot import new_slot
@@ -117,19 +114,14 @@ def measure(
 
 
 def _measure_part(folder: Storage, model: Model, clip: str, recipe: Recipe, concepts: Sequence[Concept]) -> pa.Table:
-    made_by = repr((model.digest, clip, recipe, PROTOCOL, [(each.name, each.initializer) for each in concepts]))
-    path = f"curve/part-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.parquet"
-    try:
-        return table_of(folder.read_bytes(path))
-    except StorageNotFoundError:
-        pass
-    except TableError as error:
-        say_damaged(path, str(error))
+    path = part_of(
+        "curve", (model.digest, clip, recipe, PROTOCOL, [(each.name, each.initializer) for each in concepts])
+    )
+    if (done := kept(folder, path)) is not None:
+        return done
     rows = measured(load_backbone(model.name), clip, recipe, concepts)
     table = pa.Table.from_pylist([asdict(row) for row in rows], MEASURED)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    folder.write_bytes(path, bytes(sink.getvalue()))
+    keep(folder, path, table)
     return table
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import ray
 import torch
 
-from eval.comparison.plane import Point
+from eval.comparison.kept_parts import keep, kept, part_of
+from eval.comparison.plane import Point, point_rows, points_of
 from eval.judges.clip import ClipScorer
 from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of
 from eval.scores.encoded import encode_concept
@@ -23,6 +24,7 @@ from pipeline.settings import ModelSettings
 from pipeline.store.parquet.parquet_tables import stored_table
 from pipeline.store.parts import read_layout
 from pipeline.store.run_folder import RunFolder
+from pipeline.store.storage import Storage
 
 BASE, CAPTION, NO_WORD = "1 vector", "human caption", "no word"
 
@@ -47,7 +49,8 @@ class Variant:
         return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as it is by default"
 
 
-# Section 5.2 of Gal et al. 2022; the rates are its 2e-2 and 1e-4. The paper gives no weight for its regularisation.
+# Section 5.2 of Gal et al. 2022; the rates are its 2e-2 and 1e-4, whatever the base's rate (0.01 for the shipped model). The paper
+# gives no weight for its regularisation.
 TRAINED = (
     Variant(BASE, "one-vector"),
     Variant("2 vectors", "two-vectors", vectors=2),
@@ -61,16 +64,18 @@ TRAINED = (
     Variant("directional", "directional", settings={"optimiser": "directional", "learning_rate": 0.01}),
 )
 
-# Where a word stands; the rates are those of jobs/bench/word_kinds.py and of Kim et al., and nobody has tuned them.
+# Where a word stands; the rates are those of jobs/bench/word_kinds.py and of Kim et al., and nobody has tuned them. Such words
+# cannot start from pictures.
+BEHIND = {"word_place": "output", "start": "words"}
 PLACES = (
-    Variant("behind the encoder", "behind", settings={"word_place": "output", "learning_rate": 0.1}),
+    Variant("behind the encoder", "behind", settings={**BEHIND, "learning_rate": 0.1}),
     Variant(
         "directional behind the encoder", "directional-behind",
-        settings={"word_place": "output", "optimiser": "directional", "learning_rate": 0.01},
+        settings={**BEHIND, "optimiser": "directional", "learning_rate": 0.01},
     ),
 )  # fmt: skip
 
-# The paper's study of set size, and of curation.
+# The paper's study of set size (appendix B), of 1 to 25 pictures, and of which pictures are chosen.
 SETS = (
     *(
         Variant(f"{count} picture{'s' if count > 1 else ''}", f"pictures-{count}", pictures=count)
@@ -100,21 +105,32 @@ def ceilings(run: RunFolder) -> list[float]:
     return [_number(row["reconstruction_ceiling"]) for row in _concepts(run)]
 
 
-def untrained_points(run: RunFolder, column: str | None, model: str, clip: str, device: str) -> list[Point]:
+def untrained_points(
+    run: RunFolder, column: str | None, model: str, clip: str, device: str, output: Storage
+) -> list[Point]:
     """Points of the frozen model alone, from the noise of the run's own pictures; one Ray task per part.
 
     column: a person's caption, from this column of the manifest, stands in place of the word; None: the word as it was before
-    training.
+    training. output: keeps them; they do not depend on what was learned, and are drawn once for all variants and seeds.
     """
     parts = read_layout(run)
     gpus = 1 if device == "cuda" else 0
     draw: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_untrained_points)
-    tasks = [draw.remote(run, number, parts, column, model, clip, device) for number in range(parts["embeddings"])]
+    tasks = [
+        draw.remote(run, number, parts, column, model, clip, device, output) for number in range(parts["embeddings"])
+    ]
     return [point for task in tasks for point in ray.get(task)]
 
 
 def _untrained_points(
-    run: RunFolder, number: int, parts: Mapping[str, int], column: str | None, named: str, clip: str, device: str
+    run: RunFolder,
+    number: int,
+    parts: Mapping[str, int],
+    column: str | None,
+    named: str,
+    clip: str,
+    device: str,
+    output: Storage,
 ) -> Sequence[Point]:
     torch.set_num_threads(1)
     made = run.read_json("run.json")
@@ -126,6 +142,10 @@ def _untrained_points(
         words = {name: word for name, word in words.items() if word.concept.carried.get(column)}
     if not words:
         return []
+    of = [(name, word.fingerprint, column and word.concept.carried[column]) for name, word in sorted(words.items())]
+    path = part_of("untrained", (made["model_digest"], clip, protocol, model.seed, column, of))
+    if (done := kept(output, path)) is not None:
+        return points_of(done)
     backbone, scorer = load_backbone(model.model, device, held), load_scorer(clip, device)
     points = []
     for word, samples in pictures_of(run, words, parts, protocol, model.seed):
@@ -149,6 +169,7 @@ def _untrained_points(
         scores = score_concept(encode_concept([*training, *drawn], scorer), texts, np.random.default_rng(0))
         edits = [each.value for each in scores if each.metric == "text_similarity"]
         points.append(Point(untrained_name(column), concept.name, scores[0].value, float(np.mean(edits))))
+    keep(output, path, point_rows(points))
     return points
 
 

@@ -1,7 +1,7 @@
-"""Writes a manifest of the three kinds of concepts that `make mini-report` measures words on.
+"""Writes a manifest of the three kinds of concepts that `make mini-report` and `jobs/compare.py` measure words on.
 
 Individuals: things that the model knows, one drawing each in colours that it has not seen, in four poses; their class is the thing.
-New kinds: things that no caption named, four drawings each; without a class. Styles: known things, redrawn by a filter.
+New kinds: things that no caption named, four drawings each. Styles: known things, redrawn by a filter.
 """
 
 import csv
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from eval.judges.clip import ClipScorer
 from jobs.mini.recipe import art, things
 
 INDIVIDUAL, NEW_KIND, STYLE = "individual", "new kind", "style"
@@ -33,16 +34,22 @@ def individuals(count: int) -> tuple[str, ...]:
     return tuple(name for name in known if name not in DEMO)[:count]
 
 
-def write_three_kinds(drawings: art.Art, folder: Path, count: int) -> Path:
-    """count: of individuals, and of new kinds; each individual meets a new kind in pictures of two words."""
+def write_three_kinds(drawings: art.Art, folder: Path, count: int, clip: ClipScorer | None = None) -> Path:
+    """count: of individuals, and of new kinds; each individual meets a new kind in pictures of two words.
+
+    clip: finds the class of each new kind, the most similar thing that the model was trained on; None: they have no class. The
+    column `thing` has the name of what is drawn, which in new kinds was in no caption.
+    """
     rows: list[dict[str, str]] = []
     known, new = individuals(count), things.held_out_things()[:count]
     for number, (name, other) in enumerate(zip(known, new, strict=True)):
         mine, partner = f"my-{_slug(name)}", _slug(other)
         _save(folder / mine, individual_pages(drawings, name, number))
         rows.append({"concept": mine, "class": name, "group": INDIVIDUAL, "partner": partner, "thing": name})
-        _save(folder / partner, new_kind_pages(drawings, other))
-        rows.append({"concept": partner, "class": "", "group": NEW_KIND, "partner": mine, "thing": other})
+        pages = new_kind_pages(drawings, other)
+        _save(folder / partner, pages)
+        alike = class_of(pages, clip) if clip else ""
+        rows.append({"concept": partner, "class": alike, "group": NEW_KIND, "partner": mine, "thing": other})
     for place, (style, redraw) in enumerate(STYLES.items()):
         shown = individuals(len(known) + 16)[len(known) + 4 * place :][:4]
         _save(folder / style, [redraw(_page(drawings.only((name,)).sprites[0, 0])) for name in shown])
@@ -53,6 +60,14 @@ def write_three_kinds(drawings: art.Art, folder: Path, count: int) -> Path:
         kinds = {STYLE: "style"}
         writer.writerows({**row, "images": row["concept"], "kind": kinds.get(row["group"], "object")} for row in rows)
     return folder / "manifest.csv"
+
+
+def class_of(pages: list[Image.Image], clip: ClipScorer) -> str:
+    """The most similar thing that the model was trained on."""
+    known = things.training_things()
+    texts = clip.encode_texts([f"a photo of {name}" for name in known])
+    nearest: int = int(np.argmax(texts @ clip.encode_images(pages).mean(axis=0)))
+    return known[nearest]
 
 
 def individual_pages(drawings: art.Art, name: str, number: int) -> list[Image.Image]:

@@ -83,6 +83,9 @@ for _ in range(2):
         told = ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
         tokens.append(told == os.environ["RAY_AUTH_TOKEN"] and told)
         assert not usage_stats_enabled(), "a run is reported to nobody"
+        with ray_session() as inner:
+            assert inner is session, "a job of several runs starts Ray once"
+        assert ray.is_initialized(), "and an inner run does not end it"
 assert all(tokens) and len(set(tokens)) == 2, "each run has a token of its own"
 print(os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN"))
 """

@@ -214,7 +214,9 @@ def test_a_file_that_is_no_protocol_is_refused(data: bytes, said: str) -> None:
 
 
 def test_a_name_that_is_neither_shipped_nor_a_file_is_refused_with_the_choice(tmp_path: Path) -> None:
-    with pytest.raises(ProtocolError, match="none of catalogue, compare, customconcept101, dreambench, paper, quick"):
+    with pytest.raises(
+        ProtocolError, match="none of catalogue, compare, compare-v2, customconcept101, dreambench, paper, quick"
+    ):
         find_protocol("papre")
     (tmp_path / "mine.toml").write_bytes(SMALLEST)
     assert find_protocol(str(tmp_path / "mine.toml")).name == "mine"

@@ -13,16 +13,17 @@ import eval.comparison.steps_curve
 from eval.comparison.steps_curve import Recipe, checkpoints, measured, recipes_of
 from eval.comparison.variants import BASE, PLACES, TRAINED
 from eval.judges.clip import Features
-from jobs.compare import KNOWN, NOT_STARTED, chosen, main
-from jobs.mini.held_out import write_manifest
+from jobs.compare import KIND, KNOWN, NAME, NOT_STARTED, STYLES, chosen, main
 from jobs.mini.recipe.art import Art
-from jobs.mini.recipe.things import training_things
+from jobs.mini.recipe.things import held_out_things, things, training_things
+from jobs.mini.three_kinds import INDIVIDUAL, NEW_KIND, STYLE, write_three_kinds
 from pipeline.inputs.manifest import read_manifest
 from pipeline.models.load import load_backbone
 from pipeline.records import Concept
 from pipeline.settings import InversionSettings
 from pipeline.training.early_stopping import look_every
 from pipeline.training.inversion import train_step
+from pipeline.training.recipes import recipe_of
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def concepts(tmp_path: Path) -> list[Concept]:
 def test_every_variant_is_one_that_the_job_takes() -> None:
     """Catches a baseline that stops at the first concept because a setting was renamed."""
     for variant in KNOWN:
-        InversionSettings(**variant.settings).refuse_vectors(variant.vectors)
+        for common in (recipe_of("mini"), recipe_of("another model")):
+            replace(common, **variant.settings).refuse_vectors(variant.vectors)
     assert len({variant.folder for variant in KNOWN}) == len(KNOWN)
     places = {(variant.settings.get("word_place"), variant.settings.get("optimiser")) for variant in PLACES}
     assert places == {("output", None), ("output", "directional")}
@@ -60,16 +62,32 @@ class Blind:
         return np.array([[float(place == 1)] for place in range(len(texts))], np.float32)
 
 
-def test_the_held_out_things_make_a_manifest_that_the_job_takes(tmp_path: Path) -> None:
-    """Catches a column that the manifest's own checks refuse."""
-    drawings = Art(("red thing", "thing"), np.full((2, 3, 32, 32, 4), 200, np.uint8))
-    read = read_manifest(str(write_manifest(drawings, drawings.names, tmp_path, Blind())))
-    assert [concept.name for concept in read.concepts] == ["red-thing", "thing"]
-    assert read.concepts[0].noun == read.concepts[0].initializer == training_things()[1]
-    assert read.concepts[0].carried == {"description": "red thing"}
-    assert len(list((tmp_path / "red-thing").glob("*.png"))) == 3
-    bare = read_manifest(str(write_manifest(drawings, ("thing",), tmp_path / "bare")))
-    assert bare.concepts[0].noun is None
+def test_the_three_kinds_make_a_manifest_that_the_job_takes(tmp_path: Path) -> None:
+    """Catches a column that the manifest's own checks refuse, and a recipe that a new kind has no class to start from."""
+    names = tuple(things())
+    shades = np.arange(len(names), dtype=np.uint8)[:, None, None, None, None]
+    drawings = Art(names, np.broadcast_to(shades, (len(names), 4, 8, 8, 4)).copy())
+    read = {each.name: each for each in read_manifest(str(write_three_kinds(drawings, tmp_path, 2, Blind()))).concepts}
+    kinds = [each.carried[KIND] for each in read.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {INDIVIDUAL: 2, NEW_KIND: 2, STYLE: STYLES}
+    new = next(each for each in read.values() if each.carried[KIND] == NEW_KIND)
+    assert new.noun == new.initializer == training_things()[1]
+    assert new.carried[NAME] in held_out_things()
+    assert all(each.kind == "style" for each in read.values() if each.carried[KIND] == STYLE)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--concepts", "7"), "--concepts 7: it takes an even number, 4 of them styles"),
+        (("--output", "memory://x"), "--output is a URL: give a --manifest"),
+    ],
+)
+def test_concepts_of_the_three_kinds_that_cannot_be_are_refused(
+    given: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--output", str(tmp_path / "out"), *given]) == NOT_STARTED
+    assert said in capsys.readouterr().err
 
 
 def test_a_variant_that_there_is_not_is_refused_before_anything_starts(

@@ -9,7 +9,7 @@ import pytest
 from eval.comparison.axes import MARGIN, TICKS, WIDTH, labels, ticks
 from eval.comparison.comparison_page import Table, page_of
 from eval.comparison.curve import Course, Measured, costs_of, costs_table, courses_of, courses_svg, courses_table
-from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of
+from eval.comparison.plane import Point, marks_of, plane_svg, point_rows, points_of, table_of, tables_by_kind
 
 RNG_SEED = 0
 
@@ -22,7 +22,7 @@ def points() -> list[Point]:
 
 def test_a_mark_is_the_mean_with_the_paired_difference_to_the_base() -> None:
     base, better = marks_of(points(), "base")
-    assert (base.variant, base.concepts) == ("base", 3)
+    assert (base.variant, base.concepts, base.seeds) == ("base", 3, 1)
     assert base.reconstruction.value == pytest.approx(0.7)
     assert base.reconstruction.low < 0.7 < base.reconstruction.high
     # Every concept gains the same: paired, that is known exactly, though the means' own intervals overlap.
@@ -51,7 +51,18 @@ def test_the_page_draws_every_mark_and_takes_names_for_text() -> None:
     assert "<b>" not in page
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
-    assert "| better <b> | 3 | 0.750 (" in table_of(marks, "base").markdown()
+    assert "| better <b> | 3 | 1 | 0.750 (" in table_of(marks, "base").markdown()
+
+
+def test_each_kind_of_concepts_has_a_table_of_its_own() -> None:
+    """Catches a mean over kinds under the name of one, and a kind that is compared with another's base."""
+    first, second = tables_by_kind(points(), {"a": "thing", "b": "thing", "c": "style", "unscored": "style"}, "base")
+    assert (first.head[0], second.head[0]) == ("thing", "style")
+    assert [row[:4] for row in first.rows] == [
+        ("base", "2", "1", "0.650 (0.015 to 1.285)"), ("better <b>", "2", "1", "0.700 (0.065 to 1.335)")
+    ]  # fmt: skip
+    assert [row[1] for row in second.rows] == ["1", "1"]
+    assert tables_by_kind(points(), dict.fromkeys("abc", "thing"), "base") == []
 
 
 def course(recipe: str, scale: float, last: float, begin: float = 0.0) -> Course:
