@@ -143,6 +143,8 @@ def tables_by_kind(points: Sequence[Point], kinds: Mapping[str, str], base: str)
 
 
 def _said(mean: Mean, sign: str = "") -> str:
+    if math.isnan(mean.low):  # of a single concept
+        return f"{mean.value:{sign}.3f}"
     return f"{mean.value:{sign}.3f} ({mean.low:{sign}.3f} to {mean.high:{sign}.3f})"
 
 
