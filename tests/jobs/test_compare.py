@@ -1,5 +1,6 @@
 """jobs/compare.py as a user runs it: two ways of learning two words, stopped and resumed."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,9 +24,14 @@ def test_a_comparison_is_resumed_and_nothing_is_made_twice(tmp_path: Path, monke
         f"duotone,{IMAGES / 'duotone'},painting,style,style,\n",
         encoding="utf-8",
     )
-    started: list[object] = []
+    started: list[int | None] = []
     local = session._local_ray
-    monkeypatch.setattr(session, "_local_ray", lambda cpus: started.append(cpus) or local(cpus))
+
+    def counted(cpus: int | None) -> AbstractContextManager[None]:
+        started.append(cpus)
+        return local(cpus)
+
+    monkeypatch.setattr(session, "_local_ray", counted)
     output = tmp_path / "out"
     given = ["--manifest", str(manifest), "--output", str(output), "--steps", "2", "--variants", "2 vectors"]
     assert compare.main([*given, "--seeds", "1"]) == compare.COMPARED
