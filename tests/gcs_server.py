@@ -106,6 +106,11 @@ def google_store() -> Iterator[GoogleStore]:
             if name not in store.objects:
                 return self.send(404, b"{}")
             if self.command == "DELETE":
+                if (
+                    asked.get("ifGenerationMatch", store.objects[name][0]["generation"])
+                    != store.objects[name][0]["generation"]
+                ):
+                    return self.send(412, b"{}")
                 del store.objects[name]
                 return self.send(204, b"")
             kept, data = store.objects[name]

@@ -22,12 +22,14 @@ from pipeline.store.storage import (
     StorageError,
     StorageNotFoundError,
     StorageTooLargeError,
+    scheme_of,
     without_credentials,
 )
 
 FOLDER = "_leases"
 LOCK = f"{FOLDER}/lock"  # of local writers, for a moment
 SECONDS = 120.0
+DELETE_OVER = ("gs", "gcs")  # stores that delete a version, and no other
 RENEWED = 1 / 8  # of a lease's time, after which it is renewed
 POLL_SECONDS = 1.0
 LONGEST_SECONDS, MOST_BYTES = (
@@ -115,9 +117,9 @@ class _Held:
 class LeasedStorage(Storage):
     """The folder of who holds leases. A file is replaced only if it is still the version that was read through this object.
 
-    A file that was not read is replaced if it is still as it was when the lease was last known to be ours. Files are deleted and
-    created after a look that it is. All raise LeaseLostError. On stores without conditional writes, a write is given up when the
-    lease runs out.
+    A file that was not read is replaced if it is still as it was when the lease was last known to be ours. So are files deleted, on
+    local disk and Google; elsewhere after a look that the lease is ours, as files are created. All raise LeaseLostError. On stores
+    without conditional writes, a write is given up when the lease runs out.
     """
 
     leases: tuple[_Held, ...] = ()
@@ -152,10 +154,12 @@ class LeasedStorage(Storage):
         self.renew()
         return Storage.create_exclusive(self, path, data)
 
-    def delete(self, path: str) -> None:
-        self.versions.pop(path, None)
+    def delete(self, path: str, over: str | None = None, lock: str = LOCK) -> None:
+        read = self.versions.pop(path, None)
+        if over is None and (self.is_local or scheme_of(self.url) in DELETE_OVER):
+            over = self.version(path) if read is None else read
         self.renew()
-        Storage.delete(self, path)
+        Storage.delete(self, path, over, lock)
 
 
 @contextmanager

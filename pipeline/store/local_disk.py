@@ -28,6 +28,17 @@ def opened_regular(path: str) -> BinaryIO:
     raise OSError("it is not a regular file")
 
 
+def inside(root: str, path: str) -> Path:
+    """The path of a file below the folder, to be written or deleted. Raises OSError if links in the folder lead out of it."""
+    target = Path(path)
+    home, parent = os.path.realpath(root), os.path.realpath(target.parent)
+    if path != root and os.path.commonpath([home, parent]) != home:
+        raise OSError(
+            f"{target.parent} is a link to {parent}; through a link out of the folder nothing is written or deleted"
+        )
+    return target
+
+
 def sync_folder(folder: Path) -> None:
     """Syncs the folder, so that the names in it survive a power cut."""
     # Some network file systems cannot sync a folder; they have their own ways to keep names safe.
@@ -200,17 +211,48 @@ def replaced_over(partial: Path, target: Path, over: str, lock: Path) -> bool:
     All who replace files like this lock the same file, so none comes between the look and the renaming. A network file system
     without locks leaves the moment between the two.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as locked:
-        try:
-            fcntl.flock(locked, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+    with _locked(lock):
         if replaceable(target) != over:
             return False
         partial.replace(target)
         return True
+
+
+def remove_over(target: Path, over: str, lock: Path) -> None:
+    """Removes the file if it is still `over`. lock: as for `replaced_over`."""
+    with _locked(lock):
+        if over and replaceable(target) == over:
+            target.unlink()
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    opened = _opened_lock(lock)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(opened)
+
+
+def _opened_lock(lock: Path) -> int:
+    """A link or a pipe that somebody put in its place is replaced: neither followed nor waited for."""
+    how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        opened = os.open(lock, how, 0o666)
+        if stat.S_ISREG(os.fstat(opened).st_mode):
+            return opened
+        os.close(opened)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    lock.unlink(missing_ok=True)
+    return os.open(lock, how | os.O_EXCL, 0o666)
 
 
 def link(partial: Path, target: Path) -> bool:

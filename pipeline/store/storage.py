@@ -22,9 +22,11 @@ import fsspec
 
 from pipeline.store.local_disk import (
     files_below,
+    inside,
     link,
     links_to_nothing,
     opened_regular,
+    remove_over,
     replaceable,
     replaced_over,
     sync_folder,
@@ -41,6 +43,7 @@ from pipeline.store.remote.object_stores import (
     WEB,
     creation,
     file_system,
+    remove_object,
     replacement,
     version,
     web_options,
@@ -303,7 +306,6 @@ class Storage:
         """The names of links right inside a local folder whose targets are gone, sorted. A store has none."""
         if not self.is_local:
             return []
-
         try:
             return self._try("list", "", lambda: links_to_nothing(self.join("")))
         except StorageNotFoundError:
@@ -324,15 +326,20 @@ class Storage:
         except StorageNotFoundError:
             return None
 
-    def delete(self, path: str) -> None:
-        """Deletes the file; one that is not there is no error."""
+    def delete(self, path: str, over: str | None = None, lock: str = "") -> None:
+        """Deletes the file; one that is not there is no error.
+
+        over: a version, as for `replace`; on local disk and Google, a file of another version stays.
+        """
 
         def remove() -> None:
             try:
-                if self.is_local:
-                    Path(self.join(path)).unlink()
+                if not self.is_local:
+                    remove_object(self._fs(), scheme_of(self.url), self._key(path), over)
+                elif over is None:
+                    inside(self.url, self.join(path)).unlink()
                 else:
-                    self._fs().rm_file(self._key(path))
+                    remove_over(inside(self.url, self.join(path)), over, Path(self.join(lock)))
             except (FileNotFoundError, KeyError):
                 pass
 
@@ -360,7 +367,7 @@ class Storage:
         return keep_trying(action, self.join(path), self.options, call)
 
     def _through_partial(self, path: str, data: bytes, put_in_place: Callable[[Path, Path], T]) -> T:
-        target = Path(self.join(path))
+        target = inside(self.url, self.join(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
         try:

@@ -63,16 +63,21 @@ def write_chosen(run: RunFolder, chosen: Sequence[ChosenWord], files: Mapping[st
     """files: concept -> its word file. Words of concepts that were chosen before and are not now are deleted."""
     for concept, data in files.items():
         run.storage.write_bytes(word_path(concept), data)
-    for name in run.storage.names(FOLDER):
-        if name.removesuffix(".safetensors") not in files:
-            run.storage.delete(f"{FOLDER}/{name}")
+    for path in _word_files(run):
+        if path not in {word_path(concept) for concept in files}:
+            run.storage.delete(path)
     write_table(run, TABLE, pa.Table.from_pylist([asdict(each) for each in chosen], CHOSEN))
 
 
 def forget_chosen(run: RunFolder) -> None:
     """The table first: without it no file counts."""
-    for path in (TABLE, *(f"{FOLDER}/{name}" for name in run.storage.names(FOLDER))):
+    for path in (TABLE, *_word_files(run)):
         run.storage.delete(path)
+
+
+def _word_files(run: RunFolder) -> list[str]:
+    """Without files that are none of ours."""
+    return [f"{FOLDER}/{name}" for name in run.storage.names(FOLDER) if name.endswith(".safetensors")]
 
 
 def with_chosen(rows: Iterable[Mapping[str, Any]], chosen: Iterable[ChosenWord]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The stores that a URL may name, the options that are meant for each, and writes that depend on what is there."""
 
+import contextlib
 import copy
 import logging
 import uuid
@@ -170,6 +171,16 @@ async def _put_over(system: Any, key: str, data: bytes, over: str) -> None:
     await system._call(
         "POST", url, uploadType="media", name=name, ifGenerationMatch=over or "0", headers=headers, data=data
     )
+
+
+def remove_object(system: Any, protocol: str, key: str, over: str | None) -> None:
+    """over: on Google, the version that is removed; one that was written since stays. Raises FileNotFoundError."""
+    if over is None or KINDS.get(protocol) != "gs":
+        system.rm_file(key)
+        return
+    bucket, name, _ = system.split_path(key)
+    with contextlib.suppress(FileExistsError):  # as gcsfs says that a condition is not met
+        sync(system.loop, system._call, "DELETE", "b/{}/o/{}", bucket, name, ifGenerationMatch=over or "0")
 
 
 def _holds(system: Any, key: str, data: bytes) -> bool:

@@ -23,6 +23,7 @@ from eval.scores.summary import ConceptSummary, Summary, summarise
 from jobs.application.night.gate_words import begin_gate, gate_words, held_since, promote, roll_back_words
 from jobs.application.requests import Listener
 from pipeline.store.catalogue.accepted import JUDGED, TABLE, JudgedWord, accepted_of, public_rows, read_judged, waiting
+from pipeline.store.catalogue.chosen import forget_chosen
 from pipeline.store.catalogue.retired import bring_back, retire
 from pipeline.store.lease import lease
 from pipeline.store.parts import create_layout, part_path, write_table
@@ -229,6 +230,14 @@ def test_who_begins_the_gate_or_forgets_words_waits_for_who_judges_them(
             accepting.write_judged(held, [owl, taxi])
         waits.result(10)
     assert read_judged(run) == ([owl, taxi] if command == "begin" else [taxi])
+
+
+def test_what_is_no_word_in_the_folder_of_chosen_words_stays(run: RunFolder) -> None:
+    """Catches a run without --choose that empties a folder which is not its own."""
+    run.storage.write_bytes("chosen/owl.safetensors", b"x")
+    run.storage.write_bytes("chosen/notes.txt", b"mine")
+    forget_chosen(run)
+    assert run.storage.names("chosen") == ["notes.txt"]
 
 
 def test_words_from_before_the_gate_are_accepted_as_they_are(run: RunFolder) -> None:

@@ -154,6 +154,40 @@ def test_who_has_lost_the_lease_creates_and_deletes_nothing(tmp_path: Path, monk
     assert not storage.exists("new")
 
 
+@pytest.mark.parametrize("place", ["disk", "google"], indirect=True)
+def test_a_late_deletion_leaves_what_was_written_since(place: Place) -> None:
+    """Catches a word of the next night that the night before takes away."""
+    place.b.write_bytes("word", b"old")
+    version = place.b.version("word")
+    place.b.write_bytes("word", b"new")
+    place.a.delete("word", version, "_leases/lock")  # as it arrives when it was held up
+    assert place.b.read_bytes("word") == b"new"
+    with lease(place.a, "publish") as held:
+        held.delete("word")
+        held.delete("word")
+    assert not place.b.exists("word")
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "link to nothing"])
+def test_a_strangers_lock_is_neither_followed_nor_waited_for(what: str, tmp_path: Path) -> None:
+    """Catches a run folder with a link in it, by which the next run empties a file of the user's."""
+    storage = Storage(str(tmp_path / "run"))
+    storage.write_bytes(TABLE, b"first")
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run" / "_leases").mkdir()
+    lock = tmp_path / "run" / "_leases" / "lock"
+    if what == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(tmp_path / ("mine" if what == "link" else "nothing"))
+    add(storage, b", A")
+    assert storage.read_bytes(TABLE) == b"first, A"
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert not (tmp_path / "nothing").exists()
+    assert lock.is_file()
+    assert not lock.is_symlink()
+
+
 def test_a_lease_that_ran_out_and_that_nobody_took_is_taken_again(tmp_path: Path) -> None:
     """Catches a laptop that slept while it published, and whose run ends for it."""
     storage = Storage(str(tmp_path))

@@ -253,3 +253,36 @@ def test_a_file_deleted_while_its_folder_is_listed_hides_no_other(tmp_path: Path
     finally:
         over.set()
         busy.join()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_nothing_is_written_or_deleted_through_a_link_out_of_the_folder(deep: bool, tmp_path: Path) -> None:
+    """Catches a stranger's run folder whose chosen/ or report/ is a link to a folder of the user's."""
+    (tmp_path / "mine" / "in").mkdir(parents=True)
+    for name in ("index.html", "in/index.html"):
+        (tmp_path / "mine" / name).write_text("precious")
+    run = Storage(str(tmp_path / "run"))
+    run.write_bytes("run.json", b"{}")
+    (tmp_path / "run" / "report").symlink_to(tmp_path / "mine")
+    path = "report/in/index.html" if deep else "report/index.html"
+    for call in (
+        lambda: run.write_bytes(path, b"x"), lambda: run.delete(path), lambda: run.create_exclusive(f"{path}.new", b"x"),
+        lambda: run.replace(path, b"x", run.version(path), "_leases/lock", lambda: 9.0),
+        lambda: run.delete(path, run.version(path), "_leases/lock"), lambda: run.write_bytes("report/new/a", b"x"),
+    ):  # fmt: skip
+        with pytest.raises(StorageError, match="through a link out of the folder nothing is written or deleted"):
+            call()
+    assert run.read_bytes(path) == b"precious"
+    assert sorted(each.name for each in (tmp_path / "mine").rglob("*")) == ["in", "index.html", "index.html"]
+
+
+def test_a_run_folder_may_be_a_link_itself_and_have_links_inside(tmp_path: Path) -> None:
+    (tmp_path / "real" / "large").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "samples").symlink_to(tmp_path / "real" / "large")
+    run = Storage(str(tmp_path / "run"))
+    run.write_bytes("samples/a", b"x")
+    run.write_bytes("b", b"x")
+    Storage(str(tmp_path / "run" / "b")).write_bytes("", b"y")
+    assert (tmp_path / "real" / "large" / "a").read_bytes() == b"x"
+    assert run.read_bytes("b") == b"y"
