@@ -92,7 +92,8 @@ def show_plan(request: RunRequest, price: float | None, log: Log) -> int:
 def say_plan(planned: PlannedRun, log: Log) -> None:
     log.say(
         "plan", paragraph(lines_of_plan(planned)), new=planned.new, changed=planned.changed, again=planned.again, gone=planned.gone,
-        returned=planned.returned, failed={name: failure.reason for name, failure in planned.failed.items()}, done=planned.done,
+        returned=planned.returned, respelled=planned.respelled, done=planned.done,
+        failed={name: failure.reason for name, failure in planned.failed.items()},
         seconds=planned.seconds, workers=planned.workers, measured=planned.rate.measured, money=planned.money,
     )  # fmt: skip
 

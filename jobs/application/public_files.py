@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.models.families import Family
 from pipeline.sampling.grid import draw_grid
 from pipeline.store.model_spec import WordSpec
-from pipeline.store.parts import part_path, read_table
+from pipeline.store.parts import part_path, read_rows, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
-from pipeline.store.run_tables import samples_of
+from pipeline.store.run_tables import SAMPLES, samples_of
 
 
 def restore_public_files(
@@ -39,11 +40,10 @@ def restore_public_files(
             if done.get(row["concept"]) == row["fingerprint"]:
                 rows[row["concept"]].append(row)
         for path, name in sorted(paths.items()):
-            made = (
-                word_file(rows[name], family)
-                if path == run.word_path(name)
-                else _grid(run, rows[name], parts["samples"])
-            )
+            if path == run.word_path(name):
+                made = word_file(rows[name], family)
+            else:
+                made = grid_file(rows[name], samples_of_word(run, rows[name], parts["samples"]))
             if made is not None:
                 run.storage.write_bytes(path, made)
                 restored.append(path)
@@ -66,16 +66,24 @@ def word_file(rows: Sequence[Mapping[str, Any]], family: Family) -> bytes | None
     return encode_word(str(first["placeholder"]), vectors, family.word_keys, spec=spec)
 
 
-def _grid(run: RunFolder, rows: list[dict[str, Any]], parts: int) -> bytes | None:
+def samples_of_word(run: RunFolder, rows: Sequence[Mapping[str, Any]], parts: int) -> pa.Table:
+    """Its rows of `samples/`, in the order of its pictures. rows: as word_file's. parts: of the table."""
     if not rows:
-        return None
+        return SAMPLES.empty_table()
     name, fingerprint = str(rows[0]["concept"]), rows[0]["fingerprint"]
-    table = read_table(run, part_path("samples", shard_of(name, parts), parts))
+    table = read_rows(run, part_path("samples", shard_of(name, parts), parts), SAMPLES)
     if table is None:
-        return None
+        return SAMPLES.empty_table()
     own = table.filter([pair == (name, fingerprint) for pair in
                         zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)])  # fmt: skip
     # As the worker drew them: each picture's path ends in its place.
     places = [int(row["path"].rpartition("-")[2].removesuffix(".png")) for row in own["image"].to_pylist()]
-    samples = [sample for _, sample in sorted(zip(places, samples_of(own), strict=True), key=lambda each: each[0])]
-    return draw_grid(f"{name}   {rows[0]['placeholder']}   {rows[0]['steps']} steps", samples) if samples else None
+    return own.take(sorted(range(len(places)), key=lambda at: places[at]))
+
+
+def grid_file(rows: Sequence[Mapping[str, Any]], samples: pa.Table) -> bytes | None:
+    """rows: as word_file's. samples: as samples_of_word's; None without any."""
+    if not len(samples):
+        return None
+    first = rows[0]
+    return draw_grid(f"{first['concept']}   {first['placeholder']}   {first['steps']} steps", samples_of(samples))

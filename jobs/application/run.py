@@ -122,13 +122,13 @@ class Run:
         self.failures |= {failure.concept: failure for failure in planned.failed}
         said = f"to do     {len(planned.left)} of {total} concepts; {len(self.done)} are done, {len(self.failures)} failed before"
         self.events.say("plan", said, left=len(planned.left), done=len(self.done), failed=len(self.failures))
+        family = family_of(self.model.family)
         self.catalogue = follow_manifest(
             self.folder, self.manifest, planned, parts, self.today, self.events,
-            only_this_manifest=self.request.only_this_manifest, retired_days=self.request.retired_days,
+            only_this_manifest=self.request.only_this_manifest, retired_days=self.request.retired_days, family=family,
         )  # fmt: skip
         if self.gate is not None:
             begin_gate(self.folder)
-        family = family_of(self.model.family)
         there = {name: fingerprint for name, fingerprint in self.done.items() if name not in self.catalogue.returned}
         if self.gate is not None:
             there = accepted_among(self.folder, there)

@@ -1,10 +1,12 @@
 """What is left to do, from the manifest, the run folder's markers and its tables, before anything is scheduled.
 
 A concept without a marker or a recorded failure is to be done; its images are not read here. Any other is done if its
-fingerprint equals its marker's. An image whose identity in its store (its ETag) is the one noted beside the word keeps the
-digest noted there. Only changed images, and those of stores without identities, are read again.
+fingerprint equals its marker's, or would with the placeholder that its word has. An image whose identity in its store (its ETag)
+is the one noted beside the word keeps the digest noted there. Only changed images, and those of stores without identities, are
+read again.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +28,21 @@ from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import StorageError, StorageNotFoundError, without_credentials
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
-SOURCES = pa.schema([EMBEDDINGS.field(name) for name in ("concept", "sources")])
+SOURCES = pa.schema([EMBEDDINGS.field(name) for name in ("concept", "placeholder", "sources")])
+# Another placeholder changes no vector. These stand in prompts as they are, and no tokenizer has them already; of others, such as
+# <pad>, the worker that learns the word anew is the judge.
+PLAIN = re.compile(
+    r"<(?!(?:pad|unk|s|bos|eos|mask|sep|cls|(?:unused|extra_id|start_of|end_of|image)\w*)>)[a-z0-9][\w.-]*>",
+    re.IGNORECASE,
+)
 
 Known = Mapping[str, Source]  # URL without credentials -> the file as it was when its concept was learned
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """left: concepts to do now. done: concept -> fingerprint of its word.
+    """left: concepts to do now. done: concept -> fingerprint of its word. respelled: those of `done` whose word has another
+    placeholder still -> fingerprint of that word.
     failed: concepts that failed before with the same inputs, or whose images cannot be listed any more.
     files: of those of `left` that were tried before, name -> files with digests.
     """
@@ -42,6 +51,16 @@ class Plan:
     done: dict[str, str]
     failed: tuple[Failure, ...]
     files: dict[str, tuple[Source, ...]] = field(default_factory=dict)
+    respelled: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """files: with digests. before: the fingerprint with the placeholder that the word has; "" where that is no other."""
+
+    fingerprint: str
+    files: tuple[Source, ...]
+    before: str = ""
 
 
 def plan(
@@ -59,15 +78,17 @@ def plan(
     """precision: the model's dtype as it enters fingerprints. retired: (concept, short fingerprint) of retired words, which
     are done as soon as a row asks for them. step: called with the number of concepts whose pictures were looked at, and of all.
     """
-    committed, failed_before = run.committed().union(retired), run.failed()
+    words, failed_before = run.committed(), run.failed()
+    committed = words.union(retired)
     touched = {name for name, _ in committed | failed_before}
     left: set[str] = {concept.name for concept in concepts} - touched
     done: dict[str, str] = {}
     failed: list[Failure] = []
     files: dict[str, tuple[Source, ...]] = {}
+    respelled: dict[str, str] = {}
     unpublished = _unpublished(run, committed)
 
-    def look(concept: Concept, known: Known | None) -> tuple[str, tuple[Source, ...]] | Failure:
+    def look(concept: Concept, known: Known | None, spelled: str) -> _Looked | Failure:
         if known is None:
             known = _known_from(run, unpublished.get(concept.name))
         try:
@@ -76,27 +97,37 @@ def plan(
         except (ImageSetError, StorageError) as error:
             return Failure(concept.name, "images", str(error))
         digests = [content_of(source) for source in read]
-        return fingerprint(concept, digests, model.digest, precision, settings), read
+        spellings = [concept.placeholder]
+        if spelled != concept.placeholder and PLAIN.fullmatch(spelled) and PLAIN.fullmatch(concept.placeholder):
+            spellings.append(spelled)
+        now, *before = [
+            fingerprint(replace(concept, placeholder=each), digests, model.digest, precision, settings)
+            for each in spellings
+        ]
+        return _Looked(now, read, *before)
 
     with ThreadPoolExecutor(READERS) as readers:
         again, looked_at = [concept for concept in concepts if concept.name in touched], 0
-        for some, known in _by_part(again, run):
-            seen = readers.map(look, some, [known.get(concept.name) for concept in some])
+        for some, known, spelled in _by_part(again, run):
+            of = [(known.get(concept.name), spelled.get(concept.name, "")) for concept in some]
+            seen = readers.map(look, some, *zip(*of, strict=True))
             for concept, looked in zip(some, seen, strict=True):
                 looked_at += 1
                 step(looked_at, len(again))
                 if isinstance(looked, Failure):
                     failed.append(looked)
                     continue
-                digest, read = looked
+                digest = looked.fingerprint
                 if (key := (concept.name, short(digest))) in committed:
                     done[concept.name] = digest
+                elif (concept.name, short(looked.before)) in words:
+                    done[concept.name], respelled[concept.name] = digest, looked.before
                 elif key in failed_before and not retry_failed and (before := _failure(run, concept.name, digest)):
                     failed.append(replace(before, fingerprint=digest))
                 else:
                     left.add(concept.name)
-                    files[concept.name] = read
-    return Plan(tuple(concept for concept in concepts if concept.name in left), done, tuple(failed), files)
+                    files[concept.name] = looked.files
+    return Plan(tuple(concept for concept in concepts if concept.name in left), done, tuple(failed), files, respelled)
 
 
 def _failure(run: RunFolder, concept: str, fingerprint: str) -> Failure | None:
@@ -117,8 +148,10 @@ def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> st
     return digest_of(source, storage_options)
 
 
-def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list[Concept], dict[str, Known]]]:
-    """The concepts, grouped by part of `embeddings/`, each with the sources which that part lists."""
+def _by_part(
+    concepts: Sequence[Concept], run: RunFolder
+) -> Iterator[tuple[list[Concept], dict[str, Known], dict[str, str]]]:
+    """The concepts, grouped by part of `embeddings/`, each with the sources and the placeholders which that part lists."""
     if not concepts:
         return
     parts = read_layout(run)["embeddings"]
@@ -126,7 +159,9 @@ def _by_part(concepts: Sequence[Concept], run: RunFolder) -> Iterator[tuple[list
     for concept in concepts:
         groups[shard_of(concept.name, parts)].append(concept)
     for number, some in groups.items():
-        yield some, _known(read_rows(run, part_path("embeddings", number, parts), SOURCES))
+        table = read_rows(run, part_path("embeddings", number, parts), SOURCES)
+        rows = [] if table is None else table.select(["concept", "placeholder"]).to_pylist()
+        yield some, _known(table), {row["concept"]: row["placeholder"] or "" for row in rows}
 
 
 def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, str]:

@@ -137,10 +137,15 @@ def test_all_commands_count_alike_while_rows_come_change_go_break_and_return(
     # The third: the deleted row returns, the new one changes, the broken one is known to be.
     shop.pictures("cup", "taxi", 2)
     rows |= {"taxi": {"shop": "south", "price": 7}}
+    rows["owl"]["placeholder"] = "<uhu>"
     shop.store.write_bytes("known.txt", b"gone\n")
     said = shop.night(0, rows, "--accept-failures", f"{shop.url}/known.txt")
     assert "1 word is in the manifest again (taxi), and done without training" in said
     assert "to do     1 of 4 concepts; 2 are done" in said
+    assert "1 word has another placeholder (owl: <owl> -> <uhu>), and the same vectors" in said
+    scores = shop.table("scores")
+    assert set(scores[scores["concept"] == "owl"]["shop"]) == {"west"}
+    assert scores[scores["concept"] == "owl"]["prompt"].str.contains("<uhu>").any()
     agree("n3", 3, 1, 0)
     assert shop.words()["taxi"] == first["taxi"]
 
@@ -148,5 +153,5 @@ def test_all_commands_count_alike_while_rows_come_change_go_break_and_return(
     said = shop.night(0, {"owl": {"shop": "west", "price": 6}}, "--retired-days", "0")
     assert "2 words are no longer in the manifest (cup, taxi)" in said
     agree("n4", 1, 0, 0)
-    assert set(shop.words()) == {"owl"}
+    assert shop.words() == {"owl": first["owl"]}  # under its first name again
     assert not shop.store.find("run/_retired")

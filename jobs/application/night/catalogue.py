@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from jobs.application.night.respelling import respell
 from jobs.application.phases import phase
 from jobs.application.requests import Listener
 from pipeline.inputs.manifest import Manifest
+from pipeline.models.families import Family
 from pipeline.scheduling.planning import Plan
 from pipeline.store.catalogue.listed import ManifestList, forget_others, has_lists, listed, read_lists, write_list
 from pipeline.store.catalogue.retired import bring_back, forget_old, retire, retired_names, retired_words
@@ -58,8 +60,11 @@ def follow_manifest(
     *,
     only_this_manifest: bool = False,
     retired_days: int,
+    family: Family,
 ) -> Catalogue:
-    """Writes the manifest's list, retires what is gone, brings back what returned, and says so."""
+    """Writes the manifest's list, retires what is gone, brings back what returned, gives words their new placeholders, and says
+    so. family: of the model.
+    """
     others = [] if only_this_manifest else _others(run, manifest)
     catalogue = _catalogue(run, manifest, planned, others)
     if only_this_manifest:
@@ -74,7 +79,15 @@ def follow_manifest(
     with phase(events, "retiring words") as counts:
         retire(run, names, parts, today, counts.of("kept the files of", "words that retire"))
         removed = forget_old(run, today, retired_days)
+    with phase(events, "writing new placeholders") as counts:
+        concepts = {concept.name: concept for concept in manifest.concepts}
+        respelled = respell(run, concepts, planned, parts, family, counts.of("wrote", "words with new placeholders"))
     _say(catalogue, removed, retired_days, events)
+    if respelled:
+        some = [f"{name}: {before} -> {now}" for name, (before, now) in respelled.items()]
+        count = "1 word has" if len(some) == 1 else f"{len(some)} words have"
+        said = f"respelled {count} another placeholder{_named(some)}, and the same vectors"
+        events.say("respelled", said, concepts=sorted(respelled))
     return Catalogue(catalogue.others, catalogue.gone, retired_names(run, names), catalogue.returned)
 
 

@@ -36,6 +36,7 @@ class PlannedRun:
     url: of the run folder, without credentials. new: concepts that were never tried. changed: concept -> what has changed, a few
     words each. again: concepts that failed and would be tried again. gone: words that would retire. returned: retired words that
     would be done again without training. failed: concepts that are not tried, and why. done: concepts with their word.
+    respelled: those of `done` that would get another placeholder.
     workers: assumed for the seconds. seconds: from the start to the report. money: at `price` an hour and worker; None without one.
     columns: the manifest's own, which are carried.
     """
@@ -53,6 +54,7 @@ class PlannedRun:
     seconds: float
     price: float | None = None
     columns: frozenset[str] = frozenset()
+    respelled: tuple[str, ...] = ()
 
     @property
     def to_learn(self) -> int:
@@ -116,6 +118,7 @@ def _planned(
         rate.seconds(len(planned.left), workers),
         price,
         frozenset(name for concept in inputs.manifest.concepts for name in concept.carried),
+        tuple(sorted(planned.respelled)),
     )
 
 
@@ -186,7 +189,10 @@ def lines_of_plan(planned: PlannedRun) -> list[str]:
             said.append(f"{title:<9} {len(reasons)}" + (", not tried again" if title == "failed" else ""))
             said += [f"  {name}: {why}" for name, why in sorted(reasons.items())[:SHOWN]]
             said += [f"  and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
-    for title, names in (("gone", planned.gone), ("returned", planned.returned), ("done", planned.done)):
+    named = (
+        ("gone", planned.gone), ("returned", planned.returned), ("respelled", planned.respelled), ("done", planned.done)
+    )  # fmt: skip
+    for title, names in named:
         said += [f"{title:<9} {len(names)}{_listed(names)}"] if names else []
     if not planned.to_learn:
         return [*said, "time      no word to learn"]

@@ -1,0 +1,72 @@
+"""Words whose rows give another placeholder: the same vectors and pictures under the new name, without learning.
+
+Each is written like a word that was just learned, its marker last, and published with the others.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.application.public_files import grid_file, samples_of_word, word_file
+from pipeline.models.families import Family
+from pipeline.records import Concept
+from pipeline.scheduling.planning import Plan
+from pipeline.store.parquet.parquet_tables import data_of
+from pipeline.store.parts import part_path, read_rows
+from pipeline.store.run_folder import RunFolder, shard_of
+from pipeline.store.run_tables import EMBEDDINGS
+
+
+def respell(
+    run: RunFolder,
+    concepts: Mapping[str, Concept],
+    planned: Plan,
+    parts: Mapping[str, int],
+    family: Family,
+    step: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, tuple[str, str]]:
+    """concepts: name -> its row. step: called with the number of words that are written, and of all.
+
+    Returns concept -> (placeholder before, placeholder now).
+    """
+    said = {}
+    for number, (name, before) in enumerate(sorted(planned.respelled.items()), 1):
+        path = part_path("embeddings", shard_of(name, parts["embeddings"]), parts["embeddings"])
+        table = read_rows(run, path, EMBEDDINGS)
+        there = [] if table is None else table.to_pylist()
+        rows = [row for row in there if (row["concept"], row["fingerprint"]) == (name, before)]
+        if rows:  # else its part was damaged since, and `publish` finds the word lost
+            said[name] = (str(rows[0]["placeholder"]), concepts[name].placeholder)
+            _write(run, rows, planned.done[name], concepts[name].placeholder, parts, family)
+        step(number, len(planned.respelled))
+    return said
+
+
+def _write(
+    run: RunFolder,
+    rows: Sequence[Mapping[str, Any]],
+    fingerprint: str,
+    placeholder: str,
+    parts: Mapping[str, int],
+    family: Family,
+) -> None:
+    """rows: of the word as it is."""
+    name, before = str(rows[0]["concept"]), str(rows[0]["placeholder"])
+    marker = run.marker(name, str(rows[0]["fingerprint"]))
+    samples = samples_of_word(run, rows, parts["samples"])
+    prompts = [prompt.replace(before, placeholder) for prompt in samples["prompt"].to_pylist()]
+    for column, values in (("fingerprint", [fingerprint] * len(samples)), ("prompt", prompts)):
+        samples = samples.set_column(samples.schema.get_field_index(column), column, pa.array(values, pa.string()))
+    now = [{**row, "fingerprint": fingerprint, "placeholder": placeholder} for row in rows]
+    attempt = uuid.uuid4().hex[:12]
+    files = {
+        "embedding.parquet": data_of(pa.Table.from_pylist(now, EMBEDDINGS)), "samples.parquet": data_of(samples),
+        "word.safetensors": word_file(now, family), "grid.png": grid_file(now, samples),
+    }  # fmt: skip
+    for file, data in files.items():
+        if data is not None:
+            run.storage.write_bytes(run.attempt_path(name, fingerprint, attempt, file), data)
+    run.commit(replace(marker, fingerprint=fingerprint, attempt=attempt))
