@@ -68,12 +68,16 @@ def test_the_plan_after_a_change_says_of_each_concept_what_would_be_done_and_why
     assert "setting steps 8 -> 9" in said["changed"]["owl"]
     assert said["measured"]
     assert said["seconds"] > 0
+    spelled = [row | {"placeholder": "<mix>"} if row["concept"] == "mixed" else row for row in rows]
     rows = [
         row | {"initializer": "toy"} if row["concept"] == "owl" else row for row in rows if row["concept"] != "mixed"
     ]
     rows.append({"concept": "cup", "images": str(pictures)})
     old_text = old.read_text(encoding="utf-8")
     try:
+        old.write_text("\n".join(map(json.dumps, spelled)), encoding="utf-8")
+        said = plan(arguments, capsys)
+        assert (said["respelled"], said["done"], said["changed"]) == (["mixed"], LEARNED, {})
         old.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         said = plan(arguments, capsys)
     finally:
