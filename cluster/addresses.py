@@ -55,9 +55,18 @@ def refuse_long_folder(environment: Mapping[str, str] = os.environ) -> None:
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if environment.get(name)), None)
     if name is None:
         return
-    folder, most = environment[name], LONGEST_SOCKET - len(SOCKET)
-    if (length := len(os.fsencode(folder.rstrip("/")))) > most:
+    folder = environment[name]
+    if not fits_sockets(folder):
         raise ClusterError(
-            f"{name} is {folder}, of {length} bytes: a local Ray keeps its sockets there, and the system takes no name above "
-            f"{most}; set RAY_TMPDIR to a shorter folder, such as /tmp"
+            f"{name} is {folder}, of {_length(folder)} bytes: a local Ray keeps its sockets there, and the system takes no name "
+            f"above {LONGEST_SOCKET - len(SOCKET)}; set RAY_TMPDIR to a shorter folder, such as /tmp"
         )
+
+
+def fits_sockets(folder: str) -> bool:
+    """Whether the names of a local Ray's sockets in it are short enough for the system."""
+    return _length(folder) <= LONGEST_SOCKET - len(SOCKET)
+
+
+def _length(folder: str) -> int:
+    return len(os.fsencode(folder.rstrip("/")))

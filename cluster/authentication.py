@@ -6,10 +6,17 @@ So every run has a random token that its processes inherit; requests without it 
 
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"  # the names of the environment's variables
+from cluster.addresses import fits_sockets
+
+# The names of the environment's variables.
+MODE, TOKEN, FOLDER = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR"
+LONGEST = "wordmint-4294967295"  # name of a folder, by a user's number
 
 
 @contextmanager
@@ -30,6 +37,33 @@ def token_of_its_own() -> Iterator[None]:
             else:
                 os.environ[name] = value
         _read_environment_again()
+
+
+@contextmanager
+def folder_of_its_own() -> Iterator[None]:
+    """Within the context, a Ray that is started keeps its sockets and logs where no other account of the machine may enter, unless
+    RAY_TMPDIR names a folder. Ray's own default is a folder in which everybody may write.
+    """
+    parent = Path(tempfile.gettempdir())
+    if os.environ.get(FOLDER) or not fits_sockets(str(parent / LONGEST)):
+        yield
+        return
+    os.environ[FOLDER] = str(private_folder(parent))
+    try:
+        yield
+    finally:
+        del os.environ[FOLDER]
+
+
+def private_folder(parent: Path) -> Path:
+    """A folder of this account alone; a new one where somebody else has taken its name, or may enter it."""
+    folder = parent / f"wordmint-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="wordmint-", dir=parent))
 
 
 def _read_environment_again() -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.addresses import ClusterError, joined_address, refuse_long_folder
-from cluster.authentication import token_of_its_own
+from cluster.authentication import folder_of_its_own, token_of_its_own
 
 ROOT = Path(__file__).resolve().parents[1]  # the folder that our packages are in
-# Ray's two Prometheus servers ask for no token, so a local Ray has none. The second, of what is left of the dashboard, has no
-# switch; on a port that does not exist it does not start, and Ray goes on without it.
-WITHOUT_METRICS = {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "99999"}
+# Ray's three Prometheus servers ask for no token, so a local Ray has none. Two have no switch: on a port that does not exist
+# they do not start, and Ray goes on without them.
+WITHOUT_METRICS = {
+    "RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "99999", "AUTOSCALER_METRIC_PORT": "99999",
+}  # fmt: skip
 _opened: ContextVar["Session | None"] = ContextVar("the session that is open", default=None)
 
 
@@ -73,7 +75,7 @@ def _local_ray(cpus: int | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray tells its authors of each run
     for name, value in WITHOUT_METRICS.items():
         os.environ.setdefault(name, value)
-    with token_of_its_own():
+    with token_of_its_own(), folder_of_its_own():
         import ray
 
         try:

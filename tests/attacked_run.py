@@ -140,7 +140,7 @@ def main(folder: str, *command: str) -> None:
         secret = next((each for one in processes(root) if (each := one.environ().get("RAY_AUTH_TOKEN"))), "no token")
         shown = (" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"]))
         leaks = [line for line in shown if secret in line]
-        logs = Path("/tmp/ray").glob("session_*/logs/*")
+        logs = [*Path("/tmp/ray").glob("session_*/logs/*"), *Path("/tmp").glob("wordmint-*/ray/session_*/logs/*")]
         leaks += [str(each) for each in logs if each.is_file() and secret.encode() in each.read_bytes()]
     finally:
         process.terminate()
