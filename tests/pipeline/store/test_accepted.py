@@ -49,16 +49,18 @@ def run(tmp_path: Path) -> RunFolder:
     return made
 
 
-def night(run: RunFolder, steps: list[tuple[int, ...]] | None = None, **scores: float) -> dict[str, str]:
+def night(
+    run: RunFolder, steps: list[tuple[int, ...]] | None = None, keep: int = KEEP, **scores: float
+) -> dict[str, str]:
     """These words are learned, with these scores; the bytes of a word are its score. Returns what is held back.
 
-    steps: gets what the gate says of how far it has come.
+    steps: gets what the gate says of how far it has come. keep: how many earlier words stay.
     """
     heard = [] if steps is None else steps
     words = [word(name, score, fingerprint=f"{score:.3f}".replace(".", "") * 16) for name, score in scores.items()]
     for each in words:
         run.storage.write_bytes(run.candidate_path(each.concept), f"{each.reconstruction}".encode())
-    return gate_words(run, summary(words), Rule(), KEEP, Listener(), lambda *each: heard.append(each))
+    return gate_words(run, summary(words), Rule(), keep, Listener(), lambda *each: heard.append(each))
 
 
 def summary(words: list[ConceptSummary]) -> Summary:
@@ -279,6 +281,20 @@ def test_a_roll_back_never_returns_to_a_word_that_was_taken_back(run: RunFolder)
     roll_back_words(run, ["owl", "owl"])
     assert public(run) == "0.7"
     assert {word.reconstruction for word in read_judged(run)} == {0.7, 0.73, 0.74}
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_one_word_that_stays_is_never_one_that_was_taken_back(keep: int, run: RunFolder) -> None:
+    for score in (0.70, 0.71):
+        night(run, keep=keep, owl=score)
+    roll_back_words(run, ["owl"])
+    night(run, keep=keep, owl=0.72)
+    kept = {word.reconstruction for word in read_judged(run) if word.state == "previous"}
+    assert kept == ({0.70} if keep == 1 else {0.70, 0.71})
+    roll_back_words(run, ["owl"])
+    assert public(run) == "0.7"
+    with pytest.raises(ValueError, match="no word of it was accepted before"):
+        roll_back_words(run, ["owl"])
 
 
 def test_a_roll_back_that_one_name_ends_changes_no_other(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
