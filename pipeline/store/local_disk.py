@@ -90,7 +90,7 @@ def versions_matching(root: str, pattern: str, at_most: int) -> dict[str, str | 
         matches = path_fits(pattern)
         walked = (path for path in _names_below(root, _plain_part(pattern)) if matches(path))
     else:
-        walked = glob.iglob(pattern, root_dir=root, include_hidden=True)  # noqa: PTH207 - relative to a folder
+        walked = _names_fitting(root, pattern)
     paths = list(itertools.islice(walked, at_most + 1))
     if len(paths) > at_most:
         raise ValueError(f"more than {at_most:,} names match")
@@ -142,6 +142,36 @@ def _plain_part(pattern: str) -> str:
     """The folders before the first component of the pattern that holds a sign."""
     parts = pattern.split("/")
     return "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), parts[:-1]))
+
+
+def _names_fitting(root: str, pattern: str) -> Iterator[str]:
+    """Paths, relative to root, of all that a pattern without "**" matches. Of the ways to one folder through as many others, the
+    first is followed. Raises ValueError for more than MOST_FOLDERS folders.
+    """
+    *folders, last = pattern.split("/")
+    ways, read = {os.path.realpath(root): ""}, 0
+    for part in folders:
+        read += len(ways)
+        if read > MOST_FOLDERS:
+            raise ValueError(f"more than {MOST_FOLDERS:,} folders below it")
+        below: dict[str, str] = {}
+        for real, at in ways.items():
+            for name in _fitting(real, part):
+                inner = os.path.realpath(f"{real}/{name}")
+                if Path(inner).is_dir():
+                    below.setdefault(inner, f"{at}{name}/")
+        ways = below
+    return (f"{at}{name}" for real, at in ways.items() for name in _fitting(real, last))
+
+
+def _fitting(folder: str, part: str) -> list[str]:
+    """The names in the folder that match one component of a pattern, sorted."""
+    if not glob.has_magic(part):
+        return [part] if os.path.lexists(f"{folder}/{part}") else []
+    matches = name_fits(part)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # as a shell passes over what it may not read
+        return sorted(entry.name for entry in entries if matches(entry.name))
+    return []
 
 
 def _names_below(root: str, start: str) -> Iterator[str]:

@@ -213,6 +213,14 @@ def test_links_in_circles_are_read_once(tmp_path: Path) -> None:
     assert find_images(concept(f"{tmp_path}/**/*.png")) == (f"{tmp_path}/1.png", f"{tmp_path}/sub/2.png")
     with pytest.raises(ImageSetError, match="matches no picture"):
         find_images(concept(f"{tmp_path}/**/*.tif"))
+    for name in (
+        "*/" * 40,
+        "*/sub/" * 20,
+        "[a-z]/" * 40,
+    ):  # a folder is visited once at each depth, not once for each way to it
+        assert find_images(concept(f"{tmp_path}/{name}*.png"))
+        with pytest.raises(ImageSetError, match="matches no picture"):
+            find_images(concept(f"{tmp_path}/{name}*.tif"))
 
 
 def test_folders_that_link_to_each_other_are_followed_to_a_limit(tmp_path: Path) -> None:
