@@ -17,12 +17,27 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import numpy as np
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from tests.gcs_server import GoogleStore
     from tests.job_process import FinishedRun
 
 SECRET = "test-secret-that-nobody-may-see"
+
+
+class _TogetherWithTheFinishedRun(LoadFileScheduling):
+    """The tests of a file run in one process; the files that read the finished run in the same one, to make it once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        reads = "finished_run" in (self.config.rootpath / file).read_text(encoding="utf-8")
+        return "finished run" if reads else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _TogetherWithTheFinishedRun(config, log)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def read_until(process: "subprocess.Popen[str]", pattern: str) -> str:
     raise AssertionError(f"ended without a line like {pattern!r}: {process.stderr and process.stderr.read()}")
 
 
+@pytest.mark.long
 def test_a_run_can_be_watched_and_stopped_and_its_folder_alone_tells_of_it(
     begin: "Callable[..., subprocess.Popen[str]]", tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def scored_by(run: Path, metric: str) -> dict[str, float]:
     return dict(zip(mine["concept"], mine["value"], strict=True))
 
 
+@pytest.mark.long
 def test_the_documented_metric_is_scored_reported_and_scored_anew_when_it_changes(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
