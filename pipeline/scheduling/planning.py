@@ -28,7 +28,7 @@ from pipeline.store.run_tables import EMBEDDINGS
 from pipeline.store.storage import StorageError, StorageNotFoundError, without_credentials
 
 READERS = 32  # threads: listing and reading images is waiting, mostly
-SOURCES = pa.schema([EMBEDDINGS.field(name) for name in ("concept", "placeholder", "sources")])
+SOURCES = pa.schema([EMBEDDINGS.field(name) for name in ("concept", "fingerprint", "placeholder", "sources")])
 # Another placeholder changes no vector. These stand in prompts as they are, and no tokenizer has them already; of others, such as
 # <pad>, the worker that learns the word anew is the judge.
 PLAIN = re.compile(
@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """files: with digests. before: the fingerprint with the placeholder that the word has; "" where that is no other."""
+    """files: with digests. before: of the published word, where it differs by its placeholder alone; else ""."""
 
     fingerprint: str
     files: tuple[Source, ...]
@@ -88,7 +88,7 @@ def plan(
     respelled: dict[str, str] = {}
     unpublished = _unpublished(run, committed)
 
-    def look(concept: Concept, known: Known | None, spelled: str) -> _Looked | Failure:
+    def look(concept: Concept, known: Known | None, word: tuple[str, str]) -> _Looked | Failure:
         if known is None:
             known = _known_from(run, unpublished.get(concept.name))
         try:
@@ -97,19 +97,18 @@ def plan(
         except (ImageSetError, StorageError) as error:
             return Failure(concept.name, "images", str(error))
         digests = [content_of(source) for source in read]
-        spellings = [concept.placeholder]
+        now = fingerprint(concept, digests, model.digest, precision, settings)
+        spelled, published = word
         if spelled != concept.placeholder and PLAIN.fullmatch(spelled) and PLAIN.fullmatch(concept.placeholder):
-            spellings.append(spelled)
-        now, *before = [
-            fingerprint(replace(concept, placeholder=each), digests, model.digest, precision, settings)
-            for each in spellings
-        ]
-        return _Looked(now, read, *before)
+            before = replace(concept, placeholder=spelled)
+            if fingerprint(before, digests, model.digest, precision, settings) == published:
+                return _Looked(now, read, published)
+        return _Looked(now, read)
 
     with ThreadPoolExecutor(READERS) as readers:
         again, looked_at = [concept for concept in concepts if concept.name in touched], 0
-        for some, known, spelled in _by_part(again, run):
-            of = [(known.get(concept.name), spelled.get(concept.name, "")) for concept in some]
+        for some, known, published in _by_part(again, run):
+            of = [(known.get(concept.name), published.get(concept.name, ("", ""))) for concept in some]
             seen = readers.map(look, some, *zip(*of, strict=True))
             for concept, looked in zip(some, seen, strict=True):
                 looked_at += 1
@@ -150,8 +149,8 @@ def _digest(source: Source, known: Known, storage_options: dict[str, Any]) -> st
 
 def _by_part(
     concepts: Sequence[Concept], run: RunFolder
-) -> Iterator[tuple[list[Concept], dict[str, Known], dict[str, str]]]:
-    """The concepts, grouped by part of `embeddings/`, each with the sources and the placeholders which that part lists."""
+) -> Iterator[tuple[list[Concept], dict[str, Known], dict[str, tuple[str, str]]]]:
+    """The concepts, grouped by part of `embeddings/`, each with what that part lists: sources, and (placeholder, fingerprint)."""
     if not concepts:
         return
     parts = read_layout(run)["embeddings"]
@@ -160,8 +159,8 @@ def _by_part(
         groups[shard_of(concept.name, parts)].append(concept)
     for number, some in groups.items():
         table = read_rows(run, part_path("embeddings", number, parts), SOURCES)
-        rows = [] if table is None else table.select(["concept", "placeholder"]).to_pylist()
-        yield some, _known(table), {row["concept"]: row["placeholder"] or "" for row in rows}
+        rows = [] if table is None else table.select(["concept", "placeholder", "fingerprint"]).to_pylist()
+        yield some, _known(table), {row["concept"]: (row["placeholder"] or "", row["fingerprint"]) for row in rows}
 
 
 def _unpublished(run: RunFolder, committed: set[tuple[str, str]]) -> dict[str, str]:

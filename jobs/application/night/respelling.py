@@ -5,7 +5,6 @@ Each is written like a word that was just learned, its marker last, and publishe
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from pipeline.records import Concept
 from pipeline.scheduling.planning import Plan
 from pipeline.store.parquet.parquet_tables import data_of
 from pipeline.store.parts import part_path, read_rows
-from pipeline.store.run_folder import RunFolder, shard_of
+from pipeline.store.run_folder import Marker, RunFolder, shard_of
 from pipeline.store.run_tables import EMBEDDINGS
 
 
@@ -38,7 +37,7 @@ def respell(
         table = read_rows(run, path, EMBEDDINGS)
         there = [] if table is None else table.to_pylist()
         rows = [row for row in there if (row["concept"], row["fingerprint"]) == (name, before)]
-        if rows:  # else its part was damaged since, and `publish` finds the word lost
+        if rows:  # else another driver has changed the table since, and this run says that the word is not there
             said[name] = (str(rows[0]["placeholder"]), concepts[name].placeholder)
             _write(run, rows, planned.done[name], concepts[name].placeholder, parts, family)
         step(number, len(planned.respelled))
@@ -55,7 +54,6 @@ def _write(
 ) -> None:
     """rows: of the word as it is."""
     name, before = str(rows[0]["concept"]), str(rows[0]["placeholder"])
-    marker = run.marker(name, str(rows[0]["fingerprint"]))
     samples = samples_of_word(run, rows, parts["samples"])
     prompts = [prompt.replace(before, placeholder) for prompt in samples["prompt"].to_pylist()]
     for column, values in (("fingerprint", [fingerprint] * len(samples)), ("prompt", prompts)):
@@ -69,4 +67,4 @@ def _write(
     for file, data in files.items():
         if data is not None:
             run.storage.write_bytes(run.attempt_path(name, fingerprint, attempt, file), data)
-    run.commit(replace(marker, fingerprint=fingerprint, attempt=attempt))
+    run.commit(Marker(name, fingerprint, attempt, rows[0]["steps"], rows[0]["seconds"]))
