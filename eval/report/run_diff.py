@@ -158,11 +158,16 @@ def csv_of(pairs: Sequence[ConceptPair]) -> str:
     figures = [name for name in pairs[0].a if any(not math.isnan(pair.a[name] + pair.b[name]) for pair in pairs)]
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["concept", *(f"{name}_{part}" for name in figures for part in ("a", "b", "change"))])
+    writer.writerow(["concept", *(_cell(f"{name}_{part}") for name in figures for part in ("a", "b", "change"))])
     for pair in pairs:
         cells = [value for name in figures for value in (pair.a[name], pair.b[name], pair.change(name))]
-        writer.writerow([pair.concept, *("" if math.isnan(value) else f"{value:.6f}" for value in cells)])
+        writer.writerow([_cell(pair.concept), *("" if math.isnan(value) else f"{value:.6f}" for value in cells)])
     return sink.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A text that a spreadsheet would calculate, as a stranger's name such as =HYPERLINK(...), stays one behind an apostrophe."""
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def latex_of(compared: Sequence[Difference], a: str, b: str) -> str:

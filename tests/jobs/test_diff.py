@@ -1,6 +1,7 @@
 """jobs/diff.py: two run folders of words on a tiny model, compared as a person would."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 import eval.nightly.canary
 import eval.scores.score_run
-from eval.report.run_diff import FIGURES, ConceptPair, differences, latex_of
+from eval.report.run_diff import FIGURES, ConceptPair, csv_of, differences, latex_of
 from eval.scores.drawn_pictures import RunModel
 from eval.scores.score_run import Judgement
 from jobs import diff
@@ -114,3 +115,13 @@ def test_a_gain_and_a_loss_are_found_alike_and_noise_seldom() -> None:
 def test_names_cannot_break_the_table_of_a_paper() -> None:
     found = differences(pairs(np.random.default_rng(0), 0.1, 5))
     assert r"run\_7\textbackslash{}\%\{x\}" in latex_of(found, "run_7\\%{x}", "b")
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("http://evil.example","owl")', "+1", "-1+cmd", "@SUM(A1)", " =1", "\t=1"])
+def test_a_strangers_name_is_no_formula_in_a_spreadsheet_and_no_command_in_a_paper(name: str) -> None:
+    """Catches a name that a spreadsheet calculates, or that LaTeX obeys."""
+    figures = dict.fromkeys(FIGURES, 0.5)
+    header, row = csv.reader(io.StringIO(csv_of([ConceptPair(name, figures, figures)])))
+    assert row[0] == f"'{name}"
+    assert header[0] == "concept"
+    assert r"\input" not in latex_of([], r"\input{/etc/passwd}", "b")
