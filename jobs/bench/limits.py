@@ -7,6 +7,7 @@ Takes a minute or two on one core. Each file is read in its own process; its mem
 
 import io
 import json
+import os
 import struct
 import tempfile
 import time
@@ -46,6 +47,18 @@ from pipeline.models.text.text_encoder import TextEncoder""",
 CHECKPOINT: Call = (
     "from pathlib import Path\nfrom pipeline.store.checkpoints import decode_checkpoint",
     "print('refused' if decode_checkpoint(Path(sys.argv[1]).read_bytes()) is None else 'read')",
+)
+JSON: Call = (
+    "from pathlib import Path\nfrom pipeline.store.run_folder import RunFolder\nfrom pipeline.store.storage import Storage",
+    "RunFolder(Storage(str(Path(sys.argv[1]).parent))).read_run()",
+)
+LISTS: Call = (
+    f"{JSON[0]}\nfrom pipeline.store.catalogue.listed import read_lists",
+    "print(len(read_lists(RunFolder(Storage(sys.argv[1])))[0].concepts), 'names')",
+)
+TOKENIZER: Call = (
+    "from pathlib import Path\nfrom pipeline.models.configuration import refuse_code",
+    "refuse_code(Path(sys.argv[1]))",
 )
 MOST_SIDE = 8_934  # 80 megapixels
 MOST_SAID = 100  # characters of a message
@@ -246,6 +259,27 @@ def nested(path: Path) -> None:
     path.write_bytes(b"[" * 1_000_000)
 
 
+def empty_lists(path: Path) -> None:
+    path.write_bytes(b'{"manifest": [' + b"[]," * 10_000_000 + b"0]}")
+
+
+def list_of_lists(path: Path) -> None:
+    (path / "_manifests").mkdir(parents=True)
+    empty_lists(path / "_manifests" / "0.json")
+
+
+def doubling(path: Path) -> None:
+    path.mkdir()
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    (path / "tokenizer.json").write_text(json.dumps({"normalizer": {"type": "Sequence", "normalizers": [step] * 30}}))
+
+
+def endless_words(path: Path) -> None:
+    path.mkdir()
+    (path / "vocab.json").touch()
+    os.truncate(path / "vocab.json", 20_000_000_000)
+
+
 ATTACKS: tuple[tuple[str, str, Callable[[Path], None], Call], ...] = (
     ("800,000 bad rows", "m.csv", bad_rows, MANIFEST),
     ("names that lead elsewhere, or that a system keeps for itself", "m.csv", traversal, MANIFEST),
@@ -280,6 +314,10 @@ ATTACKS: tuple[tuple[str, str, Callable[[Path], None], Call], ...] = (
     ),
     ("metadata of 16 million empty lists", "w.safetensors", large_metadata(f"[{'[],' * 16_000_000}[]]"), WORD),
     ("a chat template that loops for ever", "model", endless_template, TEMPLATE),
+    ("a tokenizer that doubles a text 30 times", "tokenizer", doubling, TOKENIZER),
+    ("a tokenizer's file of 20 GB that takes no room on the disk", "tokenizer", endless_words, TOKENIZER),
+    ("run.json of 10 million empty lists", "run.json", empty_lists, JSON),
+    ("a manifest's list of 10 million empty lists", "run", list_of_lists, LISTS),
     ("a pickle that runs a command, as a checkpoint", "c.safetensors", pickle, CHECKPOINT),
     ("JSON nested a million deep, as a checkpoint", "c.safetensors", nested, CHECKPOINT),
     ("a TIFF of 64 pixels a side in one tile of 46,000", "p.tif", one_tile, PICTURE),
