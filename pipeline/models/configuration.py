@@ -30,8 +30,8 @@ OWN_ATTENTION = (None, "eager", "sdpa")  # any other name is that of a package, 
 TOKENIZERS, LISTS = "tokenizer.json", ("tokenizer.json", "vocab.json", "added_tokens.json")
 TEXTS = (".json", ".txt", ".model", ".jinja")
 ADAPTER = "adapter_config.json"  # transformers loads the adapter beside it, from a pickle if there is nothing else
-# A kind of model inside another, of transformers, that hands its entries to timm, which loads and downloads what they name.
-TIMMS = "timm_"
+# A kind of model or of image processor, of transformers, that hands its entries to timm, which loads and downloads what they name.
+TIMMS = "timm"
 QUANTISED = "quantization_config"
 # torchao's config of the weights that text encoders are read in: 8-bit numbers, through which gradients reach the word.
 INT8 = "Int8WeightOnlyConfig"
@@ -145,7 +145,7 @@ def _refuse_entries(path: Path, configuration: dict[str, Any]) -> None:
         opened = (path.name == SPECIAL_TOKENS and name.endswith(("_file", "_files"))) or (
             path.name in (SPECIAL_TOKENS, TOKENIZER) and name in ("vocab", "merges") and isinstance(value, str)
         )
-        timms = name == "model_type" and str(value).startswith(TIMMS)
+        timms = name in ("model_type", "image_processor_type") and str(value).lower().startswith(TIMMS)
         if ((name in (*LOADS_MORE, QUANTISED) or opened or timms) and value) or (kernel and value not in OWN_ATTENTION):
             raise ConfigurationError(
                 f"{path}: {name!r} is {str(value)[:200]!r}, which would make a library run or load more than this folder's "

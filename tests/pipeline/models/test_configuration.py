@@ -58,6 +58,11 @@ def change(path: Path, entries: dict[str, Any]) -> None:
         ),
         ("text_encoder/config.json", {"vision_config": {"model_args": {"checkpoint_path": "/evil.pt"}}}, "model_args"),
         ("text_encoder/config.json", {"vision_config": {"checkpoint_path": "/evil.pt"}}, "checkpoint_path"),
+        (
+            "text_encoder/preprocessor_config.json",
+            {"image_processor_type": "TimmWrapperImageProcessor"},
+            "image_processor_type",
+        ),
         ("text_encoder/config.json", {"use_timm_backbone": True, "backbone": "hf-hub:evil/x"}, "use_timm_backbone"),
         (
             "text_encoder/processor_config.json",
