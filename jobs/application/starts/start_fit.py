@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.addresses import ClusterError, joined_address
 from cluster.session import Session, ray_session
 from jobs.application.local_paths import local_paths
+from jobs.application.phases import phase
 from jobs.application.recorded import allowed
 from jobs.application.requests import Listener, NotStartedError, require
 from pipeline.models.find import MINI, Model, ModelError, find_model
@@ -68,13 +69,17 @@ def fit_starts(request: FitRequest, events: Listener | None = None) -> FitResult
         runs = [RunFolder(Storage(url, options)) for url in request.runs]
         if not runs:
             model, clip = find_model(request.model or MINI, options), request.clip or MINI
-            return _write(place, name, _of_vocabulary(request, model, clip), None, events)
+            with phase(events, "fitting to the vocabulary"):
+                fitted = _of_vocabulary(request, model, clip)
+            return _write(place, name, fitted, None, events)
         model, clip = _common(runs, request)
-        fit = _of_archive(runs, model, clip)
+        with phase(events, "fitting"):
+            fit = _of_archive(runs, model, clip)
         for (kind, vectors), count in fit.left_out.items():
             said = f"{count} {kind}s of {vectors} vectors are too few for a map of their own; their words will start from words"
             events.say("left out", said)
-        gain = _measured(request, runs, fit, model, clip)
+        with phase(events, "learning words that were left out"):
+            gain = _measured(request, runs, fit, model, clip)
         return _write(place, name, (fit.start, fit.maps), gain, events)
     except (ClusterError, ModelError, StorageError, UnseenPathError, OSError, ValueError) as error:
         raise NotStartedError(str(error)) from error
