@@ -140,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StorageError as error:
         log.complain("cut short", f"cut short by its storage; {GOES_ON}.\n{error}")
         return CUT_SHORT
-    except Exception:  # noqa: BLE001 - exit code 1 would say that the words had been scored
+    except SystemExit:
+        raise
+    except BaseException:  # noqa: BLE001 - exit code 1 would say that the words had been scored; libraries in Rust raise others
         log.complain("cut short", f"cut short by this error; what is scored is kept.\n{traceback.format_exc()}")
         return CUT_SHORT
     return NOT_STARTED

@@ -159,7 +159,9 @@ def finish(request: RunRequest, log: Log, worker: "type[WorkerProcess] | None" =
         log.complain("cut short", f"cut short: {error}\n{ending_of(error).then}.")
     except StorageError as error:
         log.complain("cut short", f"cut short by its storage; {ending_of(error).then}.\n{error}")
-    except Exception:  # noqa: BLE001 - exit code 1 would say that the run had finished
+    except SystemExit:
+        raise
+    except BaseException:  # noqa: BLE001 - exit code 1 would say that the run had finished; libraries in Rust raise others
         log.complain(
             "cut short", f"cut short by this error; the words that are done are kept.\n{traceback.format_exc()}"
         )

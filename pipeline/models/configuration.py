@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.tokenizer_files import refuse_costly_steps
+from pipeline.models.tokenizer_files import refuse_costly_steps, refuse_panics
 from pipeline.models.weights.weight_files import INDEX, NAMED
 
 MOST_BYTES, MOST_DEEP = 4_000_000, 32
@@ -96,6 +96,7 @@ def _refuse_list(path: Path) -> None:
         try:
             stated = json.loads(data)
             refuse_costly_steps(stated if isinstance(stated, dict) else {})
+            refuse_panics(data.decode())
         except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{path}: {error}") from None
 

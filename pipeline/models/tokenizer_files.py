@@ -16,6 +16,7 @@ MOST_STEPS, MOST_BYTE_STEPS, MOST_PUT_BEFORE, MOST_CHARACTER_MAP, MOST_AROUND, M
     2_000,
     64,
 )
+PROBE = "A photo of <owl>, a caf\u00e9 \u732b \U0001f600 \uff11\u00bd."
 QUANTIFIER = re.compile(r"([*+?]|\{\d*,?\d*\})[?+]?")
 
 
@@ -38,6 +39,22 @@ def refuse_costly_steps(stated: dict[str, Any]) -> None:
     for name in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
         if isinstance(model, dict) and len(str(model.get(name))) > MOST_AFFIX:
             raise TokenizerError(f"its model's {name} has over {MOST_AFFIX} characters")
+
+
+def refuse_panics(content: str) -> None:
+    """content: of a tokenizer.json with steps that cost little. Raises TokenizerError for one on which the library panics, which no
+    `except Exception` catches; what it refuses in an orderly way is told where the tokenizer is loaded.
+    """
+    from tokenizers import Tokenizer  # it takes a moment, and few tokenizers are looked at
+
+    try:
+        Tokenizer.from_str(content).encode(PROBE)
+    except KeyboardInterrupt:
+        raise
+    except Exception:  # noqa: BLE001 - the library has no class of its own
+        return
+    except BaseException as error:  # noqa: BLE001 - a panic is nothing else
+        raise TokenizerError(f"the tokenizers library breaks on it ({str(error)[:200]})") from None
 
 
 def _steps(step: object, depth: int = 0) -> Iterator[dict[str, Any]]:

@@ -51,6 +51,27 @@ def test_a_step_that_makes_a_text_grow_or_takes_for_ever_is_refused(what: str, t
         find_model(str(folder))
 
 
+PANICS: dict[str, dict[str, Any]] = {
+    "a map that is none": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "a map that leads out of itself": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAP////9hYmM="}},
+    "pieces of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "a sign that is not there": {
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "X", "type_id": 0}}], "pair": [],
+                           "special_tokens": {}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PANICS)
+def test_a_tokenizer_on_which_the_library_panics_is_refused(what: str, tmp_path: Path) -> None:
+    """Catches a model's folder that ends a job with a traceback and the exit code of a finished run."""
+    folder = Path(shutil.copytree(MINI_FOLDER, tmp_path / "model"))
+    path = folder / "tokenizer" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | PANICS[what]), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"tokenizer\.json: the tokenizers library breaks on it"):
+        find_model(str(folder))
+
+
 def test_what_is_refused_does_take_gigabytes_or_seconds(tmp_path: Path) -> None:
     """Holds the attacks to be attacks: fewer doublings than above, and a text of 40 letters."""
     clip = Path(shutil.copytree(MINI_FOLDER / "tokenizer", tmp_path / "tokenizer"))
