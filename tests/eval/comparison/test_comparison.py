@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 import eval.comparison.steps_curve
-from eval.comparison.steps_curve import Recipe, checkpoints, measured, recipes_of
+from eval.comparison.steps_curve import START_COST, Recipe, checkpoints, measured, recipes_of
 from eval.comparison.variants import BASE, PLACES, TRAINED
 from eval.judges.clip import Features
 from jobs.compare import KIND, KNOWN, NAME, NOT_STARTED, STYLES, chosen, main
@@ -98,24 +99,79 @@ def test_a_variant_that_there_is_not_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_published_recipes_have_their_rates_and_ours_is_the_jobs_default() -> None:
-    paper, diffusers, crossed, ours, uniform = recipes_of(InversionSettings(seed=3), 10_000)
+def test_the_published_recipes_are_those_of_their_authors_commands() -> None:
+    """steps, pictures a step, rate after scaling, weight decay, vectors; what else a command says is below."""
     told = {
-        each.name: (each.settings.steps, each.settings.batch_size, each.settings.learning_rate)
-        for each in (paper, diffusers, crossed)
+        "paper": (5000, 8, 0.04, 0.01, 1),
+        "diffusers README": (3000, 4, 2e-3, 0.01, 1),
+        "DVAR's training": (6100, 2, 0.01, 0.01, 1),
+        "Cross Initialization": (320, 8, 5e-3, 0.01, 2),
+        "Directional": (400, 4, 0.01, 0.0, 1),
     }
-    assert told == {
-        "paper": (5000, 8, 0.04), "diffusers README": (3000, 4, 2e-3), "Cross Initialization": (320, 8, 5e-3)
+    recipes = {each.name: each for each in recipes_of(recipe_of("another model"), 10_000)}
+    for name, expected in told.items():
+        followed = recipes[name].settings
+        stated = (followed.steps, followed.batch_size, followed.learning_rate, followed.weight_decay)
+        assert (*stated, recipes[name].vectors) == expected, name
+        assert (followed.timesteps, followed.schedule, followed.start) == ("uniform", "constant", "words"), name
+        assert recipes[name].checkpoints[-1] == followed.steps
+    assert {name: each.stopped for name, each in recipes.items() if each.stopped} == {
+        "DVAR's training": "DVAR", "wordmint without its early stop": "wordmint"
     }  # fmt: skip
-    for each in (paper, diffusers, crossed):
-        assert (each.settings.weight_decay, each.settings.timesteps, each.settings.seed) == (0.01, "uniform", 3)
-    assert crossed.settings.cross_initialised
-    assert (paper.settings.early_stop, diffusers.settings.early_stop) == ("dvar", "off")
-    assert ours.settings == InversionSettings(seed=3)
-    assert uniform.settings == replace(ours.settings, timesteps="uniform", early_stop="off")
+    assert recipes["Cross Initialization"].settings.cross_initialised
+    directional = recipes["Directional"].settings
+    assert (directional.optimiser, directional.concentration, directional.flip) == ("directional", 1e-4, False)
+    assert 500 in recipes["diffusers README"].checkpoints, "where the README for SDXL ends"
+    assert next(iter(recipes)) == "paper", "what the others are compared with"
+
+
+def test_our_recipe_is_the_models_own_and_timesteps_are_told_apart() -> None:
+    for model in ("mini", "another model"):
+        common = replace(recipe_of(model), seed=3)
+        *_, ours, uniform = recipes_of(common, 10_000)
+        assert ours.settings == common
+        assert uniform.settings == replace(common, timesteps="uniform", early_stop="off")
+    assert recipes_of(recipe_of("mini"), 10_000)[-2].name == "wordmint", "it has no early stop"
     assert recipes_of(InversionSettings(), 100)[0].checkpoints == (0, 12, 25, 50, 100)
-    assert 500 in diffusers.checkpoints, "where the README for SDXL ends"
     assert checkpoints(12) == (0, 12)
+
+
+def test_a_start_from_pictures_costs_the_models_own_pictures_of_the_class(
+    concepts: list[Concept], epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a start that is free of cost in the curve, and one that is not made."""
+    torch.set_num_threads(1)
+    seen: list[np.ndarray] = []
+    drawn: list[dict[str, np.ndarray]] = []
+
+    class Encoder:
+        digest = "e"
+
+        def vectors(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+            seen.append(np.asarray(pictures))
+            return {"text_encoder": np.full(32, 0.01 * len(seen), np.float32)}
+
+    class Recorded:
+        def __init__(self, *_: object) -> None: ...
+
+        def __call__(self, name: str, vectors: dict[str, np.ndarray]) -> tuple[float, float]:
+            drawn.append(vectors)
+            return 0.5, 0.3
+
+    monkeypatch.setattr(eval.comparison.steps_curve, "Scoring", Recorded)
+    settings = InversionSettings(steps=2, start="pictures", early_stop="off")
+    plain = replace(concepts[0], initializer=None)
+    style = replace(concepts[1], kind="style")
+    backbone, recipe = load_backbone(str(epsilon_model)), Recipe("r", settings, (0, 2), vectors=2)
+    encoder: Any = Encoder()
+    rows = measured(backbone, "mini", recipe, [concepts[0]], encoder)
+    assert [row.evaluations for row in rows] == [START_COST, START_COST + 8] == [96, 104]
+    assert [some.shape[0] for some in seen] == [2, 4], "the concept's pictures, and the model's own of its class"
+    moved = drawn[0]["text_encoder"] - backbone.initial_vectors("cat", 2)["text_encoder"]
+    np.testing.assert_allclose(moved, np.full((2, 32), -0.01), atol=1e-6)
+    for concept in (plain, style):
+        assert [row.evaluations for row in measured(backbone, "mini", recipe, [concept], encoder)] == [0, 8]
+    assert len(seen) == 3, "a style has no start in its pictures"
 
 
 def test_a_word_at_a_checkpoint_is_the_word_that_a_training_of_so_many_steps_gives(
