@@ -6,7 +6,7 @@ cosine does not show that all words draw the same thing; this does.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,17 @@ class Features:
 
     training (D,): the mean feature of its training images. Its dot product with a picture is their mean cosine.
     samples (N, D): the features of its pictures of the plain prompt, rows of length one.
+    pictures (M, D): those of its training images; empty in tables that were written before they were kept.
     """
 
     training: Floats
     samples: Floats
+    pictures: Floats = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def real(self) -> Floats:
+        """Its training images; their mean where they were not kept."""
+        return self.pictures if len(self.pictures) else self.training[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
     nearest = np.stack([np.bincount(each.argmax(axis=1), minlength=len(names)) / len(each) for each in similarities])
     mean = np.stack([each.mean(axis=0) for each in similarities])
     right = np.diag(nearest)
+    precision, by_chance = retrieval([features[name] for name in names])
     return Confusion(
         concepts=len(names),
         nearest_own=float(right.mean()),
@@ -89,34 +97,50 @@ def confusion_over(features: Mapping[str, Features]) -> Confusion | None:
         other=float((mean.sum() - np.trace(mean)) / (len(names) * (len(names) - 1))),
         mistaken=_most_mistaken(names, nearest),
         by_concept=dict(zip(names, right.tolist(), strict=True)),
-        precision=retrieval(similarities, training),
-        precision_by_chance=sum(1 / rank for rank in range(1, min(len(names), LOOK_ALIKES + 1) + 1))
-        / min(len(names), LOOK_ALIKES + 1),
+        precision=precision,
+        precision_by_chance=by_chance,
     )
 
 
-def retrieval(similarities: Sequence[Floats], training: Floats) -> float:
-    """How high each picture ranks its own concept among similar ones: mean average precision, as a mean over concepts.
+def retrieval(concepts: Sequence[Features]) -> tuple[float, float]:
+    """How high each picture ranks its own concept's images among similar ones: mean average precision, and the same by chance.
 
     After Kilrain et al. 2025 ("Finer-Personalization Rank", arXiv 2512.19026): a picture is a query against real images of similar
-    things. Here the gallery is its own concept and the nine concepts with the most similar training images, each represented by its
-    mean feature, so that a query's average precision is 1 / rank of its own concept.
-
-    similarities: cosines of each concept's pictures to all training means, (N, C). training: these means (C, D).
+    things, whose identity is known. Here these are the training images of its own concept and of the nine concepts with the most
+    similar ones. Both figures are means over concepts. Equal similarities count against the picture.
     """
-    unit = training / np.linalg.norm(training, axis=1, keepdims=True)
-    alike, precisions = unit @ unit.T, []
-    for own, each in enumerate(similarities):
+    unit = np.stack([each.training / np.linalg.norm(each.training) for each in concepts])
+    alike, precisions, chances = unit @ unit.T, [], []
+    for own, each in enumerate(concepts):
         others = [place for place in np.argsort(-alike[own], kind="stable") if place != own][:LOOK_ALIKES]
-        ranks = 1 + (each[:, others] >= each[:, [own]]).sum(axis=1)
-        precisions.append(float((1 / ranks).mean()))
-    return float(np.mean(precisions))
+        real = [concepts[place].real for place in (own, *others)]
+        mine = np.repeat(np.arange(len(real)) == 0, [len(some) for some in real])
+        similar = each.samples @ np.concatenate(real).T
+        hits = mine[np.lexsort((np.broadcast_to(mine, similar.shape), -similar))]
+        precision = np.cumsum(hits, axis=1) / np.arange(1, len(mine) + 1)
+        precisions.append(float((precision * hits).sum(axis=1).mean() / mine.sum()))
+        chances.append(_by_chance(int(mine.sum()), len(mine)))
+    return float(np.mean(precisions)), float(np.mean(chances))
+
+
+def _by_chance(mine: int, count: int) -> float:
+    """The expected average precision of a random order of `count` images, `mine` of which are the right ones.
+
+    >>> round(_by_chance(1, 2), 3), _by_chance(3, 3)
+    (0.75, 1.0)
+    """
+    harmonic = sum(1 / rank for rank in range(1, count + 1))
+    return ((mine - 1) / max(1, count - 1) * (count - harmonic) + harmonic) / count
 
 
 def features_of(table: pa.Table) -> dict[str, Features]:
     """FEATURES' rows as records, by concept."""
     return {
-        row["concept"]: Features(np.array(row["training"], np.float32), np.array(row["samples"], np.float32))
+        row["concept"]: Features(
+            np.array(row["training"], np.float32),
+            np.array(row["samples"], np.float32),
+            np.array(row["pictures"] or np.empty((0, 0)), np.float32),
+        )
         for row in table.to_pylist()
     }
 

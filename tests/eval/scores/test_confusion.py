@@ -79,7 +79,10 @@ def test_a_single_concept_has_nobody_to_be_mistaken_for() -> None:
 def test_features_survive_the_way_to_a_table_and_back() -> None:
     row = {"concept": "a", "fingerprint": "f", "protocol": "p", "clip": "c", "clip_digest": "d",
            "training": EAST, "samples": [EAST, NORTH]}  # fmt: skip
+    (kept,) = features_of(pa.Table.from_pylist([{**row, "pictures": [UP, EAST]}], FEATURES)).values()
+    np.testing.assert_array_equal(kept.real, [UP, EAST])
     found = features_of(pa.Table.from_pylist([row], FEATURES))
+    np.testing.assert_array_equal(found["a"].real, [EAST], "an older table has their mean alone")
     np.testing.assert_array_equal(found["a"].training, EAST)
     np.testing.assert_array_equal(found["a"].samples, [EAST, NORTH])
 
@@ -89,6 +92,20 @@ def test_a_picture_that_ranks_its_own_concept_second_among_look_alikes_is_half_r
     assert found is not None
     assert found.precision == pytest.approx((1 + 1 / 2 + 1) / 3)
     assert found.precision_by_chance == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_each_real_picture_of_the_concept_is_to_be_found_before_those_of_others() -> None:
+    """Mean average precision by hand: own images at ranks 1 and 3 of 4 give (1 + 2/3) / 2; at 2 and 4, (1/2 + 2/4) / 2."""
+    query, scale = np.array([1.0, 0, 0]), np.array([0.9, 0.8, 0.7, 0.6])
+    images = np.stack([scale, np.sqrt(1 - scale**2), np.zeros(4)], axis=1)
+    one, other = images[[0, 2]], images[[1, 3]]
+    found = confusion_over({
+        "one": Features(one.mean(0), query[None], one), "other": Features(other.mean(0), query[None], other)
+    })  # fmt: skip
+    assert found is not None
+    assert found.precision == pytest.approx(((1 + 2 / 3) / 2 + (1 / 2 + 2 / 4) / 2) / 2)
+    orders = [(1 / i + 2 / j) / 2 for i in range(1, 5) for j in range(i + 1, 5)]
+    assert found.precision_by_chance == pytest.approx(np.mean(orders))
 
 
 def test_only_look_alikes_are_ranked_and_words_that_know_nothing_are_at_chance() -> None:
