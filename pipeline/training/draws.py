@@ -81,8 +81,8 @@ def _draw(slot: Slot, sentences: Sentences, backbone: Backbone, purpose: str, st
 def _places(count: int, generator: torch.Generator, timesteps: Timesteps) -> Tensor:
     """float64 (count,) in [0, count): one from each of the intervals [0, 1), [1, 2), ... in random order, or each by itself.
 
-    Spread or not, each time is uniform by itself (Kingma et al. 2021, "Variational Diffusion Models", section 4: the
-    low-discrepancy sampler). compare.py --steps-curve has a recipe of each.
+    Spread or not, each time is uniform by itself, as in the low-discrepancy sampler of Kingma et al. 2021 ("Variational Diffusion
+    Models", appendix I.1), whose intervals share one offset. compare.py --steps-curve has a recipe of each.
     """
     if timesteps == "uniform":
         return count * torch.rand(count, generator=generator, dtype=torch.float64)

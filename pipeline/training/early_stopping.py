@@ -1,9 +1,10 @@
 """When a word has converged.
 
 The loss of a training step is too noisy to tell, because its noise and timesteps differ each time. On a fixed batch it falls
-and then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023, section 3.3). Two rules decide when:
+and then levels off (Voronov et al., "Is This Loss Informative?", NeurIPS 2023). Two rules decide when:
 
-    dvar      theirs: the variance of the last values, over a window of 310 steps, is small beside the variance of all
+    dvar      theirs: the variance of the last values, over a window of 310 steps, is small beside the variance of all. Their
+              code looks at four pictures after every step; ours looks at eight, every 12 x 8 / (pictures a step) steps
     settled   ours: since the last look but one, so for half of the steps so far, next to nothing of the whole fall was
               won. It looks after 6, 12, 24, 48, ... steps, and waits for a quarter of the budget, as a loss that has not
               begun to fall looks like one that has ended. Of the words looked at, the one of the lowest loss is kept
