@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require("--curve-steps", arguments.curve_steps, 1, MOST_STEPS)
         require("--seeds", arguments.seeds, 1, MOST_SEEDS)
         output = Storage(arguments.output, options)
-        manifest = arguments.manifest or three_kinds(arguments)
+        manifest = arguments.manifest or three_kinds(arguments, variants)
         if not arguments.manifest:
             read_manifest(manifest)
     except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
@@ -199,10 +199,12 @@ def chosen(names: str | None) -> tuple[Variant, ...]:
     return tuple(variant for variant in KNOWN if variant.name in wanted)
 
 
-def three_kinds(arguments: argparse.Namespace) -> str:
-    """Path of a manifest of individuals, new kinds and styles, written into the local output folder."""
+def three_kinds(arguments: argparse.Namespace, variants: Sequence[Variant]) -> str:
+    """Path of a manifest of individuals, new kinds and styles, written into the local output folder. Each has four pictures, or as
+    many as the largest set takes.
+    """
     from jobs.mini.recipe import art
-    from jobs.mini.three_kinds import write_three_kinds
+    from jobs.mini.three_kinds import POSES, write_three_kinds
 
     if arguments.concepts % 2:
         raise ValueError(
@@ -212,11 +214,13 @@ def three_kinds(arguments: argparse.Namespace) -> str:
         raise ValueError(
             "--output is a URL: give a --manifest, as the shipped model's concepts are written to a local folder"
         )
-    folder = Path(arguments.output) / f"three-kinds-{arguments.concepts}"
+    pictures = max([len(POSES), *(variant.pictures or 0 for variant in variants)])
+    more = f"-of-{pictures}" if pictures > len(POSES) else ""
+    folder = Path(arguments.output) / f"three-kinds-{arguments.concepts}{more}"
     if (folder / "manifest.csv").exists():
         return str(folder / "manifest.csv")
     count = (arguments.concepts - STYLES) // 2
-    return str(write_three_kinds(art.load_art(arguments.art), folder, count, load_clip()))
+    return str(write_three_kinds(art.load_art(arguments.art), folder, count, load_clip(), pictures))
 
 
 def compare(

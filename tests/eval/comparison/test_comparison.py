@@ -75,6 +75,13 @@ def test_the_three_kinds_make_a_manifest_that_the_job_takes(tmp_path: Path) -> N
     assert new.noun == new.initializer == training_things()[1]
     assert new.carried[NAME] in held_out_things()
     assert all(each.kind == "style" for each in read.values() if each.carried[KIND] == STYLE)
+    more = read_manifest(str(write_three_kinds(drawings, tmp_path / "more", 2, Blind(), 25))).concepts
+    for each in more:
+        assert len(list((tmp_path / "more" / each.name).glob("*.png"))) == 25, "the largest of the paper's sets"
+        if each.carried[KIND] != STYLE:  # of which the four first ones are as before
+            for number in range(1, 5):
+                name = f"{each.name}/{number}.png"
+                assert (tmp_path / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
