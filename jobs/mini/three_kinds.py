@@ -41,8 +41,8 @@ def write_three_kinds(
 ) -> Path:
     """count: of individuals, and of new kinds; each individual meets a new kind in pictures of two words.
 
-    pictures: of each concept. clip: finds the class of each new kind, the most similar thing that the model was trained on; None: they have no class. The
-    column `thing` has the name of what is drawn, which in new kinds was in no caption.
+    pictures: of each concept. clip: finds the class of each new kind, the most similar thing that the model was trained on; None:
+    they have no class. The column `thing` has the name of what is drawn, which in new kinds was in no caption.
     """
     rows: list[dict[str, str]] = []
     known, new = individuals(count), things.held_out_things()[:count]
