@@ -44,15 +44,17 @@ from eval.comparison.variants import (
 )
 from eval.judges.clip import load_clip
 from eval.scores.score_tables import without_nan
-from jobs.api import Placement, RunRequest
+from jobs.api import NotStartedError, Placement, RunRequest
 from jobs.application.local_paths import absolute_name
 from jobs.application.requests import require
+from jobs.application.run_scores import check_judge
 from jobs.cli.arguments import add_storage_and_cluster, folder
 from jobs.cli.log import Log, open_log
 from jobs.invert_all import CUT_SHORT, SOME_FAILED, exit_code
 from jobs.mini.recipe.things import HELD_OUT
 from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models.find import MINI, Model, ModelError, find_model
+from pipeline.protocols import PROTOCOLS
 from pipeline.settings import InversionSettings
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
@@ -172,9 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         require("--seeds", arguments.seeds, 1, MOST_SEEDS)
         output = Storage(arguments.output, options)
         manifest = arguments.manifest or three_kinds(arguments, variants)
-        if not arguments.manifest:
-            read_manifest(manifest)
-    except (ManifestError, ModelError, StorageError, OSError, ValueError) as error:
+        concepts = read_manifest(manifest, dict(options)).concepts
+        # Before Ray is started, as each run checks it within the session.
+        check_judge(arguments.clip, arguments.model, PROTOCOLS[PROTOCOL], concepts)
+    except (ManifestError, ModelError, NotStartedError, StorageError, OSError, ValueError) as error:
         log.complain("not started", f"nothing was started.\n{error}")
         return NOT_STARTED
     try:
