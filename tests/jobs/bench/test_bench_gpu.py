@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from jobs.bench import bench_gpu
-from jobs.bench.gpu import gpu_job, gpu_rates, pack
+from jobs.bench.gpu import gpu_job, gpu_rates, pack, time_budget
 from jobs.bench.gpu.busy_gpu import Busy, watched
 from jobs.bench.gpu.gpu_table import markdown
 from jobs.bench.gpu.time_budget import Bench
@@ -46,6 +47,26 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureF
     assert table in capsys.readouterr().out
     assert f"| mini | 2 | {mini['slots']['2']['images_per_second']} |" in table
     assert "mini, seconds of a worker's start: " in table
+
+
+def test_steps_are_measured_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the job, with graphs that need a GPU."""
+    monkeypatch.setattr(time_budget, "WARM_UP", 0)
+    monkeypatch.setattr(time_budget, "COUNTED", 1)
+    monkeypatch.setattr(bench_gpu, "measure_faster", functools.partial(only_graphs, gpu_rates.measure_faster))
+    output = tmp_path / "bench-gpu.json"
+    assert bench_gpu.main([*CPU, "--slots", "1", "2", "--concepts", "0", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    no_gpu = "NotFasterError: ValueError: CUDA graphs need a GPU"
+    assert found["skipped"] == [f"mini: {count} slots, graph: {no_gpu}" for count in (1, 2)]
+    assert all(each["share_of_bare"] > 0 for each in found["mini"]["slots"].values())
+    assert found["mini"]["plain"]["images_per_second"] > 0
+    assert found["mini"]["bit_identical_alone"]
+
+
+def only_graphs(measure: Callable[..., None], *told: Any) -> None:
+    if "graph" in told:  # blocks are compiled for a minute
+        measure(*told)
 
 
 @pytest.mark.long
