@@ -99,11 +99,13 @@ def test_every_transformer_has_blocks_to_compile(family: str, tmp_path: Path, mo
 
 # torch's own compiler looks at the .grad of tensors that have none.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.long  # compiling takes a minute
+@pytest.mark.parametrize(
+    "compiler", ["eager", pytest.param("inductor", marks=pytest.mark.long)]
+)  # inductor takes minutes
 def test_compiled_blocks_give_the_same_gradients_and_compile_nothing_while_slots_come_and_go(
-    epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
+    compiler: str, epsilon_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counter = CompileCounterWithBackend("inductor")
+    counter = CompileCounterWithBackend(compiler)
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda plain, **options: compile(plain, backend=counter, **options))
     expected = gradients(load_backbone(str(epsilon_model)))
