@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,13 +20,14 @@ LONGEST = "wordmint-4294967295"  # name of a folder, by a user's number
 
 
 @contextmanager
-def token_of_its_own() -> Iterator[None]:
+def token_of_its_own(settings: Mapping[str, str]) -> Iterator[None]:
     """Within the context, a Ray that is started requires a new token; afterwards the environment is restored.
 
     The token is in the environment only, where other accounts cannot read it, and in no log or file.
+    settings: other variables of Ray's, for those that the environment does not have.
     """
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
-    os.environ |= {MODE: "token", TOKEN: secrets.token_urlsafe(32)}
+    before = {name: os.environ.get(name) for name in (MODE, TOKEN, *settings)}
+    os.environ |= {**settings, **os.environ, MODE: "token", TOKEN: secrets.token_urlsafe(32)}
     _read_environment_again()
     try:
         yield

@@ -72,10 +72,8 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 @contextmanager
 def _local_ray(cpus: int | None) -> Iterator[None]:
     refuse_long_folder()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray tells its authors of each run
-    for name, value in WITHOUT_METRICS.items():
-        os.environ.setdefault(name, value)
-    with token_of_its_own(), folder_of_its_own():
+    # By default Ray tells its authors of each run.
+    with token_of_its_own({"RAY_USAGE_STATS_ENABLED": "0", **WITHOUT_METRICS}), folder_of_its_own():
         import ray
 
         try:
