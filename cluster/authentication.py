@@ -61,8 +61,8 @@ def private_folder(parent: Path) -> Path:
     folder = parent / f"wordmint-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+    there = folder.lstat()
+    if stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o077:
         return folder
     return Path(tempfile.mkdtemp(prefix="wordmint-", dir=parent))
 

@@ -90,7 +90,7 @@ def repeats_a_choice(pattern: str) -> bool:
     """
     varies, closed, place = [False], False, 0
     while place < len(pattern):
-        sign, found = pattern[place], QUANTIFIER.match(pattern, place)
+        sign, quantifier = pattern[place], QUANTIFIER.match(pattern, place)
         if sign == "(":
             varies.append(False)
             place += 2 if pattern[place + 1 : place + 2] == "?" else 0  # the sign behind it is no quantifier
@@ -99,10 +99,10 @@ def repeats_a_choice(pattern: str) -> bool:
             varies[-1] |= closed
             place += 1
             continue
-        elif found:
-            if closed and found[1] != "?":
+        elif quantifier:
+            if closed and quantifier[1] != "?":
                 return True
-            varies[-1], place = True, found.end() - 1
+            varies[-1], place = True, quantifier.end() - 1
         elif sign == "|":
             varies[-1] = True
         elif sign == "\\":

@@ -209,12 +209,12 @@ def validate(backbone: Backbone, slots: list[Slot]) -> None:
 def _looks(backbone: Backbone, slots: Sequence[Slot], draws: Sequence[Draws]) -> list[float]:
     """`losses`, on the host. A step has been taken by now, which a look that runs out of memory must not undo."""
     try:
-        found: list[float] = losses(backbone, slots, draws).tolist()
+        values: list[float] = losses(backbone, slots, draws).tolist()
     except torch.OutOfMemoryError:
         if len(slots) == len(draws[0].latents) == 1:
             raise
     else:
-        return found
+        return values
     give_memory_back()
     if len(slots) > 1:
         half = len(slots) // 2

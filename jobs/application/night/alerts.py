@@ -89,7 +89,7 @@ def said_in_chat(text: str) -> str:
     """
     for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(sign, escaped)
-    return OBEYED.sub(lambda found: found[0] + NO_WIDTH, text)
+    return OBEYED.sub(lambda sign: sign[0] + NO_WIDTH, text)
 
 
 def prometheus_text(figures: Mapping[str, float]) -> str:

@@ -63,10 +63,10 @@ def _public_so_far(run: RunFolder) -> list[JudgedWord]:
     unders = {ScoredUnder(**row) for row in scores.select(CONDITIONS).to_pylist()}
     mine = [each for each in unders if (each.protocol, each.clip) == (made.get("protocol"), made.get("clip"))]
     under, digest = (mine[0], digest_of(mine[0])) if len(mine) == 1 else (None, "")
-    found = summarise(scores if under else scores.slice(0, 0), words, (), np.random.default_rng(0), under)
+    summary = summarise(scores if under else scores.slice(0, 0), words, (), np.random.default_rng(0), under)
     return [
         replace(judged_word(each, _now(), digest), state="accepted")
-        for each in found.concepts if f"{each.concept}.safetensors" in public
+        for each in summary.concepts if f"{each.concept}.safetensors" in public
     ]  # fmt: skip
 
 

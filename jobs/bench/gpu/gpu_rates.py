@@ -50,14 +50,14 @@ def measure_usual(subject: Subject, backbone: Backbone, bench: Bench, into: dict
         into["slots"][count]["checkpointed"] = True
         if not bench.part(f"{subject.name}: {count} slots, checkpointed", measure, into["slots"][count]):
             break
-    into["slots"] = {count: found for count, found in into["slots"].items() if "images_per_second" in found}
+    into["slots"] = {count: figures for count, figures in into["slots"].items() if "images_per_second" in figures}
     backbone.checkpoint_gradients(on=False)
     if len(into["slots"]) > 1:
         bench.part(f"{subject.name}: neighbours", functools.partial(neighbours, backbone), into)
 
 
 def measure_faster(subject: Subject, backbone: Backbone, bench: Bench, mode: FastMode, into: dict[str, Any]) -> None:
-    counts = [count for count, found in into["slots"].items() if "checkpointed" not in found]
+    counts = [count for count, figures in into["slots"].items() if "checkpointed" not in figures]
     for count in sorted(counts, key=lambda count: (count not in FIRST_COMPILED, -count)):
         measure = functools.partial(fast_rate, backbone, count, mode, bench, into["slots"][count])
         bench.part(f"{subject.name}: {count} slots, {mode}", measure, into["slots"][count])

@@ -15,30 +15,30 @@ def markdown(report: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     measured = {name: report[name] for name in MODELS if name in report}
-    for name, found in measured.items():
-        for count, each in found["slots"].items():
+    for name, figures in measured.items():
+        for count, each in figures["slots"].items():
             blocks, share, graph, its_share = map(each.get, FASTER)
             how = f"{count}, checkpointed" if "checkpointed" in each else count
             lines.append(_row(name, how, *map(each.get, USUAL), _both(blocks, share), _both(graph, its_share)))
-        if plain := found["plain"]:
+        if plain := figures["plain"]:
             rate = plain["images_per_second"]
             lines.append(_row(f"{name}, plain loop", 1, rate, None, plain["peak_gib"], None, None))
     lines += ["", "| | a word learned twice alone: the same bits | beside three others: cosine |", "|---|---|---|"]
-    for name, found in measured.items():
-        if "cosine_beside_others" in found:
-            lines.append(_row(name, found["bit_identical_alone"], found["cosine_beside_others"]))
+    for name, figures in measured.items():
+        if "cosine_beside_others" in figures:
+            lines.append(_row(name, figures["bit_identical_alone"], figures["cosine_beside_others"]))
     lines += [
         "",
         "| job | concepts | seconds | concepts an hour | GPU busy, first worker to last word | first word after, seconds |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in measured.items():
-        if job := found["job"]:
+    for name, figures in measured.items():
+        if job := figures["job"]:
             done = job.get("cut_short_after")
             concepts = job["concepts"] if done is None else f"{done} of {job['concepts']}, cut short"
             first = job["seconds_until"].get("first_word")
             lines.append(_row(name, concepts, job["seconds"], job["concepts_per_hour"], job["gpu_busy"], first))
-    phases = {name: found["job"].get("seconds_of_a_workers_start") for name, found in measured.items()}
+    phases = {name: figures["job"].get("seconds_of_a_workers_start") for name, figures in measured.items()}
     for name, some in phases.items():
         if some:
             said = ", ".join(f"{phase} {seconds:g}" for phase, seconds in some.items())

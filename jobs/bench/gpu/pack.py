@@ -25,11 +25,11 @@ WITHOUT_JOBS = ("diffusers", "transformers", "accelerate", "safetensors", "fsspe
 
 def packages_for(*, jobs: bool) -> dict[str, Distribution]:
     """Name -> package."""
-    found: dict[str, Distribution] = {}
+    packages: dict[str, Distribution] = {}
     for name in ("wordmint",) if jobs else WITHOUT_JOBS:
-        needed(name, frozenset(), found)
-    found.pop("wordmint", None)
-    return found
+        needed(name, frozenset(), packages)
+    packages.pop("wordmint", None)
+    return packages
 
 
 def needed(name: str, extras: frozenset[str], seen: dict[str, Distribution]) -> None:
