@@ -1,5 +1,6 @@
 """Writes a run's report/ from its tables and grids: the page, the headline figures and one row a concept."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -152,13 +153,21 @@ def counts_said(summary: Summary) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """The two most important figures, each with its floor and ceiling."""
+    """The two most important figures, each with the floor and ceiling that its protocol gives."""
+    way = "" if math.isnan(summary.covered.value) else f": a median of {summary.covered.value:.0%} of the way"
+    likeness = {"untrained words": summary.reconstruction_floor, "real pictures": summary.reconstruction_ceiling}
+    obedience = {
+        "pictures without the edit": summary.editability_floor,
+        "the edit without a learned word": summary.editability_ceiling,
+    }
     return (
-        f"reconstruction {summary.reconstruction.value:.3f}, untrained words {summary.reconstruction_floor:.3f}, "
-        f"real pictures {summary.reconstruction_ceiling:.3f}: a median of {summary.covered.value:.0%} of the way\n"
-        f"editability    {summary.editability.value:.3f}, pictures without the edit {summary.editability_floor:.3f}, "
-        f"the edit without a learned word {summary.editability_ceiling:.3f}{spread_said(summary)}"
+        f"reconstruction {summary.reconstruction.value:.3f}{_beside(likeness)}{way}\n"
+        f"editability    {summary.editability.value:.3f}{_beside(obedience)}{spread_said(summary)}"
     )
+
+
+def _beside(figures: Mapping[str, float]) -> str:
+    return "".join(f", {name} {value:.3f}" for name, value in figures.items() if not math.isnan(value))
 
 
 def spread_said(summary: Summary) -> str:

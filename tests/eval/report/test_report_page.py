@@ -19,6 +19,7 @@ from eval.report.report_page import Background, Judge, render_report
 from eval.scores.confusion import Confusion, Mistaken
 from eval.scores.score_tables import ScoredUnder
 from eval.scores.summary import ConceptSummary, Estimate, Summary
+from jobs.application.report_run import headline
 from pipeline.records import Event, Failure
 
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -342,3 +343,13 @@ def test_concepts_without_scores_and_a_run_without_words_have_a_page() -> None:
         assert "No concept has a score" in page
         assert "no readable image" in page
         assert ">nan<" not in page.lower()
+
+
+def test_the_lines_at_the_end_name_no_floor_that_the_protocol_does_not_give() -> None:
+    nan = float("nan")
+    drawn, none = Estimate(0.5, 0.4, 0.6, 2), Estimate(nan, nan, nan, 0)
+    summary = Summary(2, 0, 0, none, drawn, nan, 0.875, drawn, 0.125, nan, none, None, ())
+    assert headline(summary).splitlines() == [
+        "reconstruction 0.500, real pictures 0.875",
+        "editability    0.500, pictures without the edit 0.125",
+    ]
