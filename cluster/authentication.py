@@ -26,8 +26,10 @@ def token_of_its_own(settings: Mapping[str, str]) -> Iterator[None]:
     The token is in the environment only, where other accounts cannot read it, and in no log or file.
     settings: other variables of Ray's, for those that the environment does not have.
     """
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN, *settings)}
-    os.environ |= {**settings, **os.environ, MODE: "token", TOKEN: secrets.token_urlsafe(32)}
+    own = {name: value for name, value in settings.items() if not os.environ.get(name)}
+    own |= {MODE: "token", TOKEN: secrets.token_urlsafe(32)}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ |= own
     _read_environment_again()
     try:
         yield
@@ -40,20 +42,14 @@ def token_of_its_own(settings: Mapping[str, str]) -> Iterator[None]:
         _read_environment_again()
 
 
-@contextmanager
-def folder_of_its_own() -> Iterator[None]:
-    """Within the context, a Ray that is started keeps its sockets and logs where no other account of the machine may enter, unless
-    RAY_TMPDIR names a folder. Ray's own default is a folder in which everybody may write.
+def folder_of_its_own() -> dict[str, str]:
+    """The variable of Ray's with which it keeps its sockets and logs where no other account of the machine may enter. Ray's own
+    default is a folder in which everybody may write.
     """
     parent = Path(tempfile.gettempdir())
     if os.environ.get(FOLDER) or not fits_sockets(str(parent / LONGEST)):
-        yield
-        return
-    os.environ[FOLDER] = str(private_folder(parent))
-    try:
-        yield
-    finally:
-        del os.environ[FOLDER]
+        return {}
+    return {FOLDER: str(private_folder(parent))}
 
 
 def private_folder(parent: Path) -> Path:

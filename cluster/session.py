@@ -73,7 +73,8 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 def _local_ray(cpus: int | None) -> Iterator[None]:
     refuse_long_folder()
     # By default Ray tells its authors of each run.
-    with token_of_its_own({"RAY_USAGE_STATS_ENABLED": "0", **WITHOUT_METRICS}), folder_of_its_own():
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", **WITHOUT_METRICS, **folder_of_its_own()}
+    with token_of_its_own(settings):
         import ray
 
         try:

@@ -13,7 +13,6 @@ Exit codes: 0 compared; 1 compared, but some concepts failed; 2 nothing was star
 """
 
 import argparse
-import io
 import math
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.addresses import ClusterError
 from cluster.session import Session, ray_session
@@ -56,6 +54,7 @@ from pipeline.inputs.manifest import ManifestError, RowDefaults, read_manifest
 from pipeline.models.find import MINI, Model, ModelError, find_model
 from pipeline.protocols import PROTOCOLS
 from pipeline.settings import InversionSettings
+from pipeline.store.parquet.parquet_tables import data_of
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
 from pipeline.training.recipes import PUBLISHED, recipe_of
@@ -65,10 +64,8 @@ CONCEPTS, SEEDS = 64, 3  # 30 individuals, 30 new kinds, four styles
 PROTOCOL = "compare-v2"  # without floors, which would be the same for every variant, and few pictures of many words
 CAPTION_COLUMN = "description"
 STYLES = 4  # that three_kinds.py has filters of
-KIND, NAME = (
-    "group",
-    "thing",
-)  # columns of three_kinds.py's manifest: a concept's kind, and its name, a person's shortest caption
+# Columns of three_kinds.py's manifest: a concept's kind, and its name, a person's shortest caption.
+KIND, NAME = "group", "thing"
 KNOWN = (*TRAINED, *PLACES, *SETS)
 FEWEST_CONCEPTS, MOST_STEPS, MOST_SEEDS = 6, 1_000_000, 1000
 
@@ -356,9 +353,7 @@ def steps_curve(
 def write(output: Storage, texts: dict[str, str], name: str, table: pa.Table) -> None:
     for path, text in texts.items():
         output.write_bytes(path, text.encode())
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    output.write_bytes(name, sink.getvalue())
+    output.write_bytes(name, data_of(table))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 import hashlib
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.store.damaged import say_damaged
-from pipeline.store.parquet.parquet_tables import TableError, table_of
+from pipeline.store.parquet.parquet_tables import TableError, data_of, table_of
 from pipeline.store.storage import Storage, StorageNotFoundError
 
 
@@ -27,6 +26,4 @@ def kept(storage: Storage, path: str) -> pa.Table | None:
 
 
 def keep(storage: Storage, path: str, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(path, bytes(sink.getvalue()))
+    storage.write_bytes(path, data_of(table))

@@ -32,17 +32,15 @@ from pipeline.records import Concept, Sample
 from pipeline.sampling.grid import encode_png
 from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
 from pipeline.sampling.prompting import requests_for
-from pipeline.sampling.sampler import SamplerSettings, sample
-from pipeline.scheduling.worker import DRAWN, STEPS_DRAWN
+from pipeline.sampling.sampler import OF_NOUN, STEPS_OF_NOUN, pictures_of_noun
 from pipeline.settings import InversionSettings
 from pipeline.store.storage import Storage
 from pipeline.training.early_stopping import VALIDATION_IMAGES, is_look
 from pipeline.training.inversion import train_step
 from pipeline.training.slot import SideInformation, new_slot
 
-START_COST = (
-    2 * DRAWN * STEPS_DRAWN
-)  # U-Net evaluations of a start from pictures: the model's own of the initializer, guided
+# U-Net evaluations of a start from pictures: the model's own of the initializer, guided.
+START_COST = 2 * OF_NOUN * STEPS_OF_NOUN
 # Eight plain and eight edited pictures per checkpoint; floors belong to the comparison of variants.
 PROTOCOL = replace(QUICK, name="curve", edit_images=2, untrained_images=0)
 
@@ -198,8 +196,7 @@ def _start(
     seen = encoder.vectors(pixels)
     if concept.initializer is None:
         return SideInformation(pictured=seen), 0
-    prompts, settings = [f"a photo of a {concept.initializer}"] * DRAWN, SamplerSettings(steps=STEPS_DRAWN)
-    drawn = encoder.vectors(sample(backbone, prompts, range(DRAWN), {}, settings))
+    drawn = encoder.vectors(pictures_of_noun(backbone, concept.initializer))
     return SideInformation(pictured=seen, drawn=drawn), START_COST
 
 

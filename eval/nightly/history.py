@@ -5,7 +5,6 @@ notice a worse model. A night's file depends only on its scores, so that the sam
 """
 
 import hashlib
-import io
 import json
 import math
 import re
@@ -15,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eval.nightly.gate import Change, Comparison, Pairs, compare, paired
 from eval.scores.score_tables import CONDITIONS, ScoredUnder, with_nan, without_nan
 from eval.scores.summary import ConceptSummary, Estimate, mean_of
 from pipeline.store.damaged import DamagedFileError, say_damaged
-from pipeline.store.parquet.parquet_tables import stored_table
+from pipeline.store.parquet.parquet_tables import data_of, stored_table
 from pipeline.store.parts import conformed
 from pipeline.store.run_tables import KEY
 from pipeline.store.storage import Storage
@@ -155,9 +153,7 @@ class History:
         ]  # fmt: skip
         table = pa.Table.from_pylist([without_nan(row) for row in rows], HISTORY)
         metadata = {VERDICT: json.dumps(_without_nan_deep(asdict(verdict)), sort_keys=True).encode()}
-        sink = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        self._folder.write_bytes(verdict.night + self._suffix, sink.getvalue())
+        self._folder.write_bytes(verdict.night + self._suffix, data_of(table.replace_schema_metadata(metadata)))
 
     def _read(self, night: str) -> tuple[pa.Table, Verdict] | None:
         """HISTORY and the verdict; None for a damaged file, which is named in the log: the night counts as not scored."""

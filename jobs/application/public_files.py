@@ -1,11 +1,12 @@
 """Restores words and grids that were deleted from a run folder from its tables; nothing is learned or drawn for this."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.models.families import Family
 from pipeline.sampling.grid import draw_grid
@@ -39,13 +40,14 @@ def restore_public_files(
         for row in [] if table is None else table.to_pylist():
             if done.get(row["concept"]) == row["fingerprint"]:
                 rows[row["concept"]].append(row)
-        for path, name in sorted(paths.items()):
-            if path == run.word_path(name):
-                made = word_file(rows[name], family)
-            else:
-                made = grid_file(rows[name], samples_of_word(run, rows[name], parts["samples"]))
-            if made is not None:
-                run.storage.write_bytes(path, made)
+        words = {name for path, name in paths.items() if path == run.word_path(name)}
+        made = {run.word_path(name): word_file(rows[name], family) for name in words}
+        drawn = {name: rows[name] for path, name in paths.items() if path == run.grid_path(name)}
+        for name, samples in samples_of_words(run, drawn, parts["samples"]):
+            made[run.grid_path(name)] = grid_file(rows[name], samples)
+        for path, data in sorted(made.items()):
+            if data is not None:
+                run.storage.write_bytes(path, data)
                 restored.append(path)
     return tuple(restored)
 
@@ -66,23 +68,35 @@ def word_file(rows: Sequence[Mapping[str, Any]], family: Family) -> bytes | None
     return encode_word(str(first["placeholder"]), vectors, family.word_keys, spec=spec)
 
 
-def samples_of_word(run: RunFolder, rows: Sequence[Mapping[str, Any]], parts: int) -> pa.Table:
-    """Its rows of `samples/`, in the order of its pictures. rows: as word_file's. parts: of the table."""
+def samples_of_words(
+    run: RunFolder, words: Mapping[str, Sequence[Mapping[str, Any]]], parts: int
+) -> Iterator[tuple[str, pa.Table]]:
+    """Each word with its rows of `samples/`, in the order of its pictures. A part is read once.
+
+    words: concept -> rows as word_file's. parts: of the table.
+    """
+    by_part: dict[str, list[str]] = defaultdict(list)
+    for name in words:
+        by_part[part_path("samples", shard_of(name, parts), parts)].append(name)
+    for path, names in by_part.items():
+        there = read_rows(run, path, SAMPLES)
+        table = SAMPLES.empty_table() if there is None else there
+        for name in names:
+            yield name, _of_word(table, words[name])
+
+
+def _of_word(table: pa.Table, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     if not rows:
         return SAMPLES.empty_table()
-    name, fingerprint = str(rows[0]["concept"]), rows[0]["fingerprint"]
-    table = read_rows(run, part_path("samples", shard_of(name, parts), parts), SAMPLES)
-    if table is None:
-        return SAMPLES.empty_table()
-    own = table.filter([pair == (name, fingerprint) for pair in
-                        zip(table["concept"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)])  # fmt: skip
+    concept, fingerprint = (pc.equal(table[column], rows[0][column]) for column in ("concept", "fingerprint"))
+    own = table.filter(pc.and_(concept, fingerprint))
     # As the worker drew them: each picture's path ends in its place.
     places = [int(row["path"].rpartition("-")[2].removesuffix(".png")) for row in own["image"].to_pylist()]
     return own.take(sorted(range(len(places)), key=lambda at: places[at]))
 
 
 def grid_file(rows: Sequence[Mapping[str, Any]], samples: pa.Table) -> bytes | None:
-    """rows: as word_file's. samples: as samples_of_word's; None without any."""
+    """rows: as word_file's. samples: as samples_of_words'; None without any."""
     if not len(samples):
         return None
     first = rows[0]

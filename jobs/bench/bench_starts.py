@@ -42,7 +42,7 @@ from pipeline.models.load import load_backbone
 from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, Word
-from pipeline.sampling.sampler import SamplerSettings, sample
+from pipeline.sampling.sampler import pictures_of_noun
 from pipeline.settings import InversionSettings
 from pipeline.training.inversion import train_step
 from pipeline.training.recipes import recipe_of
@@ -53,7 +53,6 @@ LOOKS = (0, 10, 25, 50, 100)
 TOGETHER = 8  # words of the archive in one batch
 DRAWN = replace(QUICK, name="starts", plain_images=4, edit_images=1, untrained_images=0, steps=12)
 RECIPE = replace(recipe_of(MINI), start="words")
-PICTURES, DRAWN_OF_CLASS = 4, SamplerSettings(steps=12)  # the model's own of a class, for the shipped start
 CLASS, MEAN, SHIPPED, VOCABULARY = "class", "vocabulary's mean", "pictures, as shipped", "vocabulary file"
 REFERENCE = {INDIVIDUAL: CLASS, NEW_KIND: MEAN}  # a new kind has no class
 
@@ -154,10 +153,7 @@ def starts_of(backbone: Backbone, clip: OpenClipScorer, words: Sequence[Archived
         made[MEAN] = backbone.initial_vectors(None, 1)
         drawn = None
         if concept.initializer:
-            own = sample(
-                backbone, [f"a photo of a {concept.initializer}"] * PICTURES, range(PICTURES), {}, DRAWN_OF_CLASS
-            )
-            drawn = encoder.vectors(own)
+            drawn = encoder.vectors(pictures_of_noun(backbone, concept.initializer))
         made[SHIPPED] = start_vectors(
             backbone, concept, replace(RECIPE, start="pictures"), pictured=encoder.vectors(pixels), drawn=drawn
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.models.tokenizer_files import refuse_costly_steps, refuse_panics
 from pipeline.models.weights.weight_files import INDEX, NAMED
+from pipeline.store.damaged import most_values
 
 MOST_BYTES, MOST_DEEP = 4_000_000, 32
 # Of the largest published tokenizers' files, Gemma's, and of the signs between what is in them.
@@ -90,7 +91,7 @@ def refuse_code(folder: Path, *, quantised: bool = False) -> None:
 
 def _refuse_list(path: Path) -> None:
     data = path.read_bytes()
-    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MOST_LIST_VALUES:
+    if most_values(data) > MOST_LIST_VALUES:
         raise ConfigurationError(f"{path} holds over {MOST_LIST_VALUES:,} values: no list of words does")
     if path.name == TOKENIZERS:
         try:

@@ -8,14 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-MOST_STEPS, MOST_BYTE_STEPS, MOST_PUT_BEFORE, MOST_CHARACTER_MAP, MOST_AROUND, MOST_AFFIX = (
-    16,
-    1,
-    16,
-    500_000,
-    2_000,
-    64,
-)
+MOST_STEPS, MOST_BYTE_STEPS, MOST_AROUND = 16, 1, 2_000
+MOST_PUT_BEFORE, MOST_CHARACTER_MAP, MOST_AFFIX = 16, 500_000, 64  # characters
 PROBE = "A photo of <owl>, a caf\u00e9 \u732b \U0001f600 \uff11\u00bd."
 QUANTIFIER = re.compile(r"([*+?]|\{\d*,?\d*\})[?+]?")
 

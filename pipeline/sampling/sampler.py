@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pipeline.models.base import Backbone
 
+OF_NOUN, STEPS_OF_NOUN = 4, 12  # the model's own pictures of a class: how many, and denoising steps of each
+
 
 @dataclass(frozen=True, slots=True)
 class SamplerSettings:
@@ -39,6 +41,13 @@ def sample(
         some = slice(start, start + settings.batch)
         pictures.append(_at_once(drawing(backbone, prompts[some], seeds[some], words, settings, resolution)))
     return np.concatenate(pictures)
+
+
+def pictures_of_noun(backbone: Backbone, noun: str) -> np.ndarray:
+    """The model's own pictures of a class, uint8 (OF_NOUN, R, R, 3): a start from pictures holds a concept's against them."""
+    return sample(
+        backbone, [f"a photo of a {noun}"] * OF_NOUN, range(OF_NOUN), {}, SamplerSettings(steps=STEPS_OF_NOUN)
+    )
 
 
 def _at_once(drawing: Generator[None, None, np.ndarray]) -> np.ndarray:

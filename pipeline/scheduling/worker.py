@@ -33,7 +33,7 @@ from pipeline.sampling.pictures_of_a_word import (
     wanted_of,
 )
 from pipeline.sampling.prompting import requests_for
-from pipeline.sampling.sampler import SamplerSettings, sample
+from pipeline.sampling.sampler import pictures_of_noun
 from pipeline.scheduling.compile_choice import make_faster
 from pipeline.scheduling.continuous_batch import ContinuousBatch
 from pipeline.scheduling.slot_count import measure_pictures, measure_slots
@@ -54,7 +54,6 @@ from pipeline.training.start_file import StartFileError
 # Public folder -> the name its file has under an attempt.
 ATTEMPT_FILES = {"words": "word.safetensors", "candidates": "word.safetensors", "grids": "grid.png"}
 SLOWER = 4.0  # the learning rate is divided by this for a word that diverged
-DRAWN, STEPS_DRAWN = 4, 12  # the model's own pictures of an initializer: how many, and denoising steps of each
 
 
 Seen = dict[str, np.ndarray]  # text encoder -> (D,), what a start encoder makes of pictures
@@ -289,9 +288,7 @@ class Worker:
         if initializer is None:
             return seen, None
         if initializer not in self._drawn:
-            prompts = [f"a photo of a {initializer}"] * DRAWN
-            settings = SamplerSettings(steps=STEPS_DRAWN)
-            drawn = self.batch.run(lambda: sample(self.backbone, prompts, range(DRAWN), {}, settings))
+            drawn = self.batch.run(lambda: pictures_of_noun(self.backbone, initializer))
             self._drawn[initializer] = encoder.vectors(drawn)
         return seen, self._drawn[initializer]
 

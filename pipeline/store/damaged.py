@@ -53,9 +53,14 @@ class DamagedFileError(StorageError):
     """The file exists but is damaged or of another kind."""
 
 
+def most_values(data: bytes) -> int:
+    """At most so many values are in a JSON text, told by its signs before it is parsed."""
+    return sum(data.count(sign) for sign in (b",", b"[", b"{"))
+
+
 def object_of(data: bytes, path: str) -> dict[str, Any]:
     """The JSON object that a file holds. path: for the message. Raises DamagedFileError."""
-    if (count := sum(data.count(sign) for sign in (b",", b"[", b"{"))) > MOST_VALUES:
+    if (count := most_values(data)) > MOST_VALUES:
         raise DamagedFileError(f"{path} is damaged: it holds up to {count:,} values; at most {MOST_VALUES:,} are read")
     try:
         content = json.loads(data)

@@ -32,10 +32,8 @@ SECONDS = 120.0
 DELETE_OVER = ("gs", "gcs")  # stores that delete a version, and no other
 RENEWED = 1 / 8  # of a lease's time, after which it is renewed
 POLL_SECONDS = 1.0
-LONGEST_SECONDS, MOST_BYTES = (
-    3600.0,
-    10_000,
-)  # a lease that ends later than this is not ours; leaves room for clocks that differ
+LONGEST_SECONDS = 3600.0  # a lease that ends later than this is not ours; leaves room for clocks that differ
+MOST_BYTES = 10_000
 
 
 class LeaseLostError(StorageError):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.application.night.respelling import respell
-from jobs.application.public_files import grid_file, samples_of_word, word_file
+from jobs.application.public_files import grid_file, samples_of_words, word_file
 from pipeline.models.families import family_of
 from pipeline.records import Concept, ImageSet, Sample, Word
 from pipeline.sampling.grid import encode_png
@@ -49,7 +49,9 @@ def learn(cat: Concept, run: RunFolder) -> dict[str, str]:
     assert publish(run, done, PARTS) == ()
     rows = read_parts(run, "embeddings", 1, EMBEDDINGS).to_pylist()
     run.storage.write_bytes(run.word_path("cat"), word_file(rows, FAMILY) or b"")
-    run.storage.write_bytes(run.grid_path("cat"), grid_file(rows, samples_of_word(run, rows, 1)) or b"")
+    run.storage.write_bytes(
+        run.grid_path("cat"), grid_file(rows, dict(samples_of_words(run, {"cat": rows}, 1))["cat"]) or b""
+    )
     return done
 
 

@@ -4,12 +4,13 @@ Each is written like a word that was just learned, its marker last, and publishe
 """
 
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from jobs.application.public_files import grid_file, samples_of_word, word_file
+from jobs.application.public_files import grid_file, samples_of_words, word_file
 from pipeline.models.families import Family
 from pipeline.records import Concept
 from pipeline.scheduling.planning import Plan
@@ -32,29 +33,31 @@ def respell(
     Returns concept -> (placeholder before, placeholder now).
     """
     said = {}
-    for number, (name, before) in enumerate(sorted(planned.respelled.items()), 1):
-        path = part_path("embeddings", shard_of(name, parts["embeddings"]), parts["embeddings"])
-        table = read_rows(run, path, EMBEDDINGS)
-        there = [] if table is None else table.to_pylist()
-        rows = [row for row in there if (row["concept"], row["fingerprint"]) == (name, before)]
-        if rows:  # else another driver has changed the table since, and this run says that the word is not there
-            said[name] = (str(rows[0]["placeholder"]), concepts[name].placeholder)
-            _write(run, rows, planned.done[name], concepts[name].placeholder, parts, family)
-        step(number, len(planned.respelled))
-    return said
+    shards = {shard_of(name, parts["embeddings"]) for name in planned.respelled}
+    for number in sorted(shards):
+        table = read_rows(run, part_path("embeddings", number, parts["embeddings"]), EMBEDDINGS)
+        words: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        # A word that is missing was changed by another driver since, and this run says that it is not there.
+        for row in [] if table is None else table.to_pylist():
+            if planned.respelled.get(row["concept"]) == row["fingerprint"]:
+                words[row["concept"]].append(row)
+        for name, samples in samples_of_words(run, words, parts["samples"]):
+            said[name] = (str(words[name][0]["placeholder"]), concepts[name].placeholder)
+            _write(run, words[name], samples, planned.done[name], concepts[name].placeholder, family)
+            step(len(said), len(planned.respelled))
+    return dict(sorted(said.items()))
 
 
 def _write(
     run: RunFolder,
     rows: Sequence[Mapping[str, Any]],
+    samples: pa.Table,
     fingerprint: str,
     placeholder: str,
-    parts: Mapping[str, int],
     family: Family,
 ) -> None:
-    """rows: of the word as it is."""
+    """rows, samples: of the word as it is."""
     name, before = str(rows[0]["concept"]), str(rows[0]["placeholder"])
-    samples = samples_of_word(run, rows, parts["samples"])
     prompts = [prompt.replace(before, placeholder) for prompt in samples["prompt"].to_pylist()]
     for column, values in (("fingerprint", [fingerprint] * len(samples)), ("prompt", prompts)):
         samples = samples.set_column(samples.schema.get_field_index(column), column, pa.array(values, pa.string()))

@@ -170,9 +170,8 @@ class TextEncoder:
             zeros = torch.zeros(1, self.embedding.embedding_dim, device=self.device)
             return [self._said(ids[None].to(self.device), zeros) for ids in sentences]
         finally:
-            if (
-                self.device.type == "cuda"
-            ):  # the other thread reads them on a stream of its own, which does not wait for this one
+            # The other thread reads them on a stream of its own, which does not wait for this one.
+            if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()
             if self._offload:
                 self.module.to(REST)
