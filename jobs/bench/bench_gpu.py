@@ -33,7 +33,7 @@ import torch
 
 from jobs.bench.gpu.gpu_job import whole_job
 from jobs.bench.gpu.gpu_rates import Subject, measure_faster, measure_usual, plain_rate
-from jobs.bench.gpu.time_budget import Bench
+from jobs.bench.gpu.time_budget import TO_END, Bench
 from jobs.bench.machine import commit, machine
 from jobs.bench.published.architectures import architecture
 from jobs.bench.published.random_weights import save
@@ -49,7 +49,6 @@ SUBJECTS = {
     each.name: each
     for each in (Subject("sd-1.5", 512, 8, 0.6), Subject(MINI, 64, 64, 0.55), Subject("sdxl", 1024, 0, 1.0))
 }
-TO_END = 30.0  # seconds in which a job that is cut short stops its workers
 
 
 def parser() -> argparse.ArgumentParser:

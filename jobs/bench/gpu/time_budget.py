@@ -17,6 +17,7 @@ from jobs.bench.gpu.gpu_table import markdown
 from pipeline.models.device_memory import give_memory_back
 
 WARM_UP, COUNTED = 3, 8
+TO_END = 30.0  # seconds in which what is ended stops its workers
 
 
 class TimeIsUpError(BaseException):
@@ -84,7 +85,9 @@ class Bench:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raises TimeIsUpError after so many seconds, wherever this thread is then."""
+    """Raises TimeIsUpError after so many seconds, wherever this thread is then. Python drops what is raised in a finaliser or a
+    callback of the garbage collector: so it is raised again, until it ends the measurement.
+    """
     if seconds <= 0:
         raise TimeIsUpError
 
@@ -92,7 +95,7 @@ def _alarm(seconds: float) -> Iterator[None]:
         raise TimeIsUpError
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, TO_END)
     try:
         yield
     finally:

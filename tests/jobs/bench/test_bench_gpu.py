@@ -92,7 +92,7 @@ def test_without_ray_and_torchvision_all_is_measured_but_jobs(tmp_path: Path) ->
 
 def test_what_the_time_does_not_suffice_for_is_listed(tmp_path: Path) -> None:
     output = tmp_path / "bench-gpu.json"
-    told = ["--slots", "1", "--no-compile", "--minutes", "0.0001"]
+    told = ["--slots", "1", "--no-compile", "--minutes", "1e-12"]
     assert bench_gpu.main([*CPU, *told, "--output", str(output)]) == 0
     assert json.loads(output.read_text())["skipped"] == ["mini: load: no time was left"]
     assert "Not measured: mini: load: no time was left." in output.with_suffix(".md").read_text()
@@ -132,6 +132,29 @@ def test_a_measurement_that_takes_too_long_is_ended(left: float, most: float | N
     assert time.monotonic() - began < 10
     assert bench.skipped == ["endless: no time was left"]
     assert bench.part("next", lambda: {"a": 1}, {}) == (left == 60)
+
+
+class Finalised:
+    def __del__(self) -> None:
+        time.sleep(1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_alarm_that_rings_in_a_finaliser_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what is raised there, and the measurement would have no end."""
+    monkeypatch.setattr(time_budget, "TO_END", 1.5)
+    bench, began = bench_of(tmp_path, 0.2), time.monotonic()
+
+    def endless() -> dict[Any, Any]:
+        each = Finalised()
+        del each
+        while time.monotonic() - began < 20:
+            time.sleep(0.1)
+        return {}
+
+    assert not bench.part("endless", endless, {})
+    assert 1 < time.monotonic() - began < 10
+    assert bench.skipped == ["endless: no time was left"]
 
 
 def test_a_job_that_is_cut_short_says_how_far_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
