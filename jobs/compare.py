@@ -60,7 +60,7 @@ from pipeline.store.storage import Storage, StorageError, parse_storage_options,
 from pipeline.training.recipes import PUBLISHED, recipe_of
 
 COMPARED, NOT_STARTED = 0, 2
-CONCEPTS, SEEDS = 64, 3  # 30 individuals, 30 new kinds, four styles
+CONCEPTS, SEEDS = 60, 3  # 28 individuals, 28 new kinds, four styles
 PROTOCOL = "compare-v2"  # without floors, which would be the same for every variant, and few pictures of many words
 CAPTION_COLUMN = "description"
 STYLES = 4  # that three_kinds.py has filters of

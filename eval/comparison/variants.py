@@ -60,6 +60,8 @@ TRAINED = (
     Variant("per image", "per-image", settings={"per_image": 0.25}),
     Variant("high rate", "high-rate", settings={"learning_rate": 0.02}),
     Variant("low rate", "low-rate", settings={"learning_rate": 0.0001}),
+    # As published: our default spreads a step's timesteps over all times.
+    Variant("uniform timesteps", "uniform-timesteps", settings={"timesteps": "uniform"}),
     # Kim et al. 2025; the rate of its authors' code.
     Variant("directional", "directional", settings={"optimiser": "directional", "learning_rate": 0.01}),
 )

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.addresses import ClusterError
-from cluster.session import Session, ray_session
+from cluster.session import Session
 from eval.judges.outside_metric import find_metrics
 from jobs.application.local_paths import absolute_name, local_paths
-from jobs.application.phases import phase
+from jobs.application.phases import phase, told_ray_session
 from jobs.application.recorded import allowed, refuse_changed
 from jobs.application.requests import EvaluationRequest, EvaluationResult, Listener, NotComparedError, NotStartedError
 from jobs.application.run_scores import check_metrics
@@ -79,7 +79,8 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
     """
     events = events or Listener()
     try:
-        runs = [open_run(url, request) for url in request.runs]
+        with phase(events, "reading the runs and their models"):
+            runs = [open_run(url, request) for url in request.runs]
         night = request.night or datetime.now(UTC).date().isoformat()
         check_runs(runs, night)
         metrics = find_metrics(request.metrics)
@@ -88,7 +89,8 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
         # open_clip and torch take seconds to import; a mistyped run should be reported at once.
         from eval.scores.score_run import check_tokenizer, load_judge, load_scorer
 
-        scorers = {name: load_scorer(name) for name in {*(run.clip for run in runs), *filter(None, [request.dino])}}
+        with phase(events, "loading the judges"):
+            scorers = {name: load_scorer(name) for name in {*(run.clip for run in runs), *filter(None, [request.dino])}}
         for scorer in scorers.values():
             for run in runs:
                 check_tokenizer(run.folder, scorer)
@@ -100,7 +102,7 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
     judges = [name for run in runs for name in (run.model, run.clip, request.dino or "", vqa_name(request) or "")]
     with ExitStack() as stack:
         try:
-            session = stack.enter_context(ray_session(request.ray_address))
+            session = stack.enter_context(told_ray_session(request.ray_address, events))
             for run in () if session.local else runs:
                 stack.enter_context(seen_everywhere(run.folder.storage, local_paths(*judges)))
         except (ClusterError, UnseenPathError) as error:

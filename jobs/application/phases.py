@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from cluster.session import Session, ray_session
 from jobs.application.progress import duration
 from jobs.application.requests import Listener
 
@@ -50,3 +51,12 @@ def phase(events: Listener, what: str, first: float | None = None) -> Iterator[C
     finally:
         ended.set()
         telling.join()
+
+
+@contextmanager
+def told_ray_session(address: str | None, events: Listener) -> Iterator[Session]:
+    """A ray_session whose start is a phase: a local Ray takes seconds, and a distant cluster may take longer to answer."""
+    with ExitStack() as stack:
+        with phase(events, "waiting for Ray"):
+            session = stack.enter_context(ray_session(address))
+        yield session

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from cluster.addresses import ClusterError
 from cluster.destination import default_output
-from cluster.session import Session, ray_session
+from cluster.session import Session
 from jobs.application.local_paths import local_paths, seen_by_all
 from jobs.application.night.catalogue import Catalogue, columns_digest, follow_manifest, names_of
 from jobs.application.night.gate_words import begin_gate, held_since
 from jobs.application.night.rates import measured, rate_of
-from jobs.application.phases import phase
+from jobs.application.phases import phase, told_ray_session
 from jobs.application.public_files import restore_public_files
 from jobs.application.recorded import record_ending, recorded_run, refuse_changed_since, versions
 from jobs.application.requests import Listener, NotStartedError, RunRequest, RunResult, TooManyFailuresError
@@ -87,7 +87,7 @@ class Run:
     def __init__(self, request: RunRequest, events: Listener, worker: "type[WorkerProcess] | None" = None) -> None:
         """Raises ManifestError, ModelError, StorageError and ValueError."""
         self.request, self.events, self.worker = request, events, worker
-        inputs = read_inputs(request)
+        inputs = read_inputs(request, events)
         self.manifest, self.protocol, self.model = inputs.manifest, inputs.protocol, inputs.model
         self.settings, self.starts, self.metrics = inputs.settings, inputs.starts, inputs.metrics
         self.folder = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
@@ -143,7 +143,7 @@ class Run:
             return self._end("nothing to do")
         check_judge(self.request.clip, self.request.model, self.protocol, self.manifest.concepts)
         with (
-            ray_session(self.request.placement.ray_address) as session,
+            told_ray_session(self.request.placement.ray_address, self.events) as session,
             seen_by_all(
                 session, self.folder.storage, local_paths(self.model.name, self.request.clip),
                 shared_filesystem=self.request.placement.shared_filesystem,

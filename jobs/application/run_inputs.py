@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from eval.judges.outside_metric import OutsideMetric, find_metrics
-from jobs.application.requests import RunRequest
+from jobs.application.phases import phase
+from jobs.application.requests import Listener, RunRequest
 from jobs.application.starts.run_starts import Starts, find_starts
 from pipeline.inputs.imported_words import with_words
 from pipeline.inputs.manifest import Manifest, read_manifest
@@ -29,10 +30,11 @@ class RunInputs:
     metrics: tuple[OutsideMetric, ...] = ()
 
 
-def read_inputs(request: RunRequest) -> RunInputs:
+def read_inputs(request: RunRequest, events: Listener) -> RunInputs:
     """Raises ManifestError, ModelError, StorageError and ValueError."""
     options, settings = request.storage_options, request.settings or recipe_of(request.model)
-    manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
+    with phase(events, "reading the manifest"):
+        manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
     if request.import_words:
         manifest = with_words(manifest, request.word_folder, options)
     elif request.words_of_each > 1:
@@ -40,7 +42,8 @@ def read_inputs(request: RunRequest) -> RunInputs:
     settings.refuse_vectors(max((concept.vectors for concept in manifest.concepts), default=1))
     protocol = find_protocol(request.protocol)
     protocol.refuse_unsuited(manifest.concepts)
-    model = find_model(request.model, options)
+    with phase(events, "reading the model's files"):
+        model = find_model(request.model, options)
     family = family_of(model.family)
     family.refuse_unsuited(protocol.sampler, settings.min_snr)
     if negative := next((concept.name for concept in manifest.concepts if concept.kind == "negative"), None):

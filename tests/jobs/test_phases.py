@@ -12,7 +12,9 @@ import pytest
 
 import jobs.application.evaluation
 import jobs.application.night.plan_run
+import jobs.application.phases
 import jobs.application.run
+import jobs.application.run_inputs
 import jobs.application.run_scores
 import jobs.application.two_runs
 import jobs.diff
@@ -68,8 +70,8 @@ def test_every_phase_of_a_run_counts_to_its_end(
         yield reached.setdefault(what, Counts())
 
     for module in (
-        jobs.application.run, jobs.application.run_scores, jobs.application.evaluation, jobs.application.night.plan_run,
-        export_words,
+        jobs.application.phases, jobs.application.run_inputs, jobs.application.run, jobs.application.run_scores,
+        jobs.application.evaluation, jobs.application.night.plan_run, export_words,
     ):  # fmt: skip
         monkeypatch.setattr(module, "phase", recorded)
     folder = shutil.copytree(finished_run.folder, tmp_path / "run")
@@ -87,6 +89,7 @@ def test_every_phase_of_a_run_counts_to_its_end(
     verb, looked_at, total, _ = said["reading the pictures"]
     assert (verb, looked_at) == ("looked at the pictures of", total)
     assert total >= words
+    assert {"reading the manifest", "reading the model's files", "waiting for Ray"} <= said.keys()
 
     reached.clear()
     assert invert_all.main([manifest, "--output", str(folder), *rest, "--plan"]) == 0
@@ -100,6 +103,7 @@ def test_every_phase_of_a_run_counts_to_its_end(
     reached.clear()
     assert evaluate.main([str(folder), "--dino", "outline"]) == 0
     said = {what: (counts.verb, counts.done, counts.total, counts.things) for what, counts in reached.items()}
+    assert {"reading the runs and their models", "loading the judges", "waiting for Ray"} <= said.keys()
     assert said["scoring by outline"] == ("scored", words, words, "words by outline")
 
 

@@ -72,11 +72,12 @@ def plan_run(request: RunRequest, price: float | None = None, events: Listener |
 
     Raises NotStartedError if the run could not be started.
     """
+    events = events or Listener()
     try:
-        inputs = read_inputs(request)
+        inputs = read_inputs(request, events)
         run = RunFolder(Storage(request.output or default_output(request.manifest), request.storage_options))
         refuse_changed_since(run, inputs.model)
-        return _planned(request, inputs, run, price, events or Listener())
+        return _planned(request, inputs, run, price, events)
     except (ManifestError, ModelError, StorageError, ValueError) as error:
         raise NotStartedError(str(error)) from error
 

@@ -153,7 +153,7 @@ def test_an_alarm_that_rings_in_a_finaliser_is_repeated(tmp_path: Path, monkeypa
         return {}
 
     assert not bench.part("endless", endless, {})
-    assert 1 < time.monotonic() - began < 10
+    assert time.monotonic() - began < 10
     assert bench.skipped == ["endless: no time was left"]
 
 
