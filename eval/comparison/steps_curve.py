@@ -27,7 +27,7 @@ from pipeline.models.base import Backbone
 from pipeline.models.find import Model
 from pipeline.models.load import load_backbone
 from pipeline.models.start_encoder import StartEncoder, load_start_encoder
-from pipeline.protocols import QUICK
+from pipeline.protocols import PROTOCOLS
 from pipeline.records import Concept, Sample
 from pipeline.sampling.grid import encode_png
 from pipeline.sampling.pictures_of_a_word import draw_pictures, wanted_of
@@ -41,8 +41,7 @@ from pipeline.training.slot import SideInformation, new_slot
 
 # U-Net evaluations of a start from pictures: the model's own of the initializer, guided.
 START_COST = 2 * OF_NOUN * STEPS_OF_NOUN
-# Eight plain and eight edited pictures per checkpoint; floors belong to the comparison of variants.
-PROTOCOL = replace(QUICK, name="curve", edit_images=2, untrained_images=0)
+PROTOCOL = PROTOCOLS["compare-v2"]
 
 
 @dataclass(frozen=True, slots=True)
