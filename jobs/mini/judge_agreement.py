@@ -1,8 +1,10 @@
 """How often a judge agrees with the eye on which of two sheets draws a thing: python -m jobs.mini.judge_agreement
 
 The sheets are in eye/: of twelve things that the generator was not trained on, four words each, from different starts and after no
-step or twelve. A person ordered them by sight before any judge had seen them, leaving out pairs of which neither or both draw the
-thing. A judge's order is that of the mean similarity to the thing's own pictures.
+step or twelve; and of six more such things and four individuals, a word of each of four variants of compare.py (one vector, low
+rate, progressive, directional), in an order that the person could not know. A person ordered them by sight before seeing what any
+judge says of them, leaving out pairs of which neither or both draw the thing. A judge's order is that of the mean similarity to
+the thing's own pictures.
 """
 
 import csv

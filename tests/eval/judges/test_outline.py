@@ -46,9 +46,12 @@ def test_a_thing_in_other_colours_is_more_alike_than_a_patch_of_its_own(judge: O
 def test_it_agrees_with_the_eye_more_often_than_the_clip(judge: OutlineScorer) -> None:
     """Catches weights that were not fitted, and a front end that is not the one of their training."""
     outline, clip = agreement(judge), agreement(load_clip())
-    assert len(outline) == len(read_order()) == 41
-    assert np.mean(outline) > 0.8
-    assert np.mean(outline) > np.mean(clip) + 0.2
+    assert len(outline) == len(read_order()) == 81
+    assert np.mean(outline) > 0.85
+    assert np.mean(outline) > np.mean(clip) + 0.15
+    # The pairs that were ordered before the judge was chosen.
+    assert np.mean(outline[:41]) > 0.8
+    assert np.mean(outline[:41]) > np.mean(clip[:41]) + 0.2
 
 
 def test_it_is_a_judge_by_name_that_reads_no_texts() -> None:
