@@ -30,7 +30,9 @@ MAX_CELL = 1_000_000
 GAPS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}  # pandas writes NaN where a value is missing
 NAMED = 50  # columns in a message
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-SUFFIXES = {".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet"}
+SUFFIXES = {
+    ".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet", ".pq": "Parquet", ".tsv": "CSV",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,12 @@ def test_a_row_is_named_by_its_line_below_a_sep_line_and_with_its_own_separator(
     assert read_manifest(url, skip_invalid=True).concepts[0].noun == "x;y, z"
 
 
+def test_a_file_of_tabs_may_be_called_tsv(tmp_path: Path) -> None:
+    path = tmp_path / "m.tsv"
+    path.write_text("concept\timages\tclass\na\ta/\tx, y\n", encoding="utf-8")
+    assert read_manifest(str(path)).concepts[0].noun == "x, y"
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_columns_may_have_other_names(form: str, tmp_path: Path) -> None:
     rows = {"SKU": ["a"], "Bilder": ["a/"], "group": ["cat"], "class": ["toys"]}
