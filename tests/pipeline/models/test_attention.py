@@ -53,6 +53,7 @@ def test_a_mask_that_nobody_looks_at_hides_the_same_padding(family: str, padded:
         ids = torch.where(ids == encoder.pad, encoder.text_ids("a")[0], ids)
     mask = encoder.mask(ids)
     assert bool(mask.all()) is not padded
+    encoder.module.double()  # kernels differ by more than rounding in single precision on some processors
     with torch.no_grad():
         mask_unseen(encoder.module)
         found = encoder.read(ids, ids).states[mask]

@@ -261,7 +261,11 @@ def test_off_the_gpu_the_word_is_the_same(
 ) -> None:
     """Catches an encoder that stays on the GPU, or is missing there when a sentence is new. There is no GPU here: what is
     looked at is the order of the moves."""
-    plain = load_backbone(str(tiny[family]))
+    plain: Any = load_backbone(str(tiny[family]))
+    for each in plain.text.values():
+        # Weights that were moved are copies. Some processors' kernels round by where a tensor begins in memory.
+        for weights in each.module.parameters():
+            weights.data = weights.data.clone()
     ours: Any = load_backbone(str(tiny[family]), settings=ModelSettings(offload_text_encoders=True))
     wanted = learn(plain, family)
     at: list[str] = []
