@@ -35,7 +35,8 @@ from eval.starts.start_curve import Subject, Vectors, follow
 from eval.starts.vocabulary import fit_vocabulary
 from jobs.cli.arguments import folder, whole_number
 from jobs.mini.recipe import art, things
-from jobs.mini.three_kinds import INDIVIDUAL, NEW_KIND, individual_pages, individuals, new_kind_pages
+from jobs.mini.recipe.individuals import KEPT_BACK, kinds_by_digest
+from jobs.mini.three_kinds import INDIVIDUAL, NEW_KIND, individual_pages, new_kind_pages
 from pipeline.models.base import Backbone
 from pipeline.models.find import MINI, find_model
 from pipeline.models.load import load_backbone
@@ -107,7 +108,7 @@ def archive_of(
     backbone: Backbone, clip: OpenClipScorer, drawings: art.Art, place: Path, count: int
 ) -> list[ArchivedWord]:
     """Words of known things, each in colours that it does not have, but for those that become individuals."""
-    known = [name for name in individuals(len(things.training_things())) if name not in individuals(60)]
+    known = list(kinds_by_digest()[KEPT_BACK:])
     place.mkdir(exist_ok=True)
     archive = []
     for first in range(0, count, TOGETHER):
@@ -168,7 +169,9 @@ def starts_of(backbone: Backbone, clip: OpenClipScorer, words: Sequence[Archived
 
 def subjects_of(kind: str, backbone: Backbone, drawings: art.Art, count: int, starts: Starts) -> list[Subject]:
     subjects = []
-    for number, name in enumerate(individuals(count) if kind == INDIVIDUAL else things.held_out_things()[:count]):
+    for number, name in enumerate(
+        kinds_by_digest()[:count] if kind == INDIVIDUAL else things.held_out_things()[:count]
+    ):
         pages = individual_pages(drawings, name, number) if kind == INDIVIDUAL else new_kind_pages(drawings, name)
         concept = Concept(name, (), "<word>", initializer=name if kind == INDIVIDUAL else None)
         pixels = _pixels(backbone, pages)

@@ -8,7 +8,7 @@ autoencoder and CLIP as they are, and the U-Net is made anew, from more scenes a
 ten minutes of one H100, and has not been measured on a GPU.
 
 To train the shipped U-Net and CLIP further instead: --stage art --stage scenes --stage adopt --stage clip --stage latents
---stage unet --stage publish
+--stage unet --stage publish; the U-Net alone: with --stage parts in place of --stage clip
 """
 
 import argparse
@@ -27,10 +27,22 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from jobs.cli.arguments import folder, whole_number
-from jobs.mini.recipe import art, scenes, things, tokenizer, train_clip, train_judge, train_unet, train_vae, unnamed_art
+from jobs.mini.recipe import (
+    art,
+    individuals,
+    scenes,
+    shapes,
+    things,
+    tokenizer,
+    train_clip,
+    train_judge,
+    train_unet,
+    train_vae,
+    unnamed_art,
+)
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
-from jobs.mini.recipe.words_of_drawings import SYMBOL
+from jobs.mini.recipe.words_of_drawings import SYMBOL, save_words
 from pipeline.models.find import MINI, find_model
 from pipeline.models.start_encoder import FILE
 
@@ -46,22 +58,23 @@ CHUNK = 2_500  # scenes that a process draws at a time
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is done on a device. scenes, unnamed: of named things and of unnamed drawings. batch: pictures a step of the
-    U-Net. stages: () for all but `parts` and `adopt`.
+    """How much is done on a device. scenes: of each of POOLS. batch: pictures a step of the U-Net. stages: () for all but
+    `parts` and `adopt`.
     """
 
-    scenes: int
-    unnamed: int
+    scenes: tuple[int, ...]
     batch: int
     unet: Schedule
     stages: tuple[str, ...] = ()
 
 
+# What the U-Net is shown: pool -> share of every batch, share of its captions with a word made from the drawing.
+POOLS = {"train": (0.4, 0.5), "unnamed": (0.15, 1.0), "individuals": (0.3, 1.0), "shapes": (0.15, 1.0)}
 SIZES = {
-    "cpu": Size(50_000, 50_000, train_unet.BATCH, UNET),
-    # As the shipped U-Net was made, in 284 s of an H100, by a script of its own.
+    "cpu": Size((50_000, 40_000, 60_000, 40_000), train_unet.BATCH, UNET),
+    # About as many as the shipped U-Net was first trained on, in 284 s of an H100, by a script of its own.
     "cuda": Size(
-        400_000, 800_000, 1_024, Schedule(3_984, 1.6e-3, warmup=250, descent=0.65),
+        (400_000, 250_000, 300_000, 250_000), 1_024, Schedule(3_984, 1.6e-3, warmup=250, descent=0.65),
         ("art", "scenes", "parts", "latents", "unet", "publish"),
     ),
 }  # fmt: skip
@@ -99,18 +112,30 @@ def make_scenes(work: Path, size: Size) -> None:
 
     A pool that is there is kept: remove its files to draw it again.
     """
+    shown = load_shown(work)
+    draws = {pool: functools.partial(scenes.sample_unnamed, art=of, word=SYMBOL) for pool, of in shown.items()}
+    draws["train"] = functools.partial(scenes.sample_scenes, art=shown["train"], names=shown["train"].names)
+    counts = dict(zip(POOLS, size.scenes, strict=True))
+    if "clip" in (size.stages or STAGES):
+        every = art.load_art(work / "art").scaled(SPRITE_PIXELS)
+        draws["clip"] = functools.partial(scenes.sample_scenes, art=every, names=every.names)
+        counts["clip"] = CLIP_SCENES
+    for seed, (pool, draw) in enumerate(draws.items(), 1):
+        if not (work / f"{pool}.jsonl").exists():
+            save_pool(work, pool, draw_pool(draw, counts[pool], seed))
+
+
+def load_shown(work: Path) -> dict[str, art.Art]:
+    """What the U-Net sees of each of POOLS, at SPRITE_PIXELS."""
     drawings = art.load_art(work / "art")
-    unnamed, sprites = unnamed_art.load_unnamed_art(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
-    named = functools.partial(scenes.sample_scenes, art=sprites, names=things.training_things())
-    every = functools.partial(scenes.sample_scenes, art=sprites, names=sprites.names)
-    unnamed_scenes = functools.partial(scenes.sample_unnamed, art=unnamed, word=SYMBOL)
-    for pool, count, draw, seed in (
-        ("train", size.scenes, named, 1),
-        ("clip", 0 if "clip" not in (size.stages or STAGES) else CLIP_SCENES, every, 2),
-        ("unnamed", size.unnamed, unnamed_scenes, 3),
-    ):
-        if count and not (work / f"{pool}.jsonl").exists():
-            save_pool(work, pool, draw_pool(draw, count, seed))
+    named = drawings.scaled(SPRITE_PIXELS).only(things.training_things())
+    unnamed = unnamed_art.load_unnamed_art(work / "art", drawings)
+    return {
+        "train": named,
+        "unnamed": unnamed,
+        "individuals": individuals.draw_individuals(named, unnamed, seed=1),
+        "shapes": shapes.load_shapes(work / "art", drawings),
+    }
 
 
 def draw_pool(draw: Callable[..., Drawn], count: int, seed: int, processes: int | None = None) -> Pool:
@@ -176,9 +201,7 @@ def make_judge(work: Path) -> None:
 
 def make_latents(work: Path, device: str) -> None:
     trained = AutoencoderKL.from_pretrained(work / "vae")
-    latents = {
-        pool: train_vae.encode_latents(trained, load_pool(work, pool).pictures, device) for pool in ("train", "unnamed")
-    }
+    latents = {pool: train_vae.encode_latents(trained, load_pool(work, pool).pictures, device) for pool in POOLS}
     save_file(latents, work / "latents.safetensors")
 
 
@@ -186,14 +209,15 @@ def make_unet(work: Path, device: str, size: Size) -> None:
     words = CLIPTokenizer.from_pretrained(work / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder").eval().requires_grad_(False)
     latents = load_file(work / "latents.safetensors")
-    drawings = art.load_art(work / "art")
-    unnamed, sprites = unnamed_art.load_unnamed_art(work / "art", drawings), drawings.scaled(SPRITE_PIXELS)
-    named = sprites.only(things.training_things())
+    shown = load_shown(work)
+    parts = [
+        train_unet.Part(train_unet.lesson_of(load_pool(work, pool), latents[pool], shown[pool], words), share, starred)
+        for pool, (share, starred) in POOLS.items()
+    ]
     further = (work / "start").exists()
     trained, words_of = train_unet.train_unet(
-        train_unet.lesson_of(load_pool(work, "train"), latents["train"], named, words),
-        train_unet.lesson_of(load_pool(work, "unnamed"), latents["unnamed"], unnamed, words),
-        named.names,
+        parts,
+        shown["train"].names,
         words,
         text_encoder,
         UNET_FURTHER if further else size.unet,
@@ -203,9 +227,7 @@ def make_unet(work: Path, device: str, size: Size) -> None:
         size.batch,
     )
     trained.save_pretrained(work / "unet")
-    kept = {"weight": words_of.linear.weight, "bias": words_of.linear.bias, "mean": words_of.mean, "std": words_of.std}
-    halves = {f"text_encoder.{name}": value.half().contiguous() for name, value in kept.items()}
-    save_file(halves, work / "words.safetensors")
+    save_words(words_of, work / train_unet.WORDS)
 
 
 def take_parts(work: Path) -> None:
@@ -221,6 +243,7 @@ def adopt(work: Path) -> None:
     for name in ("tokenizer", "vae", "text_encoder"):
         shutil.copytree(model / name, work / name, dirs_exist_ok=True)
     shutil.copytree(model / "unet", work / "start", dirs_exist_ok=True)
+    shutil.copy(model / FILE, work / "start" / train_unet.WORDS)
     shutil.copy(SHIPPED / "clip" / "open_clip_model.safetensors", work / "start" / "clip.safetensors")
 
 
@@ -252,7 +275,7 @@ def publish(work: Path) -> None:
     # The map that made words of drawings belongs to just these weights.
     start_encoder = SHIPPED / "model" / FILE
     start_encoder.parent.mkdir(exist_ok=True)
-    save_file(load_file(work / "words.safetensors"), start_encoder, {"model_digest": find_model(MINI).digest})
+    save_file(load_file(work / train_unet.WORDS), start_encoder, {"model_digest": find_model(MINI).digest})
 
 
 STAGES: dict[str, Callable[[Path, str, Size], None]] = {

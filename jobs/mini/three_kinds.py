@@ -6,7 +6,6 @@ more poses of individuals and new kinds, and more things in a style.
 """
 
 import csv
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,25 +14,19 @@ from PIL import Image, ImageOps
 
 from eval.judges.clip import ClipScorer
 from jobs.mini.recipe import art, things
+from jobs.mini.recipe.individuals import kinds_by_digest
 
 INDIVIDUAL, NEW_KIND, STYLE = "individual", "new kind", "style"
 PAGE = 256  # pixels
 Pose = tuple[float, bool, float]  # size in widths, mirrored, degrees
 POSES: tuple[Pose, ...] = ((0.9, False, 0), (0.8, True, 0), (0.84, False, 9), (0.76, True, 7))
 COLOURS = ((1, 2, 0), (2, 1, 0), (1, 0, 2), (2, 0, 1))  # which channel of a drawing is red, green and blue
-DEMO = ("frog", "car", "teapot", "butterfly", "fish", "house")  # its individuals, on which the recipe was chosen
 STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "negative": ImageOps.invert,
     "two-inks": lambda page: ImageOps.colorize(page.convert("L"), (16, 70, 60), (255, 214, 150)),
     "few-greens": lambda page: ImageOps.colorize(ImageOps.posterize(page.convert("L"), 2), (0, 40, 0), (190, 255, 150)),
     "heat": lambda page: ImageOps.colorize(page.convert("L"), (40, 0, 90), (255, 255, 180), (230, 60, 60)),
 }
-
-
-def individuals(count: int) -> tuple[str, ...]:
-    """Known things by a digest of their names, which no result can influence."""
-    known = sorted(things.training_things(), key=lambda name: hashlib.sha256(f"individual {name}".encode()).digest())
-    return tuple(name for name in known if name not in DEMO)[:count]
 
 
 def write_three_kinds(
@@ -45,7 +38,7 @@ def write_three_kinds(
     they have no class. The column `thing` has the name of what is drawn, which in new kinds was in no caption.
     """
     rows: list[dict[str, str]] = []
-    known, new = individuals(count), things.held_out_things()[:count]
+    known, new = kinds_by_digest()[:count], things.held_out_things()[:count]
     for number, (name, other) in enumerate(zip(known, new, strict=True)):
         mine, partner = f"my-{_slug(name)}", _slug(other)
         _save(folder / mine, individual_pages(drawings, name, number, pictures))
@@ -55,7 +48,7 @@ def write_three_kinds(
         alike = class_of(pages, clip) if clip else ""
         rows.append({"concept": partner, "class": alike, "group": NEW_KIND, "partner": mine, "thing": other})
     for place, (style, redraw) in enumerate(STYLES.items()):
-        shown = individuals(len(known) + pictures * len(STYLES))[len(known) + pictures * place :][:pictures]
+        shown = kinds_by_digest()[len(known) + pictures * place :][:pictures]
         _save(folder / style, [redraw(_page(drawings.only((name,)).sprites[0, 0])) for name in shown])
         rows.append({"concept": style, "class": "painting", "group": STYLE, "partner": "", "thing": ""})
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:

@@ -5,6 +5,7 @@ own. So a word that is learned later cannot confuse its concept with a backgroun
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,8 +77,13 @@ class Scene:
     twice: bool = False
 
 
-def draw_scene_plan(rng: np.random.Generator, names: tuple[str, ...], *, alone: bool = False) -> Scene:
-    """A random scene over `names`: mostly one thing (only one if `alone`), mostly on white or on a named plain colour."""
+def draw_scene_plan(
+    rng: np.random.Generator, names: Sequence[str] | np.ndarray, *, alone: bool = False, of_each: int = len(ART_SETS)
+) -> Scene:
+    """A random scene over `names`: mostly one thing (only one if `alone`), mostly on white or on a named plain colour.
+
+    of_each: drawings that there are of each thing.
+    """
     style = str(rng.choice(list(STYLES), p=(0.76, 0.07, 0.06, 0.05, 0.06)))
     ground = rng.random()
     place = None
@@ -87,7 +93,7 @@ def draw_scene_plan(rng: np.random.Generator, names: tuple[str, ...], *, alone: 
     crowd = 0.5 if alone else rng.random()
     things = tuple(str(name) for name in rng.choice(names, size=2 if crowd < 0.08 else 1, replace=False))
     tint = str(rng.choice(TINTS)) if len(things) == 1 and rng.random() < 0.08 else None
-    drawings = tuple(int(drawing) for drawing in rng.integers(len(ART_SETS), size=len(things)))
+    drawings = tuple(int(drawing) for drawing in rng.integers(of_each, size=len(things)))
     return Scene(things, drawings, style, place, tint, twice=len(things) == 1 and crowd > 0.95)
 
 
@@ -276,6 +282,7 @@ def sample_scenes(count: int, art: Art, names: tuple[str, ...], seed: int) -> tu
 def sample_unnamed(count: int, art: Art, word: str, seed: int) -> tuple[np.ndarray, list[Scene], list[str]]:
     """The same of single things that the captions call by `word` alone."""
     rng = np.random.default_rng(seed)
-    scenes = [draw_scene_plan(rng, art.names, alone=True) for _ in range(count)]
+    names = np.array(art.names)  # converted once: there may be thousands
+    scenes = [draw_scene_plan(rng, names, alone=True, of_each=art.sprites.shape[1]) for _ in range(count)]
     pictures = np.stack([render(scene, art, rng) for scene in scenes])
     return pictures, scenes, [caption(replace(scene, things=(word,)), rng) for scene in scenes]

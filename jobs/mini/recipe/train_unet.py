@@ -1,6 +1,8 @@
 """Stage 3: the U-Net, trained on cached latents and the CLIP's text states with the loss of latent diffusion."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from jobs.mini.recipe.loop import Schedule, train
 from jobs.mini.recipe.pools import Pool
 from jobs.mini.recipe.tokenizer import CONTEXT
 from jobs.mini.recipe.train_clip import model_config, tokenise
-from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, small_drawings
+from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, load_words, small_drawings
 
 BATCH = 48
-STARRED, WHOLE_THING = 0.6, 0.25  # shares of the captions with a word made from a drawing, and of such words
+WHOLE_THING = 0.25  # share of the words made from drawings that are made from all of a thing's
+WORDS = "words.safetensors"  # beside a U-Net to go on from: its map
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
 SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
 NOISE = {
@@ -108,7 +111,7 @@ class Lesson:
 
     latents: float16 (N, 4, 16, 16), scaled. tokens, starred: int64 (N, 32), the captions as they are, and with "*" for the
     thing where there is a single one. things, shown: int64 (N,), the first thing and which of its drawings.
-    drawings: float32 (things, 4, 768).
+    drawings: float32 (things, drawings of each, 768).
     """
 
     latents: Tensor
@@ -138,9 +141,17 @@ def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of every batch: from which lesson, how large a share, and with "*" in which share of its captions."""
+
+    lesson: Lesson
+    share: float
+    starred: float
+
+
 def train_unet(
-    named: Lesson,
-    unnamed: Lesson,
+    parts: Sequence[Part],
     nouns: tuple[str, ...],
     tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
@@ -150,16 +161,18 @@ def train_unet(
     device: str = "cpu",
     batch: int = BATCH,
 ) -> tuple[UNet2DConditionModel, WordsOfDrawings]:
-    """Trains the U-Net, new or that of `start`, on half a batch of each lesson; the text encoder stays as it is.
+    """Trains the U-Net; the text encoder stays as it is.
 
-    nouns: as which the words made from drawings shall be distributed. device: "cpu" or "cuda", where the U-Net is compiled.
-    batch: pictures a step. Returns the U-Net and the map that makes words of drawings, both on the CPU.
+    parts: their shares add up to 1. nouns: as which the words made from drawings shall be distributed. start: a folder with a
+    U-Net, and the map that belongs to it, to go on from. device: "cpu" or "cuda", where the U-Net is compiled. batch: pictures a
+    step. Returns the U-Net and the map that makes words of drawings, both on the CPU.
     """
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
     unet.to(device)
     text_encoder.to(device)  # type: ignore[arg-type]
-    named, unnamed = named.on(device), unnamed.on(device)
+    parts = [replace(part, lesson=part.lesson.on(device)) for part in parts]
+    counts = _whole([part.share for part in parts], batch)
     predict = unet
     if device == "cuda":
         unet.to(memory_format=torch.channels_last)
@@ -171,16 +184,17 @@ def train_unet(
     table: Any = text_encoder.get_input_embeddings()
     symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
     rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
-    words_of = WordsOfDrawings(
-        torch.cat([named.drawings, unnamed.drawings]).flatten(0, 1), table.weight.detach()[rows.to(device)]
-    ).to(device)
+    drawings = torch.cat([part.lesson.drawings.flatten(0, 1) for part in parts])
+    words_of = WordsOfDrawings(drawings, table.weight.detach()[rows.to(device)]).to(device)
+    if start:
+        load_words(words_of, start / WORDS)
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator(device).manual_seed(step)
-        parts = [
-            _draw_rows(lesson, batch // 2, share, generator) for lesson, share in ((named, STARRED), (unnamed, 1.0))
+        rows = [
+            _draw_rows(part.lesson, count, part.starred, generator) for part, count in zip(parts, counts, strict=True)
         ]
-        clean, tokens, seen = (torch.cat(part) for part in zip(*parts, strict=True))
+        clean, tokens, seen = (torch.cat(each) for each in zip(*rows, strict=True))
         bare = torch.rand(len(clean), 1, generator=generator, device=device) < UNCONDITIONAL
         noise = torch.randn(clean.shape, generator=generator, device=device)
         timesteps = torch.randint(noising.config.num_train_timesteps, (len(clean),), generator=generator, device=device)
@@ -197,6 +211,16 @@ def train_unet(
     train(modules, loss_at, schedule, checkpoint, average=0.99, device=device)
     modules.to("cpu")
     return unet.eval().requires_grad_(False), words_of.eval().requires_grad_(False)
+
+
+def _whole(shares: Sequence[float], count: int) -> list[int]:
+    """`count`, divided by shares that add up to 1.
+
+    >>> _whole([0.4, 0.3, 0.3], 48)
+    [19, 15, 14]
+    """
+    edges = [round(count * sum(shares[:place])) for place in range(len(shares) + 1)]
+    return [end - begin for begin, end in pairwise(edges)]
 
 
 def _draw_rows(lesson: Lesson, count: int, starred: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

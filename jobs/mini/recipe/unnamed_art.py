@@ -27,7 +27,8 @@ def load_unnamed_art(folder: Path, art: Art) -> Art:
     if not cached.exists():
         fetch_art(folder)
         unnamed = _unnamed(folder)
-        apart = _likeness(unnamed, art.only(held_out_things()).scaled(PIXELS)) <= TOO_ALIKE
+        held_out = art.only(held_out_things()).scaled(PIXELS)
+        apart = likeness(*(small_drawings(each).numpy() for each in (unnamed, held_out))) <= TOO_ALIKE
         np.savez(cached, names=np.array(unnamed.names)[apart], sprites=unnamed.sprites[apart])
     loaded = np.load(cached)
     return Art(tuple(str(name) for name in loaded["names"]), loaded["sprites"])
@@ -51,15 +52,16 @@ def _unnamed(folder: Path) -> Art:
     return Art(tuple(drawings), np.stack(list(drawings.values())))
 
 
-def _likeness(art: Art, others: Art) -> np.ndarray:
-    """The highest correlation of any of a thing's drawings with any of the others', float32 (things,)."""
-    left, right = (_standardised(some) for some in (art, others))
-    alike: np.ndarray = (left @ right.T).reshape(*art.sprites.shape[:2], -1).max((1, 2))
+def likeness(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The highest correlation of any of a thing's drawings (things, drawings, D) with any of the others', float32 (things,)."""
+    left, right = (_standardised(some) for some in (looks, others))
+    alike: np.ndarray = (left @ right.T).reshape(*looks.shape[:2], -1).max((1, 2))
     return alike
 
 
-def _standardised(art: Art) -> np.ndarray:
-    """float32 (things x drawings, 768), of unit norm."""
-    small = small_drawings(art).flatten(0, 1).numpy()
-    small = small - small.mean(1, keepdims=True)
-    return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
+def _standardised(looks: np.ndarray) -> np.ndarray:
+    """float32 (things x drawings, D), of unit norm."""
+    rows = looks.reshape(-1, looks.shape[-1])
+    rows = rows - rows.mean(1, keepdims=True)
+    normal: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return normal

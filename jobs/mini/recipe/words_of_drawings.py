@@ -5,14 +5,18 @@ drawing by one linear map. So the U-Net learns to read a whole space of words in
 Inversion, which looks for a point of that space, finds one. The map is only needed in training and not part of the shipped model.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jobs.mini.recipe.art import Art
 
 SYMBOL = "*"
+ENCODER = "text_encoder"  # of the pipeline: whose words these are
 SIDE = 16  # pixels: a drawing is seen this small
 UNCERTAINTY = 0.15  # standard deviations of noise on a word, so that its neighbourhood means the same
 
@@ -44,6 +48,18 @@ class WordsOfDrawings(nn.Module):
         mapped = self.linear(drawings)
         word = F.layer_norm(mapped, mapped.shape[-1:]) + UNCERTAINTY * noise
         return self.mean + self.std * word
+
+
+def save_words(words_of: WordsOfDrawings, path: Path) -> None:
+    """As a start encoder, in half precision: pipeline/models/start_encoder.py reads it."""
+    kept = {"weight": words_of.linear.weight, "bias": words_of.linear.bias, "mean": words_of.mean, "std": words_of.std}
+    save_file({f"{ENCODER}.{name}": value.half().contiguous() for name, value in kept.items()}, path)
+
+
+def load_words(words_of: WordsOfDrawings, path: Path) -> None:
+    """Takes over what save_words has written of a map of the same size."""
+    kept = {name.removeprefix(f"{ENCODER}."): value.float() for name, value in load_file(path).items()}
+    words_of.load_state_dict({name if name in ("mean", "std") else f"linear.{name}": kept[name] for name in kept})
 
 
 def small_drawings(art: Art) -> Tensor:

@@ -43,7 +43,9 @@ def test_the_stages_for_a_gpu_make_a_model_that_loads_and_whose_start_encoder_is
     np.savez(work / "art" / "sprites.npz", sprites=every)
     names = np.array([f"stranger {number}" for number in range(40)])
     np.savez(work / "art" / "unnamed.npz", names=names, sprites=every[:40].repeat(6, 2).repeat(6, 3))
-    size = replace(SIZES["cuda"], scenes=12, unnamed=12, batch=4, unet=Schedule(2, 1e-3, warmup=1))
+    icons = np.array([f"icon {number}" for number in range(20)])
+    np.savez(work / "art" / "shapes.npz", names=icons, sprites=every[40:60, :1].repeat(6, 2).repeat(6, 3))
+    size = replace(SIZES["cuda"], scenes=(12, 12, 12, 12), batch=4, unet=Schedule(2, 1e-3, warmup=1))
     shipped = make_mini.SHIPPED
     for stage in size.stages:
         monkeypatch.setattr(make_mini, "SHIPPED", tmp_path / "made" if stage == "publish" else shipped)

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from jobs.mini.recipe import scenes, things, unnamed_art
+from jobs.mini.recipe import individuals, scenes, shapes, things, unnamed_art
 from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.train_clip import new_clip, tokenise, train_clip
-from jobs.mini.recipe.train_unet import lesson_of, new_unet, text_encoder_of, train_unet
-from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, small_drawings
+from jobs.mini.recipe.train_unet import WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
+from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, load_words, save_words, small_drawings
 from pipeline.models.find import MINI_FOLDER
 
 NAMES = tuple(name for name in things.training_things() if name.isalpha())[
@@ -95,11 +95,53 @@ def test_a_stranger_that_looks_like_a_held_out_thing_is_noticed() -> None:
     sprites = RNG(0).integers(0, 256, (3, 2, 96, 96, 4), np.uint8)
     sprites = sprites[:, :, ::6, ::6].repeat(6, 2).repeat(6, 3)
     other = RNG(1).integers(0, 256, (1, 2, 16, 16, 4), np.uint8).repeat(6, 2).repeat(6, 3)
-    alike = unnamed_art._likeness(
-        Art(("same", "other"), np.concatenate([sprites[1:2], other])), Art(NAMES[:3], sprites)
-    )
+    strangers = Art(("same", "other"), np.concatenate([sprites[1:2], other]))
+    alike = unnamed_art.likeness(*(small_drawings(each).numpy() for each in (strangers, Art(NAMES[:3], sprites))))
     assert alike[0] > 0.999
     assert alike[1] < unnamed_art.TOO_ALIKE
+
+
+def test_an_individual_has_the_outline_of_its_kind_and_colours_of_its_own() -> None:
+    """Catches a lesson in which nothing is new, and one in which a kind can no longer be told."""
+    sprite = RNG(3).integers(0, 256, (32, 32, 4), np.uint8)
+    sprite[:8, :, :3] = 90  # a grey outline
+    palettes = [individuals.recoloured(sprite, RNG(seed)) for seed in range(40)]
+    assert all(np.array_equal(each[..., 3], sprite[..., 3]) for each in palettes)
+    assert all(np.array_equal(each[:8], sprite[:8]) for each in palettes)
+    assert all(np.abs(each[8:, :, :3].astype(int) - sprite[8:, :, :3]).mean() > 20 for each in palettes)
+    assert len({each.tobytes() for each in palettes}) > 20
+
+
+def test_of_kinds_whose_individuals_are_reported_the_generator_sees_none() -> None:
+    """Catches figures about individuals that the generator was trained on."""
+    kept_back = {*individuals.DEMO, *individuals.kinds_by_digest()[: individuals.KEPT_BACK]}
+    names = things.training_things()
+    every = Art(names, RNG(0).integers(0, 256, (len(names), 1, 2, 2, 4), np.uint8))
+    drawn = individuals.draw_individuals(every, Art(("stranger",), every.sprites[:1]), seed=1)
+    kinds = {name.rpartition(" ")[0] for name in drawn.names}
+    assert kinds == {*names, "stranger"} - kept_back
+    assert len(set(drawn.names)) == len(drawn.sprites)
+
+
+def test_an_icon_of_one_colour_gets_a_second_in_what_it_encloses() -> None:
+    ring = np.zeros((32, 32, 4), np.uint8)
+    ring[8:24, 8:24, 3] = 255
+    ring[12:20, 12:20, 3] = 0
+    toned = shapes.two_toned(ring, RNG(0))
+    assert (toned[:8, :, 3] == 0).all(), "the page around it stays clear"
+    assert (toned[8:24, 8:24, 3] == 255).all()
+    assert {tuple(colour) for colour in toned[12:20, 12:20].reshape(-1, 4)} != {tuple(toned[9, 9])}
+    assert len({tuple(colour) for colour in toned[8:24, 8:24].reshape(-1, 4)}) == 2
+
+
+def test_the_map_that_goes_on_is_the_one_that_was_shipped(tmp_path: Path) -> None:
+    """Catches a U-Net that goes on with another map than the one whose words it has learned to read."""
+    nouns, drawings = torch.rand(50, 32), torch.rand(200, 768) * 2 - 1
+    shipped, other = WordsOfDrawings(drawings, nouns), WordsOfDrawings(drawings.flip(1), nouns + 1)
+    save_words(shipped, tmp_path / WORDS)
+    load_words(other, tmp_path / WORDS)
+    silent = torch.zeros(200, 32)
+    torch.testing.assert_close(other(drawings, silent), shipped(drawings, silent), atol=2e-2, rtol=0)
 
 
 def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
@@ -111,11 +153,14 @@ def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     latents = torch.randn(60, 4, 16, 16)
     lessons = lesson_of(named, latents, art, tokenizer), lesson_of(unnamed, latents[:40], art, tokenizer)
+    parts = [Part(lessons[0], 0.5, starred=0.6), Part(lessons[1], 0.5, starred=1.0)]
     new_unet().save_pretrained(tmp_path / "start")
+    nouns = torch.rand(50, 128)
+    save_words(WordsOfDrawings(torch.rand(200, 768) * 2 - 1, nouns), tmp_path / "start" / WORDS)
 
     def trained(steps: int, name: str) -> dict[str, torch.Tensor]:
         schedule = Schedule(steps, 1e-3, warmup=1, descent=1e-9)
-        unet, _ = train_unet(*lessons, NAMES, tokenizer, encoder, schedule, tmp_path / name, tmp_path / "start")
+        unet, _ = train_unet(parts, NAMES, tokenizer, encoder, schedule, tmp_path / name, tmp_path / "start")
         return dict(unet.state_dict())
 
     trained(1, "halves")
