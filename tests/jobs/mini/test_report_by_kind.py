@@ -12,7 +12,7 @@ from eval.judges.outline import OutlineScorer
 from jobs.api import RunRequest, invert
 from jobs.mini.recipe import things
 from jobs.mini.recipe.art import ART_SETS, Art
-from jobs.mini.report_by_kind import BARS, PROTOCOL, _nearest, figures_of_words
+from jobs.mini.report_by_kind import BARS, PROTOCOL, _named, _nearest, figures_of_words
 from jobs.mini.three_kinds import INDIVIDUAL, STYLES, write_three_kinds
 from pipeline.records import Sample
 from pipeline.settings import InversionSettings
@@ -34,7 +34,7 @@ def sample(number: int, kind: str, turn: int) -> Sample:
 
 @pytest.mark.parametrize(("drawn_as", "share"), [((0, 1), 1.0), ((1, 0), 0.0), ((0, 0), 0.5)])
 def test_samples_count_where_they_are_nearest_to_their_own_concept(drawn_as: tuple[int, int], share: float) -> None:
-    """Catches a figure that counts another concept's pictures as one's own."""
+    """Catches a figure that counts another concept's pictures as one's own, or another thing's name as the thing's."""
     samples = {
         name: [sample(number, "training", turn) for turn in range(3)]
         + [Sample(name, "reconstruction", "", "", 0, 0, sample(drawn_as[number], "reconstruction", 4).png)]
@@ -43,6 +43,10 @@ def test_samples_count_where_they_are_nearest_to_their_own_concept(drawn_as: tup
     figure = _nearest(INDIVIDUAL, SHAPES, samples, OutlineScorer())
     assert figure.value == share
     assert figure.said == f"{share:.0%} (100%)"
+    sprites = [np.asarray(drawing(number, 0).convert("RGBA")) for number in range(2)]
+    drawings = Art(SHAPES, np.stack(sprites)[:, None].repeat(len(ART_SETS), 1))
+    named = _named({name: name for name in SHAPES}, samples, drawings, OutlineScorer())
+    assert (named.value, named.said) == (share, f"{share:.0%} (100%)")
 
 
 @pytest.mark.long
