@@ -42,7 +42,7 @@ from jobs.mini.recipe import (
 )
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
-from jobs.mini.recipe.words_of_drawings import SYMBOL, save_words
+from jobs.mini.recipe.words_of_drawings import SYMBOLS, save_words
 from pipeline.models.find import MINI, find_model
 from pipeline.models.start_encoder import FILE
 
@@ -51,7 +51,7 @@ SPRITE_PIXELS = 96
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "mini"
 # The generator reads prompts with the CLIP's text tower as it is after READER's steps; the CLIP goes on, to judge.
 READER, JUDGE, UNET = Schedule(2_000, 1.5e-3), Schedule(6_000, 1.5e-3), Schedule(20_000, 1.2e-3)
-JUDGE_FURTHER, UNET_FURTHER = Schedule(1_600, 1e-3), Schedule(4_600, 1.2e-3)  # from the shipped weights on
+JUDGE_FURTHER, UNET_FURTHER = Schedule(1_600, 1e-3), Schedule(5_000, 5e-4, descent=0.7)  # from the shipped weights on
 CLIP_SCENES = 50_000
 CHUNK = 2_500  # scenes that a process draws at a time
 
@@ -113,7 +113,7 @@ def make_scenes(work: Path, size: Size) -> None:
     A pool that is there is kept: remove its files to draw it again.
     """
     shown = load_shown(work)
-    draws = {pool: functools.partial(scenes.sample_unnamed, art=of, word=SYMBOL) for pool, of in shown.items()}
+    draws = {pool: functools.partial(scenes.sample_unnamed, art=of, words=SYMBOLS) for pool, of in shown.items()}
     draws["train"] = functools.partial(scenes.sample_scenes, art=shown["train"], names=shown["train"].names)
     counts = dict(zip(POOLS, size.scenes, strict=True))
     if "clip" in (size.stages or STAGES):

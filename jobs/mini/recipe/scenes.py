@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 from jobs.mini.recipe.art import ART_SETS, Art
 
 PIXELS = 64
+UNNAMED_PAIRS = 0.15  # share of scenes of two things: two learned words are to fit into one sentence
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 60, 56),
@@ -78,11 +79,16 @@ class Scene:
 
 
 def draw_scene_plan(
-    rng: np.random.Generator, names: Sequence[str] | np.ndarray, *, alone: bool = False, of_each: int = len(ART_SETS)
+    rng: np.random.Generator,
+    names: Sequence[str] | np.ndarray,
+    *,
+    of_each: int = len(ART_SETS),
+    pairs: float = 0.08,
+    twice: float = 0.05,
 ) -> Scene:
-    """A random scene over `names`: mostly one thing (only one if `alone`), mostly on white or on a named plain colour.
+    """A random scene over `names`: mostly one thing, mostly on white or on a named plain colour.
 
-    of_each: drawings that there are of each thing.
+    of_each: drawings that there are of each thing. pairs, twice: shares of scenes of two things, and of one thing twice.
     """
     style = str(rng.choice(list(STYLES), p=(0.76, 0.07, 0.06, 0.05, 0.06)))
     ground = rng.random()
@@ -90,11 +96,11 @@ def draw_scene_plan(
     if ground > 0.42:
         colours = [colour for colour in COLOURS if colour != "white"]
         place = f"on a {rng.choice(colours)} background" if ground < 0.68 else str(rng.choice(PLACES))
-    crowd = 0.5 if alone else rng.random()
-    things = tuple(str(name) for name in rng.choice(names, size=2 if crowd < 0.08 else 1, replace=False))
+    crowd = rng.random()
+    things = tuple(str(name) for name in rng.choice(names, size=2 if crowd < pairs else 1, replace=False))
     tint = str(rng.choice(TINTS)) if len(things) == 1 and rng.random() < 0.08 else None
     drawings = tuple(int(drawing) for drawing in rng.integers(of_each, size=len(things)))
-    return Scene(things, drawings, style, place, tint, twice=len(things) == 1 and crowd > 0.95)
+    return Scene(things, drawings, style, place, tint, twice=len(things) == 1 and crowd > 1 - twice)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -279,10 +285,13 @@ def sample_scenes(count: int, art: Art, names: tuple[str, ...], seed: int) -> tu
     return pictures, scenes, [caption(scene, rng) for scene in scenes]
 
 
-def sample_unnamed(count: int, art: Art, word: str, seed: int) -> tuple[np.ndarray, list[Scene], list[str]]:
-    """The same of single things that the captions call by `word` alone."""
+def sample_unnamed(
+    count: int, art: Art, words: tuple[str, str], seed: int
+) -> tuple[np.ndarray, list[Scene], list[str]]:
+    """The same of things that the captions call by `words` alone, the only one or the first of two by the first of them."""
     rng = np.random.default_rng(seed)
     names = np.array(art.names)  # converted once: there may be thousands
-    scenes = [draw_scene_plan(rng, names, alone=True, of_each=art.sprites.shape[1]) for _ in range(count)]
+    of_each = art.sprites.shape[1]
+    scenes = [draw_scene_plan(rng, names, of_each=of_each, pairs=UNNAMED_PAIRS, twice=0) for _ in range(count)]
     pictures = np.stack([render(scene, art, rng) for scene in scenes])
-    return pictures, scenes, [caption(replace(scene, things=(word,)), rng) for scene in scenes]
+    return pictures, scenes, [caption(replace(scene, things=words[: len(scene.things)]), rng) for scene in scenes]

@@ -14,9 +14,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from jobs.mini.recipe.art import Art
 from jobs.mini.recipe.loop import Schedule, train
 from jobs.mini.recipe.pools import Pool
+from jobs.mini.recipe.scenes import Scene
 from jobs.mini.recipe.tokenizer import CONTEXT
 from jobs.mini.recipe.train_clip import model_config, tokenise
-from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, load_words, small_drawings
+from jobs.mini.recipe.words_of_drawings import SYMBOLS, WordsOfDrawings, load_words, small_drawings
 
 BATCH = 48
 WHOLE_THING = 0.25  # share of the words made from drawings that are made from all of a thing's
@@ -109,9 +110,9 @@ def new_unet() -> UNet2DConditionModel:
 class Lesson:
     """One pool as the U-Net sees it.
 
-    latents: float16 (N, 4, 16, 16), scaled. tokens, starred: int64 (N, 32), the captions as they are, and with "*" for the
-    thing where there is a single one. things, shown: int64 (N,), the first thing and which of its drawings.
-    drawings: float32 (things, drawings of each, 768).
+    latents: float16 (N, 4, 16, 16), scaled. tokens, starred: int64 (N, 32), the captions as they are, and with SYMBOLS for the
+    things. things, shown: int64 (N, 2), the two things, or the only one twice, and which of their drawings. drawings: float32
+    (things, drawings of each, 768).
     """
 
     latents: Tensor
@@ -127,18 +128,28 @@ class Lesson:
 
 def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -> Lesson:
     place = {name: index for index, name in enumerate(art.names)}
-    starred = [
-        said.replace(scene.things[0], SYMBOL) if len(scene.things) == 1 and not scene.twice else said
-        for scene, said in zip(pool.scenes, pool.captions, strict=True)
-    ]
     return Lesson(
         latents,
         tokenise(tokenizer, pool.captions),
-        tokenise(tokenizer, starred),
-        torch.tensor([place[scene.things[0]] for scene in pool.scenes]),
-        torch.tensor([scene.drawings[0] for scene in pool.scenes]),
+        tokenise(tokenizer, [starred(scene, said) for scene, said in zip(pool.scenes, pool.captions, strict=True)]),
+        torch.tensor([[place[scene.things[which]] for which in (0, -1)] for scene in pool.scenes]),
+        torch.tensor([[scene.drawings[which] for which in (0, -1)] for scene in pool.scenes]),
         small_drawings(art),
     )
+
+
+def starred(scene: Scene, said: str) -> str:
+    """The caption with a symbol for each thing; one that is there twice keeps its name, in the plural.
+
+    >>> starred(Scene(("horse", "horse head"), (0, 1)), "a photo of a horse and the horse head at night")
+    'a photo of a * and the + at night'
+    """
+    if scene.twice:
+        return said
+    # A name may be part of the other.
+    for name, symbol in sorted(zip(scene.things, SYMBOLS, strict=False), key=lambda pair: -len(pair[0])):
+        said = said.replace(name, symbol)
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +193,7 @@ def train_unet(
     weights = (snr.clamp(max=SNR_CEILING) / snr).to(device)
     empty = tokenise(tokenizer, [""]).to(device)
     table: Any = text_encoder.get_input_embeddings()
-    symbol = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
+    symbols: Any = tokenizer.convert_tokens_to_ids([f"{symbol}</w>" for symbol in SYMBOLS])
     rows = torch.tensor(sorted({row for noun in nouns for row in tokenizer(noun, add_special_tokens=False).input_ids}))
     drawings = torch.cat([part.lesson.drawings.flatten(0, 1) for part in parts])
     words_of = WordsOfDrawings(drawings, table.weight.detach()[rows.to(device)]).to(device)
@@ -198,10 +209,15 @@ def train_unet(
         bare = torch.rand(len(clean), 1, generator=generator, device=device) < UNCONDITIONAL
         noise = torch.randn(clean.shape, generator=generator, device=device)
         timesteps = torch.randint(noising.config.num_train_timesteps, (len(clean),), generator=generator, device=device)
-        words = words_of(seen, torch.randn(len(clean), table.weight.shape[1], generator=generator, device=device))
-        hook = table.register_forward_hook(
-            lambda _, ids, rows: torch.where((ids[0] == symbol)[..., None], words[:, None].to(rows.dtype), rows)
-        )
+        unsure = torch.randn(*seen.shape[:2], table.weight.shape[1], generator=generator, device=device)
+        words = words_of(seen, unsure)
+
+        def put_in(_: nn.Module, ids: tuple[Tensor], rows: Tensor) -> Tensor:
+            for place, symbol in enumerate(symbols):
+                rows = torch.where((ids[0] == symbol)[..., None], words[:, place, None].to(rows.dtype), rows)
+            return rows
+
+        hook = table.register_forward_hook(put_in)
         context = text_encoder(torch.where(bare, empty, tokens)).last_hidden_state
         hook.remove()
         predicted = predict(noising.add_noise(clean, noise, timesteps), timesteps, context).sample
@@ -224,15 +240,15 @@ def _whole(shares: Sequence[float], count: int) -> list[int]:
 
 
 def _draw_rows(lesson: Lesson, count: int, starred: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` rows: latents, tokens, and the drawing that a "*" among them stands for.
+    """`count` rows: latents, tokens, and the drawings (count, 2, 768) that the symbols among them stand for.
 
-    That is the drawing itself, or in WHOLE_THING of the rows the mean of all of its thing's: a word learned from several
+    These are the drawings themselves, or in WHOLE_THING of the rows the mean of all of a thing's: a word learned from several
     pictures is near such a mean.
     """
     device = lesson.latents.device
     rows = torch.randint(len(lesson.latents), (count,), generator=generator, device=device)
     star = torch.rand(count, 1, generator=generator, device=device) < starred
-    whole = torch.rand(count, 1, generator=generator, device=device) < WHOLE_THING
-    of_thing = lesson.drawings[lesson.things[rows]]
-    seen = torch.where(whole, of_thing.mean(1), lesson.drawings[lesson.things[rows], lesson.shown[rows]])
+    whole = torch.rand(count, 1, 1, generator=generator, device=device) < WHOLE_THING
+    things = lesson.things[rows]
+    seen = torch.where(whole, lesson.drawings[things].mean(2), lesson.drawings[things, lesson.shown[rows]])
     return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen

@@ -1,8 +1,8 @@
 """Makes a word for any drawing, so that a generator trained on three hundred nouns learns to draw other things too.
 
-While the U-Net is trained, some captions call their thing "*", and the embedding of that symbol is made from the thing's
-drawing by one linear map. So the U-Net learns to read a whole space of words instead of a list of nouns, and Textual
-Inversion, which looks for a point of that space, finds one. The map is only needed in training and not part of the shipped model.
+While the U-Net is trained, some captions call their thing "*", and a second one "+", and the embeddings of these symbols are made
+from the things' drawings by one linear map. So the U-Net learns to read a whole space of words instead of a list of nouns, and
+Textual Inversion, which looks for a point of that space, finds one. The map is shipped beside the U-Net, as its start encoder.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from jobs.mini.recipe.art import Art
 
-SYMBOL = "*"
+SYMBOLS = ("*", "+")  # for a thing, and for the second of two
 ENCODER = "text_encoder"  # of the pipeline: whose words these are
 SIDE = 16  # pixels: a drawing is seen this small
 UNCERTAINTY = 0.15  # standard deviations of noise on a word, so that its neighbourhood means the same
 
 
 class WordsOfDrawings(nn.Module):
-    """Maps drawings (B, 768) to words (B, D) that are distributed as the nouns (N, D) of the vocabulary are.
+    """Maps drawings (..., 768) to words (..., D) that are distributed as the nouns (N, D) of the vocabulary are.
 
     Starts from the drawings' principal components, the later ones dampened, and is trained with the U-Net.
     """
@@ -44,7 +44,7 @@ class WordsOfDrawings(nn.Module):
         self.register_buffer("std", nouns.std(0))
 
     def forward(self, drawings: Tensor, noise: Tensor) -> Tensor:
-        """noise: standard normal (B, D)."""
+        """noise: standard normal (..., D)."""
         mapped = self.linear(drawings)
         word = F.layer_norm(mapped, mapped.shape[-1:]) + UNCERTAINTY * noise
         return self.mean + self.std * word

@@ -16,7 +16,7 @@ from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.train_clip import new_clip, tokenise, train_clip
 from jobs.mini.recipe.train_unet import WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
-from jobs.mini.recipe.words_of_drawings import SYMBOL, WordsOfDrawings, load_words, save_words, small_drawings
+from jobs.mini.recipe.words_of_drawings import SYMBOLS, WordsOfDrawings, load_words, save_words, small_drawings
 from pipeline.models.find import MINI_FOLDER
 
 NAMES = tuple(name for name in things.training_things() if name.isalpha())[
@@ -42,7 +42,7 @@ def named(art: Art) -> Pool:
 
 @pytest.fixture(scope="module")
 def unnamed(art: Art) -> Pool:
-    return Pool(*scenes.sample_unnamed(40, art, SYMBOL, seed=2))
+    return Pool(*scenes.sample_unnamed(120, art, SYMBOLS, seed=2))
 
 
 def test_a_pool_is_read_as_it_was_written(named: Pool, tmp_path: Path) -> None:
@@ -55,20 +55,26 @@ def test_a_pool_is_read_as_it_was_written(named: Pool, tmp_path: Path) -> None:
 def test_strangers_are_called_by_the_symbol_and_never_by_their_names(unnamed: Pool) -> None:
     """Catches a noun that the generator reads for a thing it was to know by its drawing alone."""
     assert not any(name in said.split() for said in unnamed.captions for name in NAMES)
-    assert sum(SYMBOL in said.split() for said in unnamed.captions) > 30  # the others name their style and nothing else
+    told = [said for said in unnamed.captions if SYMBOLS[0] in said.split()]
+    assert len(told) > 100  # the others name their style and nothing else
+    pairs = {said for said, scene in zip(unnamed.captions, unnamed.scenes, strict=True) if len(scene.things) == 2}
+    assert {said for said in told if SYMBOLS[1] in said.split()} == pairs & set(told) != set()
     assert {scene.things[0] for scene in unnamed.scenes} == set(NAMES)
 
 
-def test_a_starred_caption_differs_in_its_noun_alone(named: Pool, art: Art, tokenizer: CLIPTokenizer) -> None:
-    """Catches a word made from one drawing that stands for two things."""
+def test_a_starred_caption_differs_in_its_nouns_alone(named: Pool, art: Art, tokenizer: CLIPTokenizer) -> None:
+    """Catches a word made from the drawing of another thing than the one whose place it takes."""
     lesson = lesson_of(named, torch.zeros(60, 4, 16, 16), art, tokenizer)
-    symbol: Any = tokenizer.convert_tokens_to_ids(f"{SYMBOL}</w>")
+    symbols: Any = tokenizer.convert_tokens_to_ids([f"{symbol}</w>" for symbol in SYMBOLS])
+    assert any(len(scene.things) == 2 for scene in named.scenes)
     for row, (scene, said) in enumerate(zip(named.scenes, named.captions, strict=True)):
-        stars = int(lesson.starred[row].eq(symbol).sum())
-        assert stars == (len(scene.things) == 1 and not scene.twice and scene.things[0] in said)
-        assert symbol not in lesson.tokens[row]
-        assert NAMES[lesson.things[row]] == scene.things[0]
-        assert lesson.shown[row] == scene.drawings[0]
+        for place, symbol in enumerate(symbols):
+            told = place < len(scene.things) and not scene.twice and scene.things[place] in said
+            assert int(lesson.starred[row].eq(symbol).sum()) == told
+            assert symbol not in lesson.tokens[row]
+            thing = min(place, len(scene.things) - 1)
+            assert NAMES[lesson.things[row, place]] == scene.things[thing]
+            assert lesson.shown[row, place] == scene.drawings[thing]
 
 
 def test_words_made_from_drawings_are_distributed_as_nouns_are_and_tell_drawings_apart() -> None:
@@ -151,8 +157,8 @@ def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
     torch.manual_seed(0)
     encoder = text_encoder_of(new_clip(len(tokenizer)), tokenizer)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    latents = torch.randn(60, 4, 16, 16)
-    lessons = lesson_of(named, latents, art, tokenizer), lesson_of(unnamed, latents[:40], art, tokenizer)
+    latents = torch.randn(120, 4, 16, 16)
+    lessons = lesson_of(named, latents[:60], art, tokenizer), lesson_of(unnamed, latents, art, tokenizer)
     parts = [Part(lessons[0], 0.5, starred=0.6), Part(lessons[1], 0.5, starred=1.0)]
     new_unet().save_pretrained(tmp_path / "start")
     nouns = torch.rand(50, 128)
