@@ -30,15 +30,21 @@ STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def write_three_kinds(
-    drawings: art.Art, folder: Path, count: int, clip: ClipScorer | None = None, pictures: int = len(POSES)
+    drawings: art.Art,
+    folder: Path,
+    count: int,
+    clip: ClipScorer | None = None,
+    pictures: int = len(POSES),
+    first: int = 0,
 ) -> Path:
     """count: of individuals, and of new kinds; each individual meets a new kind in pictures of two words.
 
-    pictures: of each concept. clip: finds the class of each new kind, the most similar thing that the model was trained on; None:
-    they have no class. The column `thing` has the name of what is drawn, which in new kinds was in no caption.
+    pictures: of each concept. first: how many individuals and new kinds are passed over. clip: finds the class of each new
+    kind, the most similar thing that the model was trained on; None: they have no class. The column `thing` has the name of what
+    is drawn, which in new kinds was in no caption.
     """
     rows: list[dict[str, str]] = []
-    known, new = kinds_by_digest()[:count], things.held_out_things()[:count]
+    known, new = kinds_by_digest()[first:][:count], things.held_out_things()[first:][:count]
     for number, (name, other) in enumerate(zip(known, new, strict=True)):
         mine, partner = f"my-{_slug(name)}", _slug(other)
         _save(folder / mine, individual_pages(drawings, name, number, pictures))
@@ -48,7 +54,7 @@ def write_three_kinds(
         alike = class_of(pages, clip) if clip else ""
         rows.append({"concept": partner, "class": alike, "group": NEW_KIND, "partner": mine, "thing": other})
     for place, (style, redraw) in enumerate(STYLES.items()):
-        shown = kinds_by_digest()[len(known) + pictures * place :][:pictures]
+        shown = kinds_by_digest()[first + len(known) + pictures * place :][:pictures]
         _save(folder / style, [redraw(_page(drawings.only((name,)).sprites[0, 0])) for name in shown])
         rows.append({"concept": style, "class": "painting", "group": STYLE, "partner": "", "thing": ""})
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as opened:

@@ -151,6 +151,9 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "mini.mini_report": ((), {
         "--output": NO_FOLDER, "--art": NO_FOLDER, "--captions": number("--captions", "0"), "--concepts": number("--concepts", "0"),
     }),
+    "mini.choose_recipe": ((), {
+        "--output": NO_FOLDER, "--art": NO_FOLDER, "--concepts": number("--concepts", "17"), "--seeds": number("--seeds", "0"),
+    }),
     "demo.make_concepts": ((), {"--art": NO_FOLDER}),
     "demo.make_picture": ((), {}),
     "demo.applications": ((), {

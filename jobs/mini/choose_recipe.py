@@ -1,0 +1,131 @@
+"""Compares recipes for the shipped model's words: python -m jobs.mini.choose_recipe [--output runs/recipes]
+
+Learns individuals, new kinds and styles that no report uses, by each of RECIPES and with several training seeds, and prints the
+mean over the seeds, the lowest and the highest of each figure of `make mini-report`. What is done is not done again.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.session import ray_session
+from eval.judges.clip import load_clip
+from eval.judges.outline import OutlineScorer
+from jobs.api import RunRequest, invert
+from jobs.cli.arguments import folder, whole_number
+from jobs.cli.log import Log
+from jobs.mini.recipe import art
+from jobs.mini.recipe.individuals import KEPT_BACK
+from jobs.mini.report_by_kind import Figure, figures_of_words
+from jobs.mini.three_kinds import write_three_kinds
+from pipeline.inputs.manifest import RowDefaults
+from pipeline.models.find import MINI
+from pipeline.training.recipes import recipe_of
+
+REPORTED = 28  # of individuals, and of new kinds: compare.py uses as many, `make mini-report` fewer of them
+PROTOCOL = """name = "choose-recipe"
+plain_images = 4
+edit_images = 1
+untrained_images = 2
+steps = 12
+[plain]
+object = "a photo of {}"
+style = "a painting in the style of {}"
+[edits]
+object = ["a photo of {} on the grass", "a photo of {} at night", "a photo of {} on a blue background", "a pencil sketch of {}"]
+style = ["a painting of a cat in the style of {}", "a painting of a car in the style of {}"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """changes: to the shipped model's recipe."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    vectors: int = 1
+
+
+RECIPES = (
+    Recipe("as shipped"),
+    Recipe("rate 0.005", {"learning_rate": 0.005}),
+    Recipe("rate 0.02", {"learning_rate": 0.02}),
+    Recipe("24 steps", {"steps": 24}),
+    Recipe("96 steps", {"steps": 96}),
+    Recipe("min-SNR 1", {"min_snr": 1.0}),
+    Recipe("no min-SNR", {"min_snr": 0.0}),
+    Recipe("from the class", {"start": "words"}),
+    Recipe("two vectors", vectors=2),
+    Recipe("three vectors", vectors=3),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=folder, default=Path("runs/recipes"))
+    parser.add_argument(
+        "--art", type=folder, default=Path("runs/mini/art"), help="folder of the drawings, downloaded if it is missing"
+    )
+    parser.add_argument(
+        "--concepts",
+        type=whole_number(2, KEPT_BACK - REPORTED - 16),
+        default=16,
+        help="individuals, and as many new kinds (default: %(default)s)",
+    )
+    parser.add_argument("--seeds", type=whole_number(1, 100), default=3, help="training seeds (default: %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    drawings = art.load_art(arguments.art)
+    manifest = write_three_kinds(drawings, arguments.output / "concepts", arguments.concepts, first=REPORTED)
+    (protocol := arguments.output / "choose-recipe.toml").write_text(PROTOCOL, encoding="utf-8")
+    judges = [load_clip(), OutlineScorer()]
+    measured: dict[str, list[list[Figure]]] = {}
+    with ray_session():
+        for seed in range(arguments.seeds):
+            for recipe in RECIPES:
+                run = arguments.output / f"{recipe.name.replace(' ', '-')}-{seed}"
+                settings = replace(recipe_of(MINI), seed=seed, **recipe.changes)
+                request = RunRequest(
+                    str(manifest), output=str(run), protocol=str(protocol), settings=settings,
+                    row_defaults=RowDefaults(vectors=recipe.vectors),
+                )  # fmt: skip
+                result = invert(request, Log())
+                if result.failures:
+                    print(f"no word for {', '.join(result.failures)}", file=sys.stderr)
+                    return 1
+                measured.setdefault(recipe.name, []).append(figures_of_words(run, drawings, judges))
+            (arguments.output / "table.md").write_text(table := table_of(measured), encoding="utf-8")
+            print(table)
+    return 0
+
+
+def table_of(measured: Mapping[str, Sequence[Sequence[Figure]]]) -> str:
+    """measured: recipe -> of each seed, the same figures in the same order."""
+    (first, *_), *_ = measured.values()
+    lines = [" | ".join(["", "measured", *measured, ""]).strip(), "|---" * (len(measured) + 1) + "|"]
+    for place, figure in enumerate(first):
+        cells = [_cell([seed[place].value for seed in seeds]) for seeds in measured.values()]
+        lines.append(f"| {figure.name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+    """Mean, lowest, highest.
+
+    >>> _cell([0.5, 0.75, 0.7])
+    '0.650 (0.500 to 0.750)'
+    """
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
