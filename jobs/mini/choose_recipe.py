@@ -16,6 +16,7 @@ import numpy as np
 from cluster.session import ray_session
 from eval.judges.clip import load_clip
 from eval.judges.outline import OutlineScorer
+from eval.scores.encoded import ImageScorer
 from jobs.api import RunRequest, invert
 from jobs.cli.arguments import folder, whole_number
 from jobs.cli.log import Log
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawings = art.load_art(arguments.art)
     manifest = write_three_kinds(drawings, arguments.output / "concepts", arguments.concepts, first=REPORTED)
     (protocol := arguments.output / "choose-recipe.toml").write_text(PROTOCOL, encoding="utf-8")
-    judges = [load_clip(), OutlineScorer()]
+    judges: list[ImageScorer] = [load_clip(), OutlineScorer()]
     measured: dict[str, list[list[Figure]]] = {}
     with ray_session():
         for seed in range(arguments.seeds):

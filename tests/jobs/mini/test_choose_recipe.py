@@ -63,7 +63,7 @@ def test_every_recipe_is_one_that_the_settings_take() -> None:
 def test_two_recipes_are_learned_and_a_second_call_learns_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(choose_recipe.art, "load_art", lambda _: drawings())
+    monkeypatch.setattr("jobs.mini.choose_recipe.art.load_art", lambda _: drawings())
     few = (Recipe("two steps", {"steps": 2}), Recipe("two vectors", {"steps": 2}, vectors=2))
     monkeypatch.setattr(choose_recipe, "RECIPES", few)
     arguments = ["--output", str(tmp_path), "--concepts", "2", "--seeds", "1"]
