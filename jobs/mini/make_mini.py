@@ -211,7 +211,11 @@ def make_unet(work: Path, device: str, size: Size) -> None:
     latents = load_file(work / "latents.safetensors")
     shown = load_shown(work)
     parts = [
-        train_unet.Part(train_unet.lesson_of(load_pool(work, pool), latents[pool], shown[pool], words), share, starred)
+        train_unet.Part(
+            train_unet.lesson_of(load_pool(work, pool), latents[pool], shown[pool], shown["train"], words),
+            share,
+            starred,
+        )
         for pool, (share, starred) in POOLS.items()
     ]
     further = (work / "start").exists()

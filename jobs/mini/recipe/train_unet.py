@@ -21,6 +21,8 @@ from jobs.mini.recipe.words_of_drawings import SYMBOLS, WordsOfDrawings, load_wo
 
 BATCH = 48
 WHOLE_THING = 0.25  # share of the words made from drawings that are made from all of a thing's
+ANCHORED = 0.7  # share of the words that start from a noun
+NO_TOKEN, NOUN_TOKENS = -1, 8
 WORDS = "words.safetensors"  # beside a U-Net to go on from: its map
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
 SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
@@ -121,21 +123,43 @@ class Lesson:
     things: Tensor
     shown: Tensor
     drawings: Tensor
+    origins: Tensor
+    nouns: Tensor
 
     def on(self, device: str) -> "Lesson":
         return Lesson(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
-def lesson_of(pool: Pool, latents: Tensor, art: Art, tokenizer: CLIPTokenizer) -> Lesson:
+def lesson_of(pool: Pool, latents: Tensor, art: Art, known: Art, tokenizer: CLIPTokenizer) -> Lesson:
+    """art: what the pool shows. known: the things that captions name; each thing of `art` is of one of these kinds."""
     place = {name: index for index, name in enumerate(art.names)}
+    drawings, originals = small_drawings(art), small_drawings(known).mean(1)
+    nearest = torch.cdist(drawings.mean(1), originals).argmin(1).tolist()
+    kinds = [_kind(name, known.names, known.names[near]) for name, near in zip(art.names, nearest, strict=True)]
+    tokens = [tokenizer(kind, add_special_tokens=False).input_ids for kind in kinds]
     return Lesson(
         latents,
         tokenise(tokenizer, pool.captions),
         tokenise(tokenizer, [starred(scene, said) for scene, said in zip(pool.scenes, pool.captions, strict=True)]),
         torch.tensor([[place[scene.things[which]] for which in (0, -1)] for scene in pool.scenes]),
         torch.tensor([[scene.drawings[which] for which in (0, -1)] for scene in pool.scenes]),
-        small_drawings(art),
+        drawings,
+        originals[[known.names.index(kind) for kind in kinds]],
+        torch.tensor([each + [NO_TOKEN] * (NOUN_TOKENS - len(each)) for each in tokens]),
     )
+
+
+def _kind(name: str, known: tuple[str, ...], nearest: str) -> str:
+    """The thing itself, the thing that it is an individual of, or the one whose drawings are most like its own.
+
+    >>> (
+    ...     _kind("frog", ("frog", "car"), "car"),
+    ...     _kind("frog 12", ("frog", "car"), "car"),
+    ...     _kind("owl", ("frog", "car"), "car"),
+    ... )
+    ('frog', 'frog', 'car')
+    """
+    return next((each for each in (name, name.rpartition(" ")[0]) if each in known), nearest)
 
 
 def starred(scene: Scene, said: str) -> str:
@@ -205,12 +229,17 @@ def train_unet(
         rows = [
             _draw_rows(part.lesson, count, part.starred, generator) for part, count in zip(parts, counts, strict=True)
         ]
-        clean, tokens, seen = (torch.cat(each) for each in zip(*rows, strict=True))
+        clean, tokens, seen, origins, nouns = (torch.cat(each) for each in zip(*rows, strict=True))
         bare = torch.rand(len(clean), 1, generator=generator, device=device) < UNCONDITIONAL
         noise = torch.randn(clean.shape, generator=generator, device=device)
         timesteps = torch.randint(noising.config.num_train_timesteps, (len(clean),), generator=generator, device=device)
         unsure = torch.randn(*seen.shape[:2], table.weight.shape[1], generator=generator, device=device)
         words = words_of(seen, unsure)
+        # As words start from pictures (pipeline/training/start_vectors.py): the noun, moved by what the map sees between a thing's
+        # drawing and those of its kind. So the outline can stay the noun's while the colours become the thing's.
+        from_noun = words + mean_vector(table.weight, nouns) - words_of(origins, torch.zeros_like(unsure))
+        anchored = torch.rand(len(clean), 1, 1, generator=generator, device=device) < ANCHORED
+        words = torch.where(anchored, from_noun, words)
 
         def put_in(_: nn.Module, ids: tuple[Tensor], rows: Tensor) -> Tensor:
             for place, symbol in enumerate(symbols):
@@ -239,8 +268,23 @@ def _whole(shares: Sequence[float], count: int) -> list[int]:
     return [end - begin for begin, end in pairwise(edges)]
 
 
-def _draw_rows(lesson: Lesson, count: int, starred: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` rows: latents, tokens, and the drawings (count, 2, 768) that the symbols among them stand for.
+def mean_vector(table: Tensor, tokens: Tensor) -> Tensor:
+    """Of nouns (..., NOUN_TOKENS), as a word of one vector starts from a noun of several tokens: (..., D).
+
+    >>> mean_vector(
+    ...     torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([[0, 1, NO_TOKEN], [1, NO_TOKEN, NO_TOKEN]])
+    ... ).tolist()
+    [[2.0, 1.0], [3.0, 2.0]]
+    """
+    there = (tokens != NO_TOKEN).unsqueeze(-1)
+    return (table[tokens.clamp(min=0)] * there).sum(-2) / there.sum(-2)
+
+
+def _draw_rows(
+    lesson: Lesson, count: int, starred: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`count` rows: latents, tokens, and the drawings (count, 2, 768) that the symbols among them stand for; the mean drawing of
+    their kinds (count, 2, 768) and these kinds' names (count, 2, NOUN_TOKENS).
 
     These are the drawings themselves, or in WHOLE_THING of the rows the mean of all of a thing's: a word learned from several
     pictures is near such a mean.
@@ -251,4 +295,5 @@ def _draw_rows(lesson: Lesson, count: int, starred: float, generator: torch.Gene
     whole = torch.rand(count, 1, 1, generator=generator, device=device) < WHOLE_THING
     things = lesson.things[rows]
     seen = torch.where(whole, lesson.drawings[things].mean(2), lesson.drawings[things, lesson.shown[rows]])
-    return lesson.latents[rows].float(), torch.where(star, lesson.starred[rows], lesson.tokens[rows]), seen
+    tokens = torch.where(star, lesson.starred[rows], lesson.tokens[rows])
+    return lesson.latents[rows].float(), tokens, seen, lesson.origins[things], lesson.nouns[things]

@@ -15,7 +15,7 @@ from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.train_clip import new_clip, tokenise, train_clip
-from jobs.mini.recipe.train_unet import WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
+from jobs.mini.recipe.train_unet import NO_TOKEN, WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
 from jobs.mini.recipe.words_of_drawings import SYMBOLS, WordsOfDrawings, load_words, save_words, small_drawings
 from pipeline.models.find import MINI_FOLDER
 
@@ -64,7 +64,7 @@ def test_strangers_are_called_by_the_symbol_and_never_by_their_names(unnamed: Po
 
 def test_a_starred_caption_differs_in_its_nouns_alone(named: Pool, art: Art, tokenizer: CLIPTokenizer) -> None:
     """Catches a word made from the drawing of another thing than the one whose place it takes."""
-    lesson = lesson_of(named, torch.zeros(60, 4, 16, 16), art, tokenizer)
+    lesson = lesson_of(named, torch.zeros(60, 4, 16, 16), art, art, tokenizer)
     symbols: Any = tokenizer.convert_tokens_to_ids([f"{symbol}</w>" for symbol in SYMBOLS])
     assert any(len(scene.things) == 2 for scene in named.scenes)
     for row, (scene, said) in enumerate(zip(named.scenes, named.captions, strict=True)):
@@ -75,6 +75,17 @@ def test_a_starred_caption_differs_in_its_nouns_alone(named: Pool, art: Art, tok
             thing = min(place, len(scene.things) - 1)
             assert NAMES[lesson.things[row, place]] == scene.things[thing]
             assert lesson.shown[row, place] == scene.drawings[thing]
+
+
+def test_a_word_starts_from_the_noun_of_its_own_kind(art: Art, tokenizer: CLIPTokenizer) -> None:
+    """Catches an individual that is moved from another kind's noun, or by the difference to another kind's drawings."""
+    shown = Art((f"{NAMES[3]} 7", NAMES[4], "stranger"), art.sprites[[3, 4, 5]])
+    pool = Pool(np.zeros((1, 64, 64, 3), np.uint8), [scenes.Scene((shown.names[0],), (0,))], ["a photo of a *"])
+    lesson = lesson_of(pool, torch.zeros(1, 4, 16, 16), shown, art, tokenizer)
+    torch.testing.assert_close(lesson.origins, small_drawings(art).mean(1)[[3, 4, 5]])
+    for row, name in enumerate(NAMES[3:6]):  # a stranger is of the kind that looks like it
+        own = tokenizer(name, add_special_tokens=False).input_ids
+        assert lesson.nouns[row].tolist() == own + [NO_TOKEN] * (len(lesson.nouns[row]) - len(own))
 
 
 def test_words_made_from_drawings_are_distributed_as_nouns_are_and_tell_drawings_apart() -> None:
@@ -158,7 +169,7 @@ def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
     encoder = text_encoder_of(new_clip(len(tokenizer)), tokenizer)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     latents = torch.randn(120, 4, 16, 16)
-    lessons = lesson_of(named, latents[:60], art, tokenizer), lesson_of(unnamed, latents, art, tokenizer)
+    lessons = [lesson_of(pool, latents[: len(pool.scenes)], art, art, tokenizer) for pool in (named, unnamed)]
     parts = [Part(lessons[0], 0.5, starred=0.6), Part(lessons[1], 0.5, starred=1.0)]
     new_unet().save_pretrained(tmp_path / "start")
     nouns = torch.rand(50, 128)
