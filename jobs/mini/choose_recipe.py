@@ -63,6 +63,9 @@ RECIPES = (
     Recipe("from the class", {"start": "words"}),
     Recipe("two vectors", vectors=2),
     Recipe("three vectors", vectors=3),
+    Recipe("three vectors from the class", {"start": "words"}, vectors=3),
+    Recipe("three vectors, rate 0.02", {"learning_rate": 0.02}, vectors=3),
+    Recipe("three vectors, 96 steps", {"steps": 96}, vectors=3),
 )
 
 
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ray_session():
         for seed in range(arguments.seeds):
             for recipe in RECIPES:
-                run = arguments.output / f"{recipe.name.replace(' ', '-')}-{seed}"
+                run = arguments.output / f"{recipe.name.replace(', ', '-').replace(' ', '-')}-{seed}"
                 settings = replace(recipe_of(MINI), seed=seed, **recipe.changes)
                 request = RunRequest(
                     str(manifest), output=str(run), protocol=str(protocol), settings=settings,
