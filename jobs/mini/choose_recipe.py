@@ -22,25 +22,18 @@ from jobs.cli.arguments import folder, whole_number
 from jobs.cli.log import Log
 from jobs.mini.recipe import art
 from jobs.mini.recipe.individuals import KEPT_BACK
-from jobs.mini.report_by_kind import Figure, figures_of_words
+from jobs.mini.report_by_kind import PROMPTS, Figure, figures_of_words
 from jobs.mini.three_kinds import write_three_kinds
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
 from pipeline.training.recipes import recipe_of
 
 REPORTED = 28  # of individuals, and of new kinds: compare.py uses as many, `make mini-report` fewer of them
-PROTOCOL = """name = "choose-recipe"
+PROTOCOL = f"""name = "choose-recipe"
 plain_images = 4
 edit_images = 1
 untrained_images = 2
-steps = 12
-[plain]
-object = "a photo of {}"
-style = "a painting in the style of {}"
-[edits]
-object = ["a photo of {} on the grass", "a photo of {} at night", "a photo of {} on a blue background", "a pencil sketch of {}"]
-style = ["a painting of a cat in the style of {}", "a painting of a car in the style of {}"]
-"""
+{PROMPTS}"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,20 +20,21 @@ from pipeline.records import Sample
 from pipeline.store.run_tables import samples_of
 
 EDITS = ("on the grass", "at night", "on a blue background", "a pencil sketch of")
-PROTOCOL = """name = "mini-report"
-plain_images = 4
-edit_images = 2
-untrained_images = 2
-pair_images = 2
-steps = 12
+PROMPTS = """steps = 12
 [plain]
 object = "a photo of {}"
 style = "a painting in the style of {}"
 [edits]
 object = ["a photo of {} on the grass", "a photo of {} at night", "a photo of {} on a blue background", "a pencil sketch of {}"]
 style = ["a painting of a cat in the style of {}", "a painting of a car in the style of {}"]
-[pairs]
-object = ["a photo of {a} and {b}"]
+"""
+PROTOCOL = f"""name = "mini-report"
+plain_images = 4
+edit_images = 2
+untrained_images = 2
+pair_images = 2
+{PROMPTS}[pairs]
+object = ["a photo of {{a}} and {{b}}"]
 """
 
 
