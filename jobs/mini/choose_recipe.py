@@ -23,7 +23,7 @@ from jobs.cli.log import Log
 from jobs.mini.recipe import art
 from jobs.mini.recipe.individuals import KEPT_BACK
 from jobs.mini.report_by_kind import PROMPTS, Figure, figures_of_words
-from jobs.mini.three_kinds import write_three_kinds
+from jobs.mini.three_kinds import POSES, STYLES, write_three_kinds
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
 from pipeline.training.recipes import recipe_of
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--concepts",
-        type=whole_number(2, KEPT_BACK - REPORTED - 16),
+        type=whole_number(2, KEPT_BACK - REPORTED - len(POSES) * len(STYLES)),
         default=16,
         help="individuals, and as many new kinds (default: %(default)s)",
     )
