@@ -57,7 +57,7 @@ from pipeline.settings import InversionSettings
 from pipeline.store.parquet.parquet_tables import data_of
 from pipeline.store.run_folder import RunFolder
 from pipeline.store.storage import Storage, StorageError, parse_storage_options, without_credentials
-from pipeline.training.recipes import PUBLISHED, recipe_of
+from pipeline.training.recipes import PUBLISHED, recipe_of, vectors_of
 
 COMPARED, NOT_STARTED = 0, 2
 CONCEPTS, SEEDS = 60, 3  # 28 individuals, 28 new kinds, four styles
@@ -328,7 +328,7 @@ def steps_curve(
 ) -> int:
     from eval.comparison.steps_curve import measure, recipes_of
 
-    recipes = recipes_of(settings, arguments.curve_steps)
+    recipes = recipes_of(settings, arguments.curve_steps, vectors_of(arguments.model))
     concepts = [replace(each, carried={}) for each in read_manifest(manifest, dict(output.options)).concepts]
     with ray_session(arguments.ray_address):
         rows = measure(concepts, model, arguments.clip, recipes, output, arguments.seeds)

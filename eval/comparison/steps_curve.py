@@ -58,8 +58,8 @@ class Recipe:
     vectors: int = 1
 
 
-def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
-    """settings: ours; its seed is used for all recipes. most: upper limit on the steps of a recipe.
+def recipes_of(settings: InversionSettings, most: int, vectors: int = 1) -> tuple[Recipe, ...]:
+    """settings, vectors: ours; the seed is used for all recipes. most: upper limit on the steps of a recipe.
 
     Each published recipe is that of its authors' command; learning rates are those of the optimiser, after they are scaled by the
     pictures of a step. All draw timesteps independently, and all with AdamW use torch's default weight decay. What they share is
@@ -94,8 +94,8 @@ def recipes_of(settings: InversionSettings, most: int) -> tuple[Recipe, ...]:
         # README of github.com/kunheek/dti, for SDXL: kappa 1e-4; their script has no flips. Their launcher of all subjects passes
         # --scale_lr as well, which makes the rate 0.04.
         published("Directional", 400, 4, 0.01, weight_decay=0.0, optimiser="directional", flip=False),
-        Recipe(name, ours, checkpoints(ours.steps), "" if ours.early_stop == "off" else "wordmint"),
-        Recipe("wordmint, timesteps not spread", uniform, checkpoints(uniform.steps)),
+        Recipe(name, ours, checkpoints(ours.steps), "" if ours.early_stop == "off" else "wordmint", vectors),
+        Recipe("wordmint, timesteps not spread", uniform, checkpoints(uniform.steps), vectors=vectors),
     )
 
 

@@ -44,9 +44,8 @@ class Variant:
     curated: bool = False
 
     def __str__(self) -> str:
-        changed: dict[str, Any] = {**({"vectors": self.vectors} if self.vectors > 1 else {}), **self.settings}
-        changed |= {"pictures": self.pictures} if self.pictures else {}
-        return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as it is by default"
+        told = {"vectors": self.vectors, **self.settings} | ({"pictures": self.pictures} if self.pictures else {})
+        return ", ".join(f"{name} {value}" for name, value in told.items())
 
 
 # Section 5.2 of Gal et al. 2022; the rates are its 2e-2 and 1e-4, whatever the base's rate (0.01 for the shipped model). The paper

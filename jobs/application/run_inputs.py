@@ -13,7 +13,7 @@ from pipeline.models.families import family_of
 from pipeline.models.find import Model, find_model
 from pipeline.protocols import Protocol, find_protocol
 from pipeline.settings import InversionSettings
-from pipeline.training.recipes import recipe_of
+from pipeline.training.recipes import recipe_of, vectors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class RunInputs:
 def read_inputs(request: RunRequest, events: Listener) -> RunInputs:
     """Raises ManifestError, ModelError, StorageError and ValueError."""
     options, settings = request.storage_options, request.settings or recipe_of(request.model)
+    row_defaults = replace(request.row_defaults, vectors=request.row_defaults.vectors or vectors_of(request.model))
     with phase(events, "reading the manifest"):
-        manifest = read_manifest(request.manifest, options, request.skip_invalid, request.row_defaults, request.columns)
+        manifest = read_manifest(request.manifest, options, request.skip_invalid, row_defaults, request.columns)
     if request.import_words:
         manifest = with_words(manifest, request.word_folder, options)
     elif request.words_of_each > 1:

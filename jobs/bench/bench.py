@@ -52,7 +52,7 @@ from jobs.bench.machine import commit, machine
 from jobs.cli.arguments import MOST_STEPS, file_to_write, whole_number
 from jobs.cli.log import Log
 from pipeline.inputs.image_sets import find_images, load_images
-from pipeline.inputs.manifest import read_manifest
+from pipeline.inputs.manifest import RowDefaults, read_manifest
 from pipeline.models.base import Backbone, Conditioning
 from pipeline.models.find import MINI, MINI_FOLDER
 from pipeline.models.load import load_backbone
@@ -63,7 +63,7 @@ from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.word_files import encode_word
 from pipeline.training.inversion import InversionError, Slot, draw, new_slot, train_step
-from pipeline.training.recipes import recipe_of
+from pipeline.training.recipes import recipe_of, vectors_of
 
 DEMO = "jobs/demo/manifest.csv"
 SLOTS = (1, 2, 4, 8)
@@ -137,7 +137,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def job_against_processes(settings: InversionSettings) -> dict[str, float]:
-    names = [concept.name for concept in read_manifest(DEMO).concepts]
+    names = [concept.name for concept in demo_concepts()]
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         result = invert(RunRequest(DEMO, output=f"{folder}/job", settings=settings), Log())
@@ -168,9 +168,14 @@ def job_against_processes(settings: InversionSettings) -> dict[str, float]:
     }  # fmt: skip
 
 
+def demo_concepts() -> tuple[Concept, ...]:
+    """As the job reads them."""
+    return read_manifest(DEMO, defaults=RowDefaults(vectors_of(MINI))).concepts
+
+
 def learn_alone(name: str, settings: InversionSettings, output: Path) -> None:
     """Trains one concept like the public trainers: in its own process, which loads the model."""
-    concept = next(each for each in read_manifest(DEMO).concepts if each.name == name)
+    concept = next(each for each in demo_concepts() if each.name == name)
     backbone = load_backbone("mini")
     word = train(backbone, slot_of(concept, backbone, settings))
     requests = requests_for(concept, QUICK, settings.seed)
@@ -197,7 +202,7 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
     """On one thread, as one CPU worker has it."""
     torch.set_num_threads(1)
     backbone = load_backbone("mini")
-    concepts = read_manifest(DEMO).concepts
+    concepts = demo_concepts()
     rates = {}
     for count in SLOTS:
         slots = [slot_of(concept, backbone, settings) for concept in concepts[:count]]
@@ -268,7 +273,7 @@ def occupied_beside_pictures(settings: InversionSettings) -> dict[str, float]:
 def _occupants(settings: InversionSettings) -> tuple[Backbone, NewSlot]:
     torch.set_num_threads(1)
     backbone = load_backbone(MINI)
-    concepts = read_manifest(DEMO).concepts
+    concepts = demo_concepts()
 
     def new(number: int, own: InversionSettings) -> Slot:
         own = replace(own, batch_size=settings.batch_size)

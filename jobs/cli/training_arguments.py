@@ -22,7 +22,7 @@ from pipeline.settings import (
 from pipeline.store.remote.object_stores import with_private
 from pipeline.store.storage import Storage
 from pipeline.text_files import MOST_TEXT_BYTES, sentences_of_file
-from pipeline.training.recipes import PUBLISHED, RECIPES, recipe_of
+from pipeline.training.recipes import PUBLISHED, RECIPES, VECTORS, recipe_of
 
 # Each row: option, field of InversionSettings, type, metavar, help.
 NUMBERS: tuple[tuple[str, str, type, str, str], ...] = (
@@ -123,9 +123,8 @@ def add_training(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--vectors",
         type=int,
-        default=1,
         metavar="V",
-        help="vectors per word, for rows that give no number (default: %(default)s)",
+        help=f"vectors per word, for rows that give no number (default: {_default_vectors()})",
     )
     parser.add_argument(
         "--initializer",
@@ -140,6 +139,10 @@ def _default(field: str) -> str:
         name: value for name, each in RECIPES.items() if (value := getattr(each, field)) != getattr(PUBLISHED, field)
     }
     return ", ".join([said, *(f"{value} for {name}" for name, value in others.items())])
+
+
+def _default_vectors() -> str:
+    return ", ".join(["1", *(f"{vectors} for {name}" for name, vectors in VECTORS.items())])
 
 
 def settings_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> InversionSettings:

@@ -7,9 +7,8 @@ mean over the seeds, the lowest and the highest of each figure of `make mini-rep
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from jobs.mini.report_by_kind import PROMPTS, Figure, figures_of_words
 from jobs.mini.three_kinds import POSES, STYLES, write_three_kinds
 from pipeline.inputs.manifest import RowDefaults
 from pipeline.models.find import MINI
+from pipeline.settings import InversionSettings, Start
 from pipeline.training.recipes import recipe_of
 
 REPORTED = 28  # of individuals, and of new kinds: compare.py uses as many, `make mini-report` fewer of them
@@ -38,28 +38,67 @@ untrained_images = 2
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """changes: to the shipped model's recipe."""
+    """What differs between recipes; the rest is as the shipped model's recipe has it."""
 
-    name: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    vectors: int = 1
+    vectors: int
+    steps: int
+    learning_rate: float = 0.01
+    min_snr: float = 0.1
+    start: Start = "pictures"
+    batch_size: int = 4
+
+    @property
+    def settings(self) -> InversionSettings:
+        return replace(
+            recipe_of(MINI), steps=self.steps, learning_rate=self.learning_rate, min_snr=self.min_snr, start=self.start,
+            batch_size=self.batch_size,
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """What it has, and what it has other than most.
+
+        >>> Recipe(3, 96).name, Recipe(1, 48, 0.02, start="words").name
+        ('vectors 3, steps 96', 'vectors 1, steps 48, rate 0.02, start words')
+        """
+        others = (
+            f"rate {self.learning_rate:g}" if self.learning_rate != 0.01 else "",
+            f"min-SNR {self.min_snr:g}" if self.min_snr != 0.1 else "",
+            f"start {self.start}" if self.start != "pictures" else "",
+            f"pictures {self.batch_size}" if self.batch_size != 4 else "",
+        )
+        return ", ".join([f"vectors {self.vectors}, steps {self.steps}", *filter(None, others)])
+
+    @property
+    def folder(self) -> str:
+        """Of its run.
+
+        >>> Recipe(3, 96, 0.02).folder
+        'vectors-3-steps-96-rate-0.02'
+        """
+        return self.name.replace(", ", "-").replace(" ", "-")
 
 
-RECIPES = (
-    Recipe("as shipped"),
-    Recipe("rate 0.005", {"learning_rate": 0.005}),
-    Recipe("rate 0.02", {"learning_rate": 0.02}),
-    Recipe("24 steps", {"steps": 24}),
-    Recipe("96 steps", {"steps": 96}),
-    Recipe("min-SNR 1", {"min_snr": 1.0}),
-    Recipe("no min-SNR", {"min_snr": 0.0}),
-    Recipe("from the class", {"start": "words"}),
-    Recipe("two vectors", vectors=2),
-    Recipe("three vectors", vectors=3),
-    Recipe("three vectors from the class", {"start": "words"}, vectors=3),
-    Recipe("three vectors, rate 0.02", {"learning_rate": 0.02}, vectors=3),
-    Recipe("three vectors, 96 steps", {"steps": 96}, vectors=3),
-)
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(1, 48),
+        Recipe(1, 96),
+        Recipe(1, 48, start="words"),
+        Recipe(2, 96),
+        Recipe(3, 48),
+        Recipe(3, 96),
+        Recipe(3, 72),
+        Recipe(3, 192),
+        Recipe(3, 96, batch_size=2),
+        Recipe(3, 48, learning_rate=0.02),
+        Recipe(3, 96, learning_rate=0.005),
+        Recipe(3, 96, learning_rate=0.02),
+        Recipe(3, 96, min_snr=1),
+        Recipe(3, 96, min_snr=0),
+        Recipe(3, 96, start="words"),
+    )
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
         default=16,
         help="individuals, and as many new kinds (default: %(default)s)",
     )
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=[*RECIPES], metavar="NAME", help="only these")
     parser.add_argument("--seeds", type=whole_number(1, 100), default=3, help="training seeds (default: %(default)s)")
     return parser
 
@@ -88,18 +128,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured: dict[str, list[list[Figure]]] = {}
     with ray_session():
         for seed in range(arguments.seeds):
-            for recipe in RECIPES:
-                run = arguments.output / f"{recipe.name.replace(', ', '-').replace(' ', '-')}-{seed}"
-                settings = replace(recipe_of(MINI), seed=seed, **recipe.changes)
+            for name in arguments.recipes:
+                recipe = RECIPES[name]
+                run = arguments.output / f"{recipe.folder}-{seed}"
                 request = RunRequest(
-                    str(manifest), output=str(run), protocol=str(protocol), settings=settings,
+                    str(manifest), output=str(run), protocol=str(protocol), settings=replace(recipe.settings, seed=seed),
                     row_defaults=RowDefaults(vectors=recipe.vectors),
                 )  # fmt: skip
                 result = invert(request, Log())
                 if result.failures:
                     print(f"no word for {', '.join(result.failures)}", file=sys.stderr)
                     return 1
-                measured.setdefault(recipe.name, []).append(figures_of_words(run, drawings, judges))
+                measured.setdefault(name, []).append(figures_of_words(run, drawings, judges))
             (arguments.output / "table.md").write_text(table := table_of(measured), encoding="utf-8")
             print(table)
     return 0

@@ -65,14 +65,14 @@ class Manifest:
 class RowDefaults:
     """Values for rows that have none of their own. Raises ValueError.
 
-    initializer: of rows that name no class either.
+    vectors: None: as many as the model's recipe has. initializer: of rows that name no class either.
     """
 
-    vectors: int = 1
+    vectors: int | None = None
     initializer: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.vectors <= MAX_VECTORS:
+        if self.vectors is not None and not 1 <= self.vectors <= MAX_VECTORS:
             raise ValueError(f"--vectors: vectors is {self.vectors}; it must be a whole number from 1 to {MAX_VECTORS}")
         text = self.initializer
         if text is not None and not (text.strip() and is_one_line(text) and len(text) <= MAX_WORDS):
@@ -166,7 +166,7 @@ def _concept(row: Row, folder: str, defaults: RowDefaults) -> tuple[Concept | No
     name = checked("concept", _name)
     images = checked("images", _images, folder)
     noun, initializer = checked("class", _phrase), checked("initializer", _phrase)
-    kind, vectors = checked("kind", _kind), checked("vectors", _vectors, defaults.vectors)
+    kind, vectors = checked("kind", _kind), checked("vectors", _vectors, defaults.vectors or 1)
     placeholder, word_file = checked("placeholder", _placeholder, name), checked("word_file", _file, folder)
     captions = checked("captions", _captions)
     carried = {column: checked(column, _carried) for column in row.cells if column not in COLUMNS}

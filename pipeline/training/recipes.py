@@ -15,6 +15,7 @@ RECIPES = {
         steps=48, learning_rate=1e-2, schedule="cosine", min_snr=0.1, start="pictures", early_stop="off"
     ),
 }
+VECTORS = {"mini": 3}  # of a word; 1 for the others
 
 
 def recipe_of(model: str) -> InversionSettings:
@@ -24,3 +25,12 @@ def recipe_of(model: str) -> InversionSettings:
     (48, 3000)
     """
     return RECIPES.get(model, PUBLISHED)
+
+
+def vectors_of(model: str) -> int:
+    """How many vectors a word has where neither its row nor the request says so.
+
+    >>> vectors_of("mini"), vectors_of("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    (3, 1)
+    """
+    return VECTORS.get(model, 1)

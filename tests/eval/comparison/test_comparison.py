@@ -24,7 +24,7 @@ from pipeline.records import Concept
 from pipeline.settings import InversionSettings
 from pipeline.training.early_stopping import look_every
 from pipeline.training.inversion import train_step
-from pipeline.training.recipes import recipe_of
+from pipeline.training.recipes import recipe_of, vectors_of
 
 
 @pytest.fixture
@@ -135,8 +135,9 @@ def test_the_published_recipes_are_those_of_their_authors_commands() -> None:
 def test_our_recipe_is_the_models_own_and_timesteps_are_told_apart() -> None:
     for model in ("mini", "another model"):
         common = replace(recipe_of(model), seed=3)
-        *_, ours, uniform = recipes_of(common, 10_000)
+        *_, ours, uniform = recipes_of(common, 10_000, vectors_of(model))
         assert ours.settings == common
+        assert ours.vectors == uniform.vectors == vectors_of(model)
         assert uniform.settings == replace(common, timesteps="uniform", early_stop="off")
     assert recipes_of(recipe_of("mini"), 10_000)[-2].name == "wordmint", "it has no early stop"
     assert recipes_of(InversionSettings(), 100)[0].checkpoints == (0, 12, 25, 50, 100)
