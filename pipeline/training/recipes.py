@@ -12,7 +12,7 @@ PUBLISHED = InversionSettings(steps=3000, batch_size=4, learning_rate=2e-3)
 # gamma makes these timesteps count. No early stop: `settled` ends at 24 steps, where colours are still on their way.
 RECIPES = {
     "mini": InversionSettings(
-        steps=48, learning_rate=1e-2, schedule="cosine", min_snr=0.1, start="pictures", early_stop="off"
+        steps=96, learning_rate=1e-2, schedule="cosine", min_snr=0.1, start="pictures", early_stop="off"
     ),
 }
 VECTORS = {"mini": 3}  # of a word; 1 for the others
@@ -22,7 +22,7 @@ def recipe_of(model: str) -> InversionSettings:
     """model: as --model names it.
 
     >>> recipe_of("mini").steps, recipe_of("stable-diffusion-v1-5/stable-diffusion-v1-5").steps
-    (48, 3000)
+    (96, 3000)
     """
     return RECIPES.get(model, PUBLISHED)
 
