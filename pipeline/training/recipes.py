@@ -8,8 +8,8 @@ for an early stop ends most words before.
 from pipeline.settings import InversionSettings
 
 PUBLISHED = InversionSettings(steps=3000, batch_size=4, learning_rate=2e-3)
-# Chosen by eye on drawings like the demo's, one seed. Colours and outline are decided where there is much noise, and a small
-# gamma makes these timesteps count. No early stop: `settled` ends at 24 steps, where colours are still on their way.
+# Vectors and steps were chosen by jobs/mini/choose_recipe.py (docs/measured.md). Colours and outline are decided where there is
+# much noise, and a small gamma makes these timesteps count. No early stop: `settled` ends while colours are still on their way.
 RECIPES = {
     "mini": InversionSettings(
         steps=96, learning_rate=1e-2, schedule="cosine", min_snr=0.1, start="pictures", early_stop="off"

@@ -1,6 +1,6 @@
 """Stage 3: the U-Net, trained on cached latents and the CLIP's text states with the loss of latent diffusion."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ BATCH = 48
 WHOLE_THING = 0.25  # share of the words made from drawings that are made from all of a thing's
 ANCHORED = 0.7  # share of the words that start from a noun
 NO_TOKEN, NOUN_TOKENS = -1, 8
+MOVED = 0.35  # where training goes on: how far weights are moved from the old ones to those of the last step
 WORDS = "words.safetensors"  # beside a U-Net to go on from: its map
 UNCONDITIONAL = 0.1  # share of empty captions: classifier-free guidance needs them
 SNR_CEILING = 5.0  # Min-SNR-gamma, Hang et al. 2023: outlines are decided where noise dominates, and learned there
@@ -199,8 +200,8 @@ def train_unet(
     """Trains the U-Net; the text encoder stays as it is.
 
     parts: their shares add up to 1. nouns: as which the words made from drawings shall be distributed. start: a folder with a
-    U-Net, and the map that belongs to it, to go on from. device: "cpu" or "cuda", where the U-Net is compiled. batch: pictures a
-    step. Returns the U-Net and the map that makes words of drawings, both on the CPU.
+    U-Net, and the map that belongs to it, to go on from: the result lies MOVED of the way from them. device: "cpu" or "cuda",
+    where the U-Net is compiled. batch: pictures a step. Returns the U-Net and the map that makes words of drawings, on the CPU.
     """
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_pretrained(start) if start else new_unet()
@@ -253,9 +254,23 @@ def train_unet(
         return ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[timesteps]).mean()
 
     modules = nn.ModuleDict({"unet": unet, "words": words_of})
+    before = {name: value.to("cpu", copy=True) for name, value in modules.state_dict().items()}
     train(modules, loss_at, schedule, checkpoint, average=0.99, device=device)
     modules.to("cpu")
+    if start:
+        modules.load_state_dict(part_of_the_way(before, modules.state_dict(), MOVED))
     return unet.eval().requires_grad_(False), words_of.eval().requires_grad_(False)
+
+
+def part_of_the_way(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights between those before and after further training (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+
+    They know much of what was learned, and forget little of what was known.
+
+    >>> part_of_the_way({"bias": torch.zeros(1)}, {"bias": torch.ones(1)}, 0.25)["bias"].item()
+    0.25
+    """
+    return {name: value.lerp(after[name], share) for name, value in before.items()}
 
 
 def _whole(shares: Sequence[float], count: int) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
@@ -15,7 +16,7 @@ from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.train_clip import new_clip, tokenise, train_clip
-from jobs.mini.recipe.train_unet import NO_TOKEN, WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
+from jobs.mini.recipe.train_unet import MOVED, NO_TOKEN, WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
 from jobs.mini.recipe.words_of_drawings import SYMBOLS, WordsOfDrawings, load_words, save_words, small_drawings
 from pipeline.models.find import MINI_FOLDER
 
@@ -162,9 +163,11 @@ def test_the_map_that_goes_on_is_the_one_that_was_shipped(tmp_path: Path) -> Non
 
 
 def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
-    named: Pool, unnamed: Pool, art: Art, tokenizer: CLIPTokenizer, tmp_path: Path
+    named: Pool, unnamed: Pool, art: Art, tokenizer: CLIPTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a scaffold that gets no gradient, weights that were to be frozen and are not, and a resumed run that differs."""
+    """Catches a scaffold that gets no gradient, weights that were to be frozen and are not, a resumed run that differs, and a
+    training that goes on and forgets more than it should.
+    """
     torch.manual_seed(0)
     encoder = text_encoder_of(new_clip(len(tokenizer)), tokenizer)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -186,6 +189,13 @@ def test_the_unet_learns_to_read_words_of_drawings_and_the_text_encoder_stays(
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     kept = load_file(tmp_path / "whole")
     assert kept["first/words.linear.weight"].abs().sum() > 0
+    monkeypatch.setattr("jobs.mini.recipe.train_unet.MOVED", 1)
+    at_the_end, started = trained(2, "whole"), UNet2DConditionModel.from_pretrained(tmp_path / "start").state_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(
+            value - started[name], MOVED * (at_the_end[name] - started[name]), atol=1e-5, rtol=1e-3
+        )
+    assert any(not torch.equal(at_the_end[name], started[name]) for name in whole)
 
 
 def test_the_clip_goes_on_from_given_weights(named: Pool, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
