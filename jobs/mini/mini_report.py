@@ -9,6 +9,7 @@ Writes table.md, figures.json, the sheets and the run of part 3 into the output 
 """
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from cluster.session import ray_session
@@ -26,14 +28,16 @@ from jobs.api import RunRequest, invert
 from jobs.cli.arguments import folder, whole_number
 from jobs.cli.log import Log
 from jobs.mini.recipe import art, scenes, things
-from jobs.mini.report_by_kind import PROTOCOL, Figure, figures_of_words
+from jobs.mini.report_by_kind import PROTOCOL, Figure, figures_of_words, group_of
 from jobs.mini.three_kinds import write_three_kinds
 from pipeline.models.load import load_backbone
 from pipeline.sampling.generation import generate
 from pipeline.sampling.sampler import SamplerSettings
 from pipeline.settings import ModelSettings
+from pipeline.store.run_tables import samples_of
 
 SCENE_SEED, NAMED_THINGS, PER_NAME = 4, 100, 4
+LEARNED_FROM, DRAWN = 2, 4  # pictures of each word on its sheet
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,11 +139,26 @@ def words(drawings: art.Art, clip: OpenClipScorer, output: Path, concepts: int) 
     result = invert(RunRequest(str(manifest), output=str(run), protocol=str(protocol)), Log())
     if result.failures:
         sys.exit(f"no word for {', '.join(result.failures)}")
+    words_sheet(run, output / "words.webp")
     return figures_of_words(run, drawings, [clip, OutlineScorer()])
 
 
-def sheet(pictures: np.ndarray, labels: list[str], path: Path, columns: int = 10) -> None:
-    side, label = 128, 14
+def words_sheet(run: Path, path: Path) -> None:
+    """Three concepts a row, individuals first: of each its name, LEARNED_FROM training pictures and DRAWN samples."""
+    samples = samples_of(pq.read_table(run / "samples"))
+    concepts = pq.read_table(run / "report" / "concepts.parquet").to_pylist()
+    pictures: list[np.ndarray] = []
+    labels: list[str] = []
+    for _, name in sorted((group_of(concept), concept["concept"]) for concept in concepts):
+        for kind, count in (("training", LEARNED_FROM), ("reconstruction", DRAWN)):
+            some = [each for each in samples if (each.concept, each.kind) == (name, kind)][:count]
+            pictures += [np.array(Image.open(io.BytesIO(each.png)).convert("RGB")) for each in some]
+        labels += [name, *[""] * (LEARNED_FROM + DRAWN - 1)]
+    sheet(np.stack(pictures), labels, path, columns=3 * (LEARNED_FROM + DRAWN), side=64)
+
+
+def sheet(pictures: np.ndarray, labels: list[str], path: Path, columns: int = 10, side: int = 128) -> None:
+    label = 14
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * (side + 4), rows * (side + label + 4)), "white")
     pen = ImageDraw.Draw(page)

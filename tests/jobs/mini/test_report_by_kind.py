@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from eval.judges.clip import load_clip
 from eval.judges.outline import OutlineScorer
 from jobs.api import RunRequest, invert
+from jobs.mini.mini_report import DRAWN, LEARNED_FROM, words_sheet
 from jobs.mini.recipe import things
 from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.report_by_kind import BARS, PROTOCOL, _named, _nearest, figures_of_words
@@ -71,3 +72,9 @@ def test_each_kind_has_its_rows_and_each_pair_counts_once(tmp_path: Path) -> Non
     assert [figure.name for figure in figures if figure.name.startswith("two words")] == [
         "two words, 2 pairs in both orders: pictures with both, by the run's CLIP"
     ]
+    words_sheet(run, tmp_path / "words.webp")
+    with Image.open(tmp_path / "words.webp") as sheet:
+        tiles, rows = 3 * (LEARNED_FROM + DRAWN), -(-len(result.done) // 3)
+        assert sheet.size == (tiles * 68, rows * 82)
+        last = np.asarray(sheet.convert("RGB"))[-82:, : 68 * (LEARNED_FROM + DRAWN)]
+    assert last.std() > 10, "the last concept's pictures are on the sheet"
