@@ -153,6 +153,7 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     }),
     "mini.choose_recipe": ((), {
         "--output": NO_FOLDER, "--art": NO_FOLDER, "--concepts": number("--concepts", "17"), "--seeds": number("--seeds", "0"),
+        "--recipes": choice("--recipes"),
     }),
     "demo.make_concepts": ((), {"--art": NO_FOLDER}),
     "demo.make_picture": ((), {}),
