@@ -7,7 +7,7 @@ mean over the seeds, the lowest and the highest of each figure of `make mini-rep
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ edit_images = 1
 untrained_images = 2
 {PROMPTS}"""
 
+SAID = {"learning_rate": "rate", "min_snr": "min-SNR", "batch_size": "pictures"}  # in names of recipes
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -49,10 +51,7 @@ class Recipe:
 
     @property
     def settings(self) -> InversionSettings:
-        return replace(
-            recipe_of(MINI), steps=self.steps, learning_rate=self.learning_rate, min_snr=self.min_snr, start=self.start,
-            batch_size=self.batch_size,
-        )  # fmt: skip
+        return replace(recipe_of(MINI), **{name: value for name, value in asdict(self).items() if name != "vectors"})
 
     @property
     def name(self) -> str:
@@ -61,13 +60,8 @@ class Recipe:
         >>> Recipe(3, 96).name, Recipe(1, 48, 0.02, start="words").name
         ('vectors 3, steps 96', 'vectors 1, steps 48, rate 0.02, start words')
         """
-        others = (
-            f"rate {self.learning_rate:g}" if self.learning_rate != 0.01 else "",
-            f"min-SNR {self.min_snr:g}" if self.min_snr != 0.1 else "",
-            f"start {self.start}" if self.start != "pictures" else "",
-            f"pictures {self.batch_size}" if self.batch_size != 4 else "",
-        )
-        return ", ".join([f"vectors {self.vectors}, steps {self.steps}", *filter(None, others)])
+        values = ((each, getattr(self, each.name)) for each in fields(self))
+        return ", ".join(f"{SAID.get(each.name, each.name)} {value}" for each, value in values if value != each.default)
 
     @property
     def folder(self) -> str:

@@ -254,10 +254,10 @@ def train_unet(
         return ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[timesteps]).mean()
 
     modules = nn.ModuleDict({"unet": unet, "words": words_of})
-    before = {name: value.to("cpu", copy=True) for name, value in modules.state_dict().items()}
+    before = {name: value.to("cpu", copy=True) for name, value in modules.state_dict().items()} if start else {}
     train(modules, loss_at, schedule, checkpoint, average=0.99, device=device)
     modules.to("cpu")
-    if start:
+    if before:
         modules.load_state_dict(part_of_the_way(before, modules.state_dict(), MOVED))
     return unet.eval().requires_grad_(False), words_of.eval().requires_grad_(False)
 
