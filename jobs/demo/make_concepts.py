@@ -72,11 +72,11 @@ def poses(drawing: int, *, sideways: bool = False, bare: bool = False) -> tuple[
 
 
 INDIVIDUALS = (
-    Thing("my-frog", "frog", "frog", "individual", poses(0), colours=(1, 2, 0)),
+    Thing("my-crab", "crab", "crab", "individual", poses(0), colours=(1, 0, 2)),
     Thing("my-car", "car", "car", "individual", poses(1), colours=(2, 1, 0)),
     Thing("my-teapot", "teapot", "teapot", "individual", poses(1, sideways=True), colours=(1, 0, 2)),
     Thing("my-butterfly", "butterfly", "butterfly", "individual", poses(2), colours=(2, 1, 0)),
-    Thing("my-fish", "fish", "fish", "individual", poses(1), colours=(1, 0, 2)),
+    Thing("my-shoe", "high heel", "high heel", "individual", poses(1), colours=(2, 1, 0)),
     Thing("my-house", "house", "house", "individual", poses(1, bare=True), colours=(2, 1, 0)),
 )
 NEW_KINDS = (

@@ -24,8 +24,9 @@ from pipeline.store.checkpoints import Checkpoint
 from pipeline.training.inversion import InversionError, Slot, end_of, snapshot, train_step, validate
 
 Result = TypeVar("Result")
-# A word that is being drawn gets twice the time of one in a slot, because it holds a call that the next concept needs.
-DRAWN = 2.0
+# A word that is being drawn gets more time than one in a slot, because it holds a call that the next concept needs: slots stay
+# full where drawing a word takes up to this many times as long as training it.
+DRAWN = 4.0
 DOES_NOT_FIT = "one concept in training does not fit into the GPU's memory; lower --batch-size or --resolution"
 
 

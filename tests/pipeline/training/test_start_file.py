@@ -107,7 +107,7 @@ def test_what_is_no_start_file_is_told(data: bytes, said: str) -> None:
 
 def test_a_word_starts_at_what_the_file_makes_of_its_pictures_and_without_a_map_at_its_initializer() -> None:
     """Catches a start that is read and dropped, and a style that starts as an object."""
-    model, concept = load_backbone("mini"), Concept("my-frog", (), "<my-frog>", initializer="frog", vectors=2)
+    model, concept = load_backbone("mini"), Concept("my-crab", (), "<my-crab>", initializer="crab", vectors=2)
     settings = InversionSettings(start="fitted", start_encoder="a" * 64)
     vectors = {"text_encoder": np.arange(256, dtype=np.float32).reshape(2, 128)}
     np.testing.assert_array_equal(

@@ -13,7 +13,7 @@ from pipeline.settings import InversionSettings
 from pipeline.training.inversion import SideInformation, new_slot
 from pipeline.training.start_vectors import start_vectors
 
-CONCEPT = Concept("my-frog", (), "<my-frog>", initializer="frog", vectors=2)
+CONCEPT = Concept("my-crab", (), "<my-crab>", initializer="crab", vectors=2)
 
 
 def test_a_word_of_no_step_is_what_its_pictures_say_and_its_loss_is_told() -> None:
@@ -42,8 +42,8 @@ def test_an_initializer_is_moved_by_what_tells_the_pictures_from_the_models_own_
     settings = InversionSettings(start="pictures", start_encoder="a" * 64)
     pictured, drawn = ({"text_encoder": np.full(128, value, np.float32)} for value in (0.5, 0.2))
     (moved,) = start_vectors(model, CONCEPT, settings, (), pictured, drawn).values()
-    (frog,) = model.initial_vectors("frog", 2).values()
-    np.testing.assert_allclose(moved, frog + 0.3, atol=1e-6)
+    (crab,) = model.initial_vectors("crab", 2).values()
+    np.testing.assert_allclose(moved, crab + 0.3, atol=1e-6)
 
 
 def test_a_start_from_pictures_enters_the_fingerprint_and_its_absence_does_not() -> None:
