@@ -91,7 +91,8 @@ def _named(
 ) -> Figure:
     """Individuals whose samples the judge names rightly among all things: by their names, or by drawings if it reads no texts.
 
-    Beside it the same for their own pictures, whose colours their kind never has: what this judge makes of perfect words.
+    Beside it the same for their own pictures, whose colours their kind never has: what this judge makes of perfect words. And for
+    what the model draws of the class noun: how well it draws the kind at all.
     """
     if isinstance(judge, ClipScorer):
         of_things = judge.encode_texts(
@@ -108,9 +109,9 @@ def _named(
         ]
         return float(np.mean(np.concatenate(right)))
 
-    share, ceiling = named("reconstruction"), named("training")
-    said = f"individuals: kind named among {len(drawings.names)}, by {judge.name} (beside it: their own pictures)"
-    return Figure(said, share, 0.6, f"{share:.0%} ({ceiling:.0%})")
+    share, ceiling, noun = named("reconstruction"), named("training"), named("noun")
+    said = f"individuals: kind named among {len(drawings.names)}, by {judge.name} (beside it: their own pictures; their class noun)"
+    return Figure(said, share, 0.6, f"{share:.0%} ({ceiling:.0%}; {noun:.0%})")
 
 
 def _on_white(sprite: np.ndarray) -> np.ndarray:
