@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from eval.judges.clip import Features, Picture
+from eval.judges.judge import Features, Judge, Picture
 from eval.scores.drawn_pictures import draw_part
-from eval.scores.encoded import Judge
 from eval.scores.fragments import fragments
 from eval.scores.metric_table import expected_metrics
 from eval.scores.score_run import Judgement, conditions, score_part, take_in_part, unscored

@@ -10,10 +10,9 @@ import torch
 
 from eval.comparison.kept_parts import keep, kept, part_of
 from eval.comparison.plane import Point, point_rows, points_of
-from eval.judges.clip import ClipScorer
+from eval.judges.judge import ClipScorer, load_scorer
 from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of
 from eval.scores.encoded import encode_concept
-from eval.scores.score_run import load_scorer
 from eval.scores.scoring import score_concept
 from pipeline.models.base import PromptError, in_its_place
 from pipeline.models.load import load_backbone

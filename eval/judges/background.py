@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eval.judges.clip import Features, Picture
+from eval.judges.judge import Features, Picture
 
 HALF = 128  # of a mask's 255
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.judges.clip import ClipScorer, Features, Picture
+from eval.judges.judge import ClipScorer, Features, Picture
 
 
 def best_first(

@@ -16,10 +16,9 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -34,36 +33,13 @@ from eval.judges.clip_folder import (
     refuse_outsized_clip,
     tokenizer_digest,
 )
+from eval.judges.judge import Features, Picture
 
 MINI = "mini"
 MINI_FOLDER = Path(__file__).parents[2] / "pipeline" / "mini" / "clip"
 BATCH = 64
 
-Features = npt.NDArray[np.float32]
-Picture = Image.Image | npt.NDArray[np.uint8]
 Item = TypeVar("Item")
-
-
-@runtime_checkable
-class ClipScorer(Protocol):
-    """The part of a CLIP that scoring uses.
-
-    name: the model's name as given. fingerprint: sha256 of the weights and settings that its features depend on.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def encode_images(self, pictures: Sequence[Picture]) -> Features:
-        """Pictures, PIL or uint8 (H, W, 3), of any sizes -> (N, D), rows of length one."""
-        ...
-
-    def encode_texts(self, texts: Sequence[str]) -> Features:
-        """-> (N, D), rows of length one."""
-        ...
 
 
 class OpenClipScorer:

@@ -22,9 +22,8 @@ from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 
-from eval.judges.clip import BATCH, Features, Picture
-
-PREFIX = "timm:"
+from eval.judges.clip import BATCH
+from eval.judges.judge import TIMM, Features, Picture
 
 
 class TimmScorer:
@@ -67,7 +66,7 @@ class TimmScorer:
 
 def load_timm(name: str, device: str = "cpu") -> TimmScorer:
     """name: "timm:ARCHITECTURE:FILE". Raises ValueError or FileNotFoundError."""
-    architecture, _, file = name.removeprefix(PREFIX).partition(":")
+    architecture, _, file = name.removeprefix(TIMM).partition(":")
     if not file or not timm.is_model(architecture):
         near = timm.list_models(f"*{architecture.split('.')[0]}*")[:4]
         raise ValueError(

@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eval.judges.clip import BATCH, Features, Picture
+from eval.judges.clip import BATCH
+from eval.judges.judge import OUTLINE, Features, Picture
 
-NAME = "outline"
 WEIGHTS = Path(__file__).parents[2] / "pipeline" / "mini" / "judge" / "outline.safetensors"
 SIDE, WIDTH = 32, 128  # pixels; numbers in a feature
 DIRECTIONS, PLACES = 8, 16
@@ -78,7 +78,7 @@ def edges_and_colours(pictures: Tensor) -> Tensor:
 class OutlineScorer:
     """The judge in fp32, called as the other judges of pictures are."""
 
-    name = NAME
+    name = OUTLINE
 
     def __init__(self, weights: Path = WEIGHTS) -> None:
         """Raises FileNotFoundError, and safetensors' error for a damaged file."""

@@ -19,12 +19,12 @@ import transformers
 from PIL import Image
 from safetensors import SafetensorError
 
-from eval.judges.clip import BATCH, Features, Picture
+from eval.judges.clip import BATCH
+from eval.judges.judge import TRANSFORMERS, Features, Picture
 from eval.judges.picture_sizes import refuse_large_pictures
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
 from pipeline.models.weights.load_weights import load_whole
 
-PREFIX = "transformers:"
 CONFIGURATION, PREPROCESSING, WEIGHTS = "config.json", "preprocessor_config.json", "*.safetensors"
 # model_type -> name of transformers' class, imported when it is used.
 OF_PICTURES = {
@@ -145,7 +145,7 @@ def reads_texts(name: str) -> bool:
 
 def _checked(name: str) -> tuple[Path, str]:
     """Its folder and its kind."""
-    folder = Path(name.removeprefix(PREFIX))
+    folder = Path(name.removeprefix(TRANSFORMERS))
     for wanted in (CONFIGURATION, PREPROCESSING, WEIGHTS):
         if not any(folder.glob(wanted)):
             raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")

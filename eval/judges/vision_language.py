@@ -18,13 +18,12 @@ import transformers
 from PIL import Image
 from safetensors import SafetensorError
 
-from eval.judges.clip import Features, Picture
+from eval.judges.judge import VQA, Features, Picture
 from eval.judges.picture_sizes import refuse_large_pictures
 from eval.judges.transformers_folder import CONFIGURATION, WEIGHTS, digest_of
 from pipeline.models.configuration import ConfigurationError, read_configuration, refuse_code
 from pipeline.models.weights.load_weights import load_whole
 
-PREFIX = "vqa:"
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 ANSWERS = ("Yes", "yes", " Yes", " yes")  # those of them that are one token count together
 VERSION = 1  # of the arithmetic
@@ -131,7 +130,7 @@ def load_vision_language(name: str, device: str = "cpu") -> VisionLanguageJudge:
     """name: "vqa:FOLDER". Raises FileNotFoundError for an incomplete folder, and ConfigurationError or ValueError for a model
     that is not in the list above, weights that do not fit it, or a configuration that would run code.
     """
-    folder = Path(name.removeprefix(PREFIX))
+    folder = Path(name.removeprefix(VQA))
     for wanted in (CONFIGURATION, WEIGHTS):
         if not any(folder.glob(wanted)):
             raise FileNotFoundError(f"judge {name!r}: {folder / wanted} does not exist")

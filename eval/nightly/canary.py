@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from eval.judges.judge import ImageScorer, load_scorer
 from eval.nightly.history import CanaryReading
 from eval.scores.drawn_pictures import RunModel, learned_words, pictures_of, words_of
-from eval.scores.encoded import ImageScorer, encode_concept
+from eval.scores.encoded import encode_concept
 from eval.scores.metrics import Floats, image_similarity
-from eval.scores.score_run import Judgement, load_scorer
+from eval.scores.score_run import Judgement
 from pipeline.models.load import load_backbone
 from pipeline.records import Sample
 from pipeline.sampling.picture_pool import Wanted

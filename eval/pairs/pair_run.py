@@ -16,12 +16,13 @@ import ray
 import torch
 from PIL import Image
 
+from eval.judges.judge import load_scorer
 from eval.pairs.meeting import Meeting, meetings_of
 from eval.pairs.pair_pictures import HELD, PAIR_PICTURES, PairRequest, draw_pairs, pair_requests
 from eval.pairs.presence import PairScore, pair_score, view_similarities
 from eval.scores.confusion import FEATURES, features_of
 from eval.scores.drawn_pictures import LearnedWord, learned_words, loaded
-from eval.scores.score_run import TRIES, Judgement, load_scorer
+from eval.scores.score_run import TRIES, Judgement
 from eval.scores.score_tables import ScoredUnder, with_nan, without_nan
 from pipeline.inputs.picture_file import decode_drawn
 from pipeline.records import Concept, Failure

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from eval.judges.judge import ImageScorer
 from eval.pairs.meeting import Meeting
 from eval.pairs.pair_pictures import HELD, Held
-from eval.scores.encoded import ImageScorer
 from eval.scores.metrics import SMALLEST_DISTANCE, Floats, mean
 
 VIEWS = 5

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import ray
 import torch
 
-from eval.scores.encoded import ImageScorer
+from eval.judges.judge import ImageScorer
 from eval.scores.stopping import Watch
 from pipeline.models.base import Backbone, PromptError
 from pipeline.models.load import cached_backbone

@@ -1,6 +1,5 @@
 """One concept's pictures with their features: what every metric is computed from."""
 
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,30 +7,12 @@ import numpy as np
 from PIL import Image
 
 from eval.judges.background import PatchScorer, without_background
-from eval.judges.clip import Picture
+from eval.judges.judge import ImageScorer
 from eval.judges.outside_metric import Pictures, WordPictures
-from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.metrics import Floats
 from pipeline.inputs.picture_file import decode_drawn, decode_drawn_mask
 from pipeline.models.base import in_its_place
 from pipeline.records import AGAINST, Concept, Sample, SampleKind
-
-
-class ImageScorer(typing.Protocol):
-    """A judge of pictures: a CLIP, or a model that reads no texts, such as DINO. See eval.judges.clip.ClipScorer."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def encode_images(self, pictures: Sequence[Picture]) -> Floats: ...
-
-
-# Of whatever kind: its name and its fingerprint are recorded beside its scores.
-Judge = ImageScorer | VisionLanguageJudge
-
 
 # Kinds of pictures that are compared without their background.
 ALONE: tuple[SampleKind, ...] = ("training", "reconstruction", "untrained", "edit")

@@ -9,11 +9,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from eval.judges.clip import OpenClipScorer
-from eval.judges.transformers_folder import TransformersClip
+from eval.judges.judge import ImageScorer, RefusesLong, load_scorer
 from eval.scores.drawn_pictures import loaded, parts_of_samples, undrawn
-from eval.scores.encoded import ImageScorer
-from eval.scores.score_run import Judgement, load_scorer
+from eval.scores.score_run import Judgement
 from pipeline.protocols.protocol import Protocol, ProtocolError, fill
 from pipeline.records import Concept
 from pipeline.sampling.pictures_of_a_word import refuse_long_protocol
@@ -59,7 +57,7 @@ def shortest(concepts: Iterable[Concept], protocol: Protocol) -> list[Concept]:
 
 def refuse_long_texts(scorer: ImageScorer, protocol: Protocol, concepts: Sequence[Concept]) -> None:
     """Raises ProtocolError if the judge cannot read one of these concepts' prompts whole."""
-    if not isinstance(scorer, OpenClipScorer | TransformersClip):
+    if not isinstance(scorer, RefusesLong):
         return
     said = {(protocol.templates_of(each), each.noun) for each in concepts}
     texts = {fill(template, "", noun) for (plain, edits), noun in said for template in (plain, *edits)}

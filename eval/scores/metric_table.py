@@ -8,7 +8,7 @@ from importlib import import_module
 
 import numpy as np
 
-from eval.judges.clip import ClipScorer
+from eval.judges.judge import ClipScorer
 from eval.judges.outside_metric import OutsideMetric, value_of
 from eval.scores import measured
 from eval.scores.encoded import Encoded, word_pictures

@@ -20,13 +20,22 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from eval.judges import dino, outline, transformers_folder, vision_language
-from eval.judges.clip import ClipScorer, OpenClipScorer, load_clip
+from eval.judges.judge import (
+    OUTLINE,
+    TIMM,
+    TRANSFORMERS,
+    VQA,
+    AnsweringJudge,
+    ClipScorer,
+    Judge,
+    PinsTokenizer,
+    load_judge,
+    load_scorer,
+)
 from eval.judges.outside_metric import MetricError, OutsideMetric
-from eval.judges.vision_language import VisionLanguageJudge
 from eval.scores.confusion import FEATURES
 from eval.scores.drawn_pictures import LearnedWord, RunModel, draw_missing, learned_words, pictures_of
-from eval.scores.encoded import Encoded, ImageScorer, Judge, encode_concept, without_features
+from eval.scores.encoded import Encoded, encode_concept, without_features
 from eval.scores.fragments import fragments, leave_fragment, take_in
 from eval.scores.metric import Metric
 from eval.scores.metric_table import expected_metrics, metric_of
@@ -70,13 +79,15 @@ class Judgement:
 
     @property
     def reads_texts(self) -> bool:
-        if self.clip.startswith(transformers_folder.PREFIX):
-            return transformers_folder.reads_texts(self.clip)
-        return self.clip != outline.NAME and not self.clip.startswith((dino.PREFIX, vision_language.PREFIX))
+        if self.clip.startswith(TRANSFORMERS):
+            from eval.judges.transformers_folder import reads_texts
+
+            return reads_texts(self.clip)
+        return self.clip != OUTLINE and not self.clip.startswith((TIMM, VQA))
 
     @property
     def answers(self) -> bool:
-        return self.clip.startswith(vision_language.PREFIX)
+        return self.clip.startswith(VQA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +235,7 @@ class Scorer:
 def conditions(judgement: Judgement, run: RunFolder | None = None) -> ScoredUnder:
     """run: the folder that pins the CLIP's tokenizer. Raises ValueError, as `check_tokenizer` does."""
     scorer = load_judge(judgement.clip, judgement.device)
-    if run is not None and isinstance(scorer, OpenClipScorer):
+    if run is not None and isinstance(scorer, PinsTokenizer):
         pinned = {"clip": scorer.name, "tokenizer": scorer.tokenizer_digest}
         if not run.storage.create_exclusive(_tokenizer_path(scorer), json.dumps(pinned).encode()):
             check_tokenizer(run, scorer)
@@ -237,7 +248,7 @@ def check_tokenizer(run: RunFolder, scorer: Judge) -> None:
     Scores are compared by the CLIP's fingerprint, which covers weights and preprocessing. The tokenizer is pinned beside the
     scores by the first evaluation.
     """
-    if not isinstance(scorer, OpenClipScorer) or not run.storage.exists(_tokenizer_path(scorer)):
+    if not isinstance(scorer, PinsTokenizer) or not run.storage.exists(_tokenizer_path(scorer)):
         return
     try:
         pinned = run.read_json(_tokenizer_path(scorer)).get("tokenizer")
@@ -252,7 +263,7 @@ def check_tokenizer(run: RunFolder, scorer: Judge) -> None:
         )
 
 
-def _tokenizer_path(scorer: OpenClipScorer) -> str:
+def _tokenizer_path(scorer: Judge) -> str:
     return f"_judges/{scorer.fingerprint[:16]}.json"
 
 
@@ -306,7 +317,7 @@ def score_part(
     for word, samples in pictures_of(run, wanted, parts, judgement.protocol, seed):
         rng = numpy_generator(0, word.concept.name, f"bootstrap {under.protocol}")
         try:
-            if isinstance(scorer, VisionLanguageJudge):
+            if isinstance(scorer, AnsweringJudge):
                 scored = score_concept(without_features(samples, word.concept), scorer, rng)
                 encoded = None
             else:
@@ -347,22 +358,6 @@ def _add_outside(
         except MetricError as error:
             failures.append(Failure(encoded.concept, "scoring", str(error)))
     return failures
-
-
-def load_judge(name: str, device: str = "cpu") -> Judge:
-    """Loads a judge of any kind by its name."""
-    if name.startswith(vision_language.PREFIX):
-        return vision_language.load_vision_language(name, device)
-    return load_scorer(name, device)
-
-
-def load_scorer(name: str, device: str = "cpu") -> ImageScorer:
-    """Loads a judge by its name in eval.judges.clip, dino or transformers_folder."""
-    if name == outline.NAME:
-        return outline.OutlineScorer()
-    if name.startswith(transformers_folder.PREFIX):
-        return transformers_folder.load_transformers(name, device)
-    return dino.load_timm(name, device) if name.startswith(dino.PREFIX) else load_clip(name, device)
 
 
 def _feature_row(word: LearnedWord, encoded: Encoded, under: ScoredUnder) -> pa.Table:

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.judges.clip import ClipScorer
-from eval.scores.encoded import Encoded, Judge
+from eval.judges.judge import ClipScorer, Judge
+from eval.scores.encoded import Encoded
 from pipeline.models.base import in_its_place
 from pipeline.protocols import Protocol
 from pipeline.records import Concept, Score

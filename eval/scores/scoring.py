@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.judges.clip import ClipScorer
-from eval.judges.vision_language import VisionLanguageJudge
+from eval.judges.judge import AnsweringJudge, ClipScorer
 from eval.scores.encoded import Encoded
 from eval.scores.metric import Measurement, Metric
 from eval.scores.metric_table import METRICS
@@ -16,9 +15,7 @@ from pipeline.records import SampleKind, Score
 FLOORS: tuple[SampleKind, ...] = ("noun", "wordless")
 
 
-def score_concept(
-    encoded: Encoded, judge: ClipScorer | VisionLanguageJudge | None, rng: np.random.Generator
-) -> list[Score]:
+def score_concept(encoded: Encoded, judge: ClipScorer | AnsweringJudge | None, rng: np.random.Generator) -> list[Score]:
     """All scores of one concept, in the order of the metrics; text_similarity has one for each edit prompt.
 
     floor_noun and floor_wordless of each score: the same metric for the plain prompt with the class (or the initializer) in place
@@ -30,12 +27,12 @@ def score_concept(
 
     Raises ValueError if a prompt has no text besides the word.
     """
-    mine = [metric for metric in METRICS if metric.answered == isinstance(judge, VisionLanguageJudge)]
+    mine = [metric for metric in METRICS if metric.answered == isinstance(judge, AnsweringJudge)]
     return [score for metric in mine for score in score_metric(encoded, metric, judge, rng)]
 
 
 def score_metric(
-    encoded: Encoded, metric: Metric, judge: ClipScorer | VisionLanguageJudge | None, rng: np.random.Generator
+    encoded: Encoded, metric: Metric, judge: ClipScorer | AnsweringJudge | None, rng: np.random.Generator
 ) -> Iterator[Score]:
     """The scores of one metric. Raises what the metric raises: MetricError for one from outside."""
     return (_score(encoded, metric, measured, rng) for measured in metric.measure(encoded, judge))

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from eval.judges.clip import ClipScorer
-from eval.scores.encoded import Encoded, ImageScorer, encode_samples
+from eval.judges.judge import ClipScorer, ImageScorer
+from eval.scores.encoded import Encoded, encode_samples
 from eval.scores.metrics import Floats, image_similarity, student, text_similarity
 from pipeline.protocols import Protocol
 from pipeline.records import Sample, SampleKind

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from eval.judges.clip import ClipScorer, load_clip
-from eval.scores.encoded import ImageScorer
+from eval.judges.clip import load_clip
+from eval.judges.judge import ClipScorer, ImageScorer
 from eval.scores.metrics import image_similarity, training_ceiling
 from eval.starts.archive import ArchivedWord
 from eval.starts.gain import FITTED, INITIALIZER, Gain, Looked, gain_of

@@ -29,9 +29,9 @@ from pipeline.store.storage import Storage, StorageError, without_credentials
 from pipeline.text_files import paragraph
 
 if TYPE_CHECKING:
+    from eval.judges.judge import ImageScorer
     from eval.judges.outside_metric import OutsideMetric
     from eval.nightly.history import Verdict
-    from eval.scores.encoded import ImageScorer
     from eval.scores.score_run import Evaluation, Judgement
     from eval.scores.summary import Summary
 
@@ -87,7 +87,8 @@ def evaluate(request: EvaluationRequest, events: Listener | None = None) -> Eval
         options = request.storage_options
         history = Storage(request.history, options) if request.history else runs[0].folder.storage.folder("history")
         # open_clip and torch take seconds to import; a mistyped run should be reported at once.
-        from eval.scores.score_run import check_tokenizer, load_judge, load_scorer
+        from eval.judges.judge import load_judge, load_scorer
+        from eval.scores.score_run import check_tokenizer
 
         with phase(events, "loading the judges"):
             scorers = {name: load_scorer(name) for name in {*(run.clip for run in runs), *filter(None, [request.dino])}}

@@ -27,8 +27,8 @@ def check_judge(clip: str, model: str, protocol: Protocol, concepts: Sequence[Co
     """
     if clip == model == MINI:
         return
+    from eval.judges.judge import load_scorer
     from eval.scores.fitting import refuse_long_texts
-    from eval.scores.score_run import load_scorer
 
     try:
         refuse_long_texts(load_scorer(clip), protocol, concepts)

@@ -14,8 +14,8 @@ import numpy as np
 
 from cluster.session import ray_session
 from eval.judges.clip import load_clip
+from eval.judges.judge import ImageScorer
 from eval.judges.outline import OutlineScorer
-from eval.scores.encoded import ImageScorer
 from jobs.api import RunRequest, invert
 from jobs.cli.arguments import folder, whole_number
 from jobs.cli.log import Log

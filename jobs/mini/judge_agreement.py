@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from eval.judges.clip import load_clip
+from eval.judges.judge import ImageScorer
 from eval.judges.outline import OutlineScorer
-from eval.scores.encoded import ImageScorer
 
 EYE = Path(__file__).with_name("eye")
 SIDE, TRAINING, PER_SHEET = 64, 4, 3  # pixels; pictures of the thing; pictures of a sheet

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from eval.judges.clip import ClipScorer
-from eval.scores.encoded import ImageScorer
+from eval.judges.judge import ClipScorer, ImageScorer
 from eval.scores.metrics import nearest_concept
 from jobs.mini.recipe import art
 from jobs.mini.three_kinds import INDIVIDUAL, NEW_KIND, STYLE

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from eval.judges.clip import ClipScorer
+from eval.judges.judge import ClipScorer
 from jobs.mini.recipe import art, things
 from jobs.mini.recipe.individuals import kinds_by_digest
 

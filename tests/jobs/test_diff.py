@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import eval.judges.judge
 import eval.nightly.canary
 import eval.scores.score_run
 from eval.report.run_diff import FIGURES, ConceptPair, csv_of, differences, latex_of
@@ -26,7 +27,7 @@ from tests.tiny_run import NAMES, OTHER, PROTOCOL, Colours, evaluate, learn
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    for module in (eval.scores.score_run, eval.nightly.canary):
+    for module in (eval.judges.judge, eval.scores.score_run, eval.nightly.canary):
         monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.judges.clip import ClipScorer
+from eval.judges.judge import ClipScorer
 from eval.scores.encoded import Encoded
 from eval.scores.metric import Column, Measurement, Metric
 from eval.scores.metrics import SMALLEST_DISTANCE, Floats, interval, mean

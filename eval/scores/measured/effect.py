@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from eval.judges.clip import ClipScorer
+from eval.judges.judge import ClipScorer
 from eval.scores.encoded import Encoded
 from eval.scores.metric import Column, Measurement, Metric
 from eval.scores.metrics import Floats, effect, image_similarity, mean

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.judges.vision_language import VisionLanguageJudge
+from eval.judges.judge import AnsweringJudge
 from eval.scores.encoded import Encoded
 from eval.scores.metric import Column, Measurement, Metric
 from eval.scores.metrics import mean
 from pipeline.protocols import Protocol
 
 
-def measure(encoded: Encoded, judge: VisionLanguageJudge) -> Iterator[Measurement]:
+def measure(encoded: Encoded, judge: AnsweringJudge) -> Iterator[Measurement]:
     """All of a concept's questions go to the judge at once. Raises ValueError if a prompt has no text."""
     edits = encoded.edits
     shown = {

@@ -13,7 +13,7 @@ from PIL import Image
 import eval.comparison.steps_curve
 from eval.comparison.steps_curve import START_COST, Recipe, checkpoints, measured, recipes_of
 from eval.comparison.variants import BASE, PLACES, TRAINED
-from eval.judges.clip import Features
+from eval.judges.judge import Features
 from jobs.compare import KIND, KNOWN, NAME, NOT_STARTED, STYLES, chosen, main
 from jobs.mini.recipe.art import Art
 from jobs.mini.recipe.things import held_out_things, things, training_things

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import eval.judges.judge
 import eval.scores.score_run
 from eval.comparison.picture_sets import manifest_of, picture_set, similarity_to_all
 from eval.comparison.variants import SETS
@@ -24,7 +25,8 @@ from tests.tiny_run import NAMES, PROTOCOL, Colours, concept, evaluate, learn
 @pytest.fixture
 def base(epsilon_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     torch.set_num_threads(1)
-    monkeypatch.setattr(eval.scores.score_run, "load_scorer", lambda name, device: Colours())
+    for module in (eval.judges.judge, eval.scores.score_run):
+        monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
     run = RunFolder(Storage(str(tmp_path / "base")))
     learn(run, epsilon_model, dict.fromkeys(NAMES, 1))
     drawing = RunModel(str(epsilon_model), "cpu", ModelSettings(), seed=0)

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from eval.judges.best_of import best_first
-from eval.judges.clip import Features, load_clip
+from eval.judges.clip import load_clip
+from eval.judges.judge import Features
 from jobs.demo.make_concepts import HERE
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from eval.judges.clip import load_clip
+from eval.judges.judge import load_scorer
 from eval.judges.outline import WEIGHTS, WIDTH, OutlineScorer
-from eval.scores.score_run import Judgement, load_scorer
+from eval.scores.score_run import Judgement
 from jobs.mini.judge_agreement import agreement, read_order
 from pipeline.models.find import MINI_FOLDER
 from pipeline.protocols import QUICK

@@ -11,9 +11,9 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from eval.judges.clip import ClipScorer
+from eval.judges.judge import ClipScorer, load_scorer
 from eval.judges.transformers_folder import TransformersClip, load_transformers, reads_texts
-from eval.scores.score_run import Judgement, load_scorer
+from eval.scores.score_run import Judgement
 from jobs.mini.recipe.tokenizer import train_tokenizer
 from pipeline.models.configuration import ConfigurationError
 from pipeline.protocols import QUICK

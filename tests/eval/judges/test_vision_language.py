@@ -10,8 +10,9 @@ import torch
 import transformers
 from PIL import Image
 
+from eval.judges.judge import load_judge
 from eval.judges.vision_language import CHATS, VisionLanguageJudge, load_vision_language
-from eval.scores.score_run import Judgement, load_judge
+from eval.scores.score_run import Judgement
 from pipeline.models.configuration import ConfigurationError
 from pipeline.protocols import QUICK
 from tests.answering_judges import FAMILIES, save_answering_judge

@@ -15,9 +15,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
+import eval.judges.judge
 import eval.nightly.canary
 import eval.scores.score_run
-from eval.judges.clip import Features, Picture
+from eval.judges.judge import Features, Picture
 from eval.nightly.canary import canary_reading
 from eval.nightly.history import History, Verdict, judge_night
 from eval.scores.confusion import features_of
@@ -36,7 +37,7 @@ from tests.tiny_run import NAMES, OTHER, PROTOCOL, Colours, evaluate, files, lea
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    for module in (eval.scores.score_run, eval.nightly.canary):
+    for module in (eval.judges.judge, eval.scores.score_run, eval.nightly.canary):
         monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
 
 

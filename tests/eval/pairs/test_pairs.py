@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import eval.judges.judge
 import eval.pairs.pair_run
 from eval.pairs.meeting import Meeting, meetings_of
 from eval.pairs.pair_pictures import HELD, PAIR_PICTURES, Held, pair_requests
@@ -141,7 +142,7 @@ def run(epsilon_model: Path, tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def judgement(epsilon_model: Path, monkeypatch: pytest.MonkeyPatch) -> Judgement:
     torch.set_num_threads(1)
-    for module in (eval.pairs.pair_run, eval.scores.score_run):
+    for module in (eval.judges.judge, eval.pairs.pair_run, eval.scores.score_run):
         monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
     return Judgement(
         PAIRED, "tiny", "m0", "colours", "cpu", RunModel(str(epsilon_model), "cpu", ModelSettings(), seed=0)

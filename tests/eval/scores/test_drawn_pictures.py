@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+import eval.judges.judge
 import eval.nightly.canary
 import eval.scores.score_run
 from eval.scores.drawn_pictures import RunModel, draw_part
@@ -43,7 +44,7 @@ from tests.tiny_run import (
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    for module in (eval.scores.score_run, eval.nightly.canary):
+    for module in (eval.judges.judge, eval.scores.score_run, eval.nightly.canary):
         monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval.judges.judge
 import eval.scores.score_run
 from eval.report.summary_files import CONCEPTS
 from eval.scores.drawn_pictures import RunModel
@@ -53,6 +54,7 @@ import json, sys
 import torch
 import eval.scores.measured
 eval.scores.measured.__path__.append(sys.argv[1])
+import eval.judges.judge
 import eval.scores.score_run
 from eval.report.report_page import render_report
 from eval.scores.drawn_pictures import RunModel
@@ -65,7 +67,7 @@ from pipeline.store.storage import Storage
 from tests.tiny_run import PROTOCOL, Colours, evaluate, rows_of, summary
 
 torch.set_num_threads(1)
-eval.scores.score_run.load_scorer = lambda name, device: Colours()
+eval.judges.judge.load_scorer = eval.scores.score_run.load_scorer = lambda name, device: Colours()
 run = RunFolder(Storage(sys.argv[2]))
 judgement = Judgement(PROTOCOL, "tiny", "m0", "colours", "cpu", RunModel(sys.argv[3], "cpu", ModelSettings(), seed=0))
 fresh = evaluate(run, judgement)
@@ -82,7 +84,8 @@ print(json.dumps({
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(eval.scores.score_run, "load_scorer", lambda name, device: Colours())
+    for module in (eval.judges.judge, eval.scores.score_run):
+        monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
 
 
 def test_the_documents_have_the_table_as_it_is() -> None:

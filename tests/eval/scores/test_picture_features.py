@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import eval.judges.judge
 import eval.scores.score_run
 from eval.scores.drawn_pictures import RunModel
 from eval.scores.metric_table import expected_metrics
@@ -32,7 +33,8 @@ def test_the_documented_example_finds_the_scores_from_the_features(
 ) -> None:
     """Catches features of other pictures than were scored, and words scored before that never get theirs."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(eval.scores.score_run, "load_scorer", lambda name, device: Colours())
+    for module in (eval.judges.judge, eval.scores.score_run):
+        monkeypatch.setattr(module, "load_scorer", lambda name, device: Colours())
     run = RunFolder(Storage(str(tmp_path / "run")))
     learn(run, epsilon_model, dict.fromkeys(NAMES, 1))
     drawing = RunModel(str(epsilon_model), "cpu", ModelSettings(), seed=0)

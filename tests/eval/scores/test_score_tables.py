@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eval.judges.clip import Features
+from eval.judges.judge import Features
 from eval.report.summary_files import CONCEPTS, concept_rows, summary_json
 from eval.scores.confusion import Features as KeptFeatures
 from eval.scores.confusion import confusion_over

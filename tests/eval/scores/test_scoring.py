@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.judges.clip import Features, Picture
+from eval.judges.judge import Features, Picture
 from eval.scores.encoded import encode_concept
 from eval.scores.scoring import score_concept
 from pipeline.records import Sample, SampleKind, Score

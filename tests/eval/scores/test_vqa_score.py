@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.judges.judge import load_judge
 from eval.report.report_page import Judge
 from eval.scores.encoded import without_features
-from eval.scores.score_run import Judgement, load_judge
+from eval.scores.score_run import Judgement
 from pipeline.records import AGAINST, Concept, Sample, SampleKind
 from pipeline.sampling.grid import encode_png
 from pipeline.store.run_folder import RunFolder
