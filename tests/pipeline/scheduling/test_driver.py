@@ -239,14 +239,23 @@ def test_an_interrupted_run_checkpoints_what_is_in_training(tmp_path: Path) -> N
     assert checkpoint.step == 1
 
 
+def imported(modules: str, libraries: set[str]) -> set[str]:
+    """Which of the libraries a process has that imports the modules."""
+    program = f"import sys, {modules}; print(*sorted({libraries!r} & sys.modules.keys()))"
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(said.stdout.split())
+
+
 def test_what_schedules_needs_no_torch() -> None:
     """Catches a driver that takes seconds and a gigabyte for a library that only its workers use."""
     modules = (
         "jobs.invert_all, jobs.api, jobs.application.run, jobs.application.progress, pipeline.scheduling.driver, "
         "pipeline.scheduling.prometheus"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", f"import sys, {modules}; print({{'torch', 'diffusers', 'open_clip'}} & sys.modules.keys())"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert said.stdout == "set()\n"
+    assert imported(modules, {"torch", "diffusers", "open_clip"}) == set()
+
+
+def test_what_has_words_scored_imports_no_judge() -> None:
+    """Catches a driver that waits for libraries of judges, which it leaves to others to load."""
+    assert imported("eval.scores.score_run", {"diffusers", "open_clip", "timm", "transformers"}) == set()
+    assert imported("eval.judges.clip", {"open_clip"}) == {"open_clip"}
