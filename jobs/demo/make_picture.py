@@ -19,7 +19,18 @@ from pipeline.records import Sample
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.store.run_tables import samples_of
 
-SHOWN = ("my-crab", "my-car", "my-teapot", "my-shoe", "my-butterfly", "my-house", "taxi", "christmas-tree", "bus", "duotone")
+SHOWN = (
+    "my-crab",
+    "my-car",
+    "my-teapot",
+    "my-shoe",
+    "my-butterfly",
+    "my-house",
+    "taxi",
+    "christmas-tree",
+    "bus",
+    "duotone",
+)
 EDITS = ("on the grass", "at night", "a cat in", "a tree in")  # two of an object, two of a style
 TOGETHER = "a photo of <my-car> and <christmas-tree>"
 OUTPUT = Path(__file__).parent / "demo.png"
