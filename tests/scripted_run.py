@@ -56,8 +56,12 @@ class ScriptedRun:
         return Counter(path.name.split("@")[0] for path in (Path(self.folder.storage.url) / "calls").iterdir())
 
     @property
+    def calls_by_process(self) -> Counter[str]:
+        return Counter(path.name.split("@")[1] for path in (Path(self.folder.storage.url) / "calls").iterdir())
+
+    @property
     def processes(self) -> int:
-        return len({path.name.split("@")[1] for path in (Path(self.folder.storage.url) / "calls").iterdir()})
+        return len(self.calls_by_process)
 
 
 def quick(count: int) -> list[str]:

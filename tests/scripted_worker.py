@@ -167,3 +167,16 @@ class OneLoadsForEver(ScriptedWorker):
         except FileExistsError:
             threading.Event().wait()
         return super().load()
+
+
+class WorkersOfOneAndFourSlots(ScriptedWorker):
+    """Two of them, which are ready at the same time."""
+
+    def load(self) -> int:
+        loaded = self._calls.parent / "loaded"
+        first = not loaded.exists()
+        with loaded.open("a") as opened:
+            opened.write("x")
+        while loaded.stat().st_size < 2:
+            time.sleep(0.1)
+        return 1 if first else 4

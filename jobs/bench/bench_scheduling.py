@@ -34,8 +34,8 @@ from pipeline.sampling.grid import encode_png
 from pipeline.sampling.picture_pool import PicturePool
 from pipeline.sampling.pictures_of_a_word import wanted_of
 from pipeline.sampling.prompting import requests_for
+from pipeline.scheduling.calls import calls_ahead, calls_at_most
 from pipeline.scheduling.continuous_batch import ContinuousBatch
-from pipeline.scheduling.driver import calls_ahead, calls_at_most
 from pipeline.scheduling.planning import plan
 from pipeline.settings import InversionSettings
 from pipeline.store.fingerprint import content_of, fingerprint

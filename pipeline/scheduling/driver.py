@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.logged_events import now
 from pipeline.protocols.protocol import ProtocolError
 from pipeline.records import Concept, Done, Event, EventKind, Failure
+from pipeline.scheduling.calls import calls_ahead, calls_at_most, even_share
 from pipeline.scheduling.deadlines import Deadlines, Overdue
 from pipeline.scheduling.last_output import last_output
 from pipeline.scheduling.lost_workers import Retries, last_line
@@ -71,18 +72,6 @@ class Progress:
 
 class WorkersNeverStartedError(RuntimeError):
     """No worker could load the model. The message is that of the last worker."""
-
-
-def calls_ahead(slots: int) -> int:
-    """How many calls a worker gets beyond its slots, so that images are read while the slots are busy.
-
-    As many more as there are slots may be in flight for words that are already being drawn or committed.
-    """
-    return 1 + slots // 4
-
-
-def calls_at_most(slots: int) -> int:
-    return slots + calls_ahead(slots) + slots
 
 
 @dataclass(slots=True)
@@ -193,6 +182,7 @@ class Driver:
     def _feed(self, concepts: Iterator[Concept]) -> None:
         """Fills the emptiest worker first. A concept that was in flight when a worker broke is tried alone."""
         while seats := self._ready():
+            most = self._share(seats)
             if (suspect := self._retries.suspect()) is not None:
                 seat = min(seats, key=lambda seat: len(seat.calls))
                 if not seat.calls:
@@ -200,13 +190,23 @@ class Driver:
                     self._call(seat, suspect)
                     continue
                 seats.remove(seat)  # no new calls: it has to run empty first
-            open_seats = [seat for seat in seats if seat.is_open and not self._retries.any_suspect(seat.calls.values())]
+            open_seats = [
+                seat
+                for seat in seats
+                if seat.is_open and len(seat.calls) < most and not self._retries.any_suspect(seat.calls.values())
+            ]
             if not open_seats:
                 return
             concept = self._retries.again() or next(concepts, None)
             if concept is None:
                 return
             self._call(min(open_seats, key=lambda seat: len(seat.calls) / seat.slots), concept)
+
+    def _share(self, ready: list[_Seat]) -> int:
+        """How many concepts a worker may hold now. One that loads its model is counted on, and thought to be like the largest."""
+        rooms = [calls_at_most(seat.slots) for seat in ready]
+        loading = sum(seat.phase == "loading" for seat in self._seats)
+        return even_share(self._left, rooms + loading * [max(rooms)])
 
     def _call(self, seat: _Seat, concept: Concept) -> None:
         ref = seat.actor.invert.remote(concept)

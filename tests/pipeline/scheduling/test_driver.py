@@ -18,6 +18,7 @@ from tests.scripted_run import ScriptedRun, quick
 from tests.scripted_worker import (
     OneLoadsForEver,
     ScriptedWorker,
+    WorkersOfOneAndFourSlots,
     WorkerThatDiesLoading,
     WorkerThatLoadsForEver,
     WorkerThatTellsSlowly,
@@ -99,6 +100,20 @@ def test_words_that_are_being_drawn_take_no_call_from_those_that_need_a_slot(tmp
     run.go(workers=1, slots=1, deadlines=Deadlines(concept=60))
     assert run.failures == {}
     assert max(progress.running for progress in run.seen) <= 3
+
+
+def test_the_last_concepts_are_shared_out_evenly(tmp_path: Path) -> None:
+    """Catches a worker that holds five words to be drawn while another has nothing left to do."""
+    run = ScriptedRun(tmp_path, [f"drawn-{number}" for number in range(6)], WorkersOfOneAndFourSlots)
+
+    def release_once_all_are_drawn(progress: Progress) -> None:
+        if progress.running == 6:
+            (tmp_path / "release").touch()
+
+    run.report = release_once_all_are_drawn
+    run.go(workers=2, deadlines=Deadlines(concept=60))
+    assert run.failures == {}
+    assert sorted(run.calls_by_process.values()) == [3, 3]
 
 
 def test_bad_input_costs_one_call_and_is_not_tried_again(tmp_path: Path) -> None:
