@@ -195,7 +195,7 @@ def make_clip(work: Path) -> None:
 
 def make_judge(work: Path) -> None:
     drawings = train_judge.load_drawings(work / "judge")
-    judge = train_judge.train_judge(drawings, Schedule(2_600, 3e-3), work / "judge" / "judge.safetensors")
+    judge = train_judge.train_judge(drawings, Schedule(8_000, 3e-3), work / "judge" / "judge.safetensors")
     train_judge.save_judge(judge, SHIPPED / "judge" / "outline.safetensors")
 
 

@@ -1,9 +1,10 @@
 """The judge of outlines (eval/judges/outline.py), trained on drawings whose colours say little.
 
 A third of the views wear the mean and spread of colour of some other thing, an impostor of it; others have their channels
-permuted, their hue turned, are grey, or are silhouettes. Features are taught by a cosine classifier of things (Wang et al. 2018,
-CosFace), with one more class: shapeless patches in the colours of a thing, which a diffusion model draws of a word that it has
-not understood. The drawings are of art sets that the generator has not seen.
+permuted, their hue turned, are grey, or are silhouettes. As in what a small diffusion model draws, outlines are bent, parts are
+missing, edges are soft and colours blotched. Features are taught by a cosine classifier of things (Wang et al. 2018, CosFace),
+with one more class: shapeless patches in the colours of a thing, which a diffusion model draws of a word that it has not
+understood. The drawings are of art sets that the generator has not seen.
 """
 
 import json
@@ -46,6 +47,8 @@ UNTOLD = (
 BATCH, SCALE, MARGIN = 128, 16.0, 0.1
 PERMUTED, TURNED, GREY, FLAT, IMPOSTOR = 0.12, 0.1, 0.08, 0.1, 0.25  # shares of a batch; the others keep their colours
 SHAPELESS = 0.15  # share of a batch
+BENT = 0.11  # spread of what moves an outline's points, in half widths of a picture, at most
+DAMAGED, SOFTENED, BLOTCHED = 0.25, 0.3, 0.4  # shares of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def train_judge(drawings: Drawings, schedule: Schedule, checkpoint: Path) -> Out
         shapeless = torch.rand(BATCH, generator=chance) < SHAPELESS
         told = recoloured(shown, chance)
         told[shapeless] = melted(shown[shapeless], chance)
-        pictures = on_ground(told, chance) * 2 - 1
+        pictures = blotched(on_ground(damaged(told, chance), chance), chance) * 2 - 1
         answers = torch.where(shapeless, len(drawings.names), drawings.things[rows])
         cosines = classes(judge(pictures))
         with torch.autocast("cpu", enabled=False):
@@ -134,7 +137,7 @@ def _between(low: float, high: float, count: int, chance: torch.Generator) -> Te
 
 
 def place(sprites: Tensor, chance: torch.Generator) -> Tensor:
-    """RGBA (B, 4, 32, 32) in [0, 1]: mirrored, turned, moved, scaled and a little bent; colour times alpha comes out."""
+    """RGBA (B, 4, 32, 32) in [0, 1]: mirrored, turned, moved, scaled and bent; colour times alpha comes out."""
     count = len(sprites)
     turn = _between(-0.3, 0.3, count, chance) * (_between(0, 1, count, chance) < 0.5)
     size, wide = _between(0.6, 1.0, count, chance), _between(0.85, 1.15, count, chance)
@@ -144,7 +147,7 @@ def place(sprites: Tensor, chance: torch.Generator) -> Tensor:
     maps = torch.stack([torch.stack([cos * side * wide, -sin, x], 1), torch.stack([sin * side, cos, y], 1)], 1)
     weighed = torch.cat([sprites[:, :3] * sprites[:, 3:], sprites[:, 3:]], 1)
     grid = F.affine_grid(maps, list(weighed.shape), align_corners=False)
-    return F.grid_sample(weighed, grid + _bends(count, 4, 0.05, chance), align_corners=False)
+    return F.grid_sample(weighed, grid + _bends(count, 4, BENT, chance), align_corners=False)
 
 
 def _bends(count: int, waves: int, by: float, chance: torch.Generator) -> Tensor:
@@ -166,6 +169,31 @@ def melted(shown: Tensor, chance: torch.Generator) -> Tensor:
     spot = F.interpolate(F.avg_pool2d(shown, 8), SIDE, mode="bicubic", align_corners=False).clamp(0, 1)
     kind = torch.rand(count, 1, 1, 1, generator=chance)
     return torch.where(kind < 0.6, bent_out, torch.where(kind < 0.8, F.avg_pool2d(shuffled, 3, 1, 1), spot))
+
+
+def damaged(shown: Tensor, chance: torch.Generator) -> Tensor:
+    """A quarter have lost a round part, half of these under a patch of the thing's mean colour: (B, 4, 32, 32) as from `place`."""
+    count = len(shown)
+    hit = torch.rand(count, 1, 1, 1, generator=chance) < DAMAGED
+    centre = _between(-1, 1, count, chance)[:, None, None], _between(-1, 1, count, chance)[:, None, None]
+    radius = _between(0.15, 0.4, count, chance)[:, None, None]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
+    inside = ((x - centre[0]).square() + (y - centre[1]).square() < radius.square())[:, None]
+    mean = shown[:, :3].sum((2, 3), keepdim=True) / shown[:, 3:].sum((2, 3), keepdim=True).clamp_min(1)
+    patch = torch.cat([mean, torch.ones(count, 1, 1, 1)], 1)
+    covered = torch.rand(count, 1, 1, 1, generator=chance) < 0.5
+    return torch.where(hit & inside, patch * covered, shown)
+
+
+def blotched(pictures: Tensor, chance: torch.Generator) -> Tensor:
+    """Some blurred by a pixel, some with smooth noise in their colours: (B, 3, 32, 32)."""
+    count = len(pictures)
+    blurred = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    softened = torch.rand(count, 1, 1, 1, generator=chance) < SOFTENED
+    noise = F.interpolate(torch.randn(count, 3, 8, 8, generator=chance), SIDE, mode="bicubic", align_corners=False)
+    strength = 0.12 * torch.rand(count, 1, 1, 1, generator=chance)
+    noisy = torch.rand(count, 1, 1, 1, generator=chance) < BLOTCHED
+    return torch.where(softened, blurred, pictures) + noise * strength * noisy
 
 
 def recoloured(shown: Tensor, chance: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.recipe.loop import Schedule
 from jobs.mini.recipe.pools import Pool, load_pool, save_pool
 from jobs.mini.recipe.train_clip import new_clip, tokenise, train_clip
+from jobs.mini.recipe.train_judge import BLOTCHED, DAMAGED, SOFTENED, blotched, damaged
 from jobs.mini.recipe.train_unet import MOVED, NO_TOKEN, WORDS, Part, lesson_of, new_unet, text_encoder_of, train_unet
 from jobs.mini.recipe.words_of_drawings import SYMBOLS, WordsOfDrawings, load_words, save_words, small_drawings
 from pipeline.models.find import MINI_FOLDER
@@ -215,3 +216,28 @@ def test_the_clip_goes_on_from_given_weights(named: Pool, tokenizer: CLIPTokeniz
 def test_scenes_that_differ_in_their_drawing_alone_deserve_the_same_words() -> None:
     scene = scenes.Scene(("cat",), (2,))
     assert replace(scene, drawings=()) == replace(scenes.Scene(("cat",), (0,)), drawings=())
+
+
+def test_the_judge_sees_drawings_that_have_lost_a_part_or_have_it_covered() -> None:
+    """Catches views that are all damaged or none, holes that are filled, and patches in a colour of their own."""
+    colour = torch.tensor([0.8, 0.4, 0.2])
+    shown = torch.cat([colour[None, :, None, None].expand(400, 3, 32, 32), torch.ones(400, 1, 32, 32)], 1).clone()
+    shown[..., :16] = 0  # nothing is drawn there
+    seen = damaged(shown, torch.Generator().manual_seed(0))
+    changed = (seen != shown).flatten(1).any(1)
+    assert DAMAGED / 3 < changed.float().mean() < DAMAGED + 0.05
+    holes, patches = seen[:, 3] < shown[:, 3], seen[:, 3] > shown[:, 3]
+    assert holes.any()
+    assert patches.any()
+    assert seen.movedim(1, -1)[holes].abs().max() == 0
+    torch.testing.assert_close(seen.movedim(1, -1)[patches][:, :3], colour.expand(int(patches.sum()), 3))
+
+
+def test_the_judge_sees_soft_and_blotched_pictures() -> None:
+    """Catches pictures that are all alike, and noise that hides what is shown."""
+    pictures = (torch.rand(400, 3, 1, 1) < 0.5).float() * torch.ones(400, 3, 32, 32)
+    pictures[..., 16:] = 1 - pictures[..., 16:]
+    seen = blotched(pictures, torch.Generator().manual_seed(0))
+    untouched = (seen == pictures).flatten(1).all(1).float().mean()
+    assert abs(untouched - (1 - SOFTENED) * (1 - BLOTCHED)) < 0.08
+    assert (seen - pictures)[..., 4:12].abs().mean() < 0.05
