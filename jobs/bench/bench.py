@@ -8,7 +8,8 @@ slots_rate_K_over_1       training images a second with K concepts in one batch 
 step_rate_over_bare_unet  rate of our training step over that of a bare U-Net forward and backward pass of the same batch;
                           ..._and_text_encoder: over one that also runs the text encoder, which every step needs
 step_seconds_over_naive   seconds a training picture of ours, one concept, over those of bench_trainers.py's trainer, batch of 4;
-                          slot_... with the fastest number of concepts at once; ..._bfloat16 with eight
+                          slot_... with the fastest number of concepts at once; ..._bfloat16 with eight; bare_unet_...
+                          of the U-Net alone with eight
 
 and the figures of bench_scheduling.py: the driver's overhead, the scan of a large run, the occupancy of slots. With --part curve:
 
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from eval.comparison.curve import Measured, costs_of, courses_of
 from jobs import compare
@@ -62,7 +64,7 @@ from pipeline.sampling.prompting import requests_for
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.word_files import encode_word
-from pipeline.training.inversion import InversionError, Slot, draw, new_slot, train_step
+from pipeline.training.inversion import Draws, InversionError, Slot, draw, new_slot, train_step
 from pipeline.training.recipes import recipe_of, vectors_of
 
 DEMO = "jobs/demo/manifest.csv"
@@ -209,10 +211,8 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
         rates[count] = count * settings.batch_size / seconds_each(lambda slots=slots: train_step(backbone, slots))
     slot = slot_of(concepts[0], backbone, settings)
     drawn = draw(slot, backbone, "step", 0, settings.batch_size)
-    conditioning = Conditioning(backbone.embed(drawn.tokens, slot.words).context.detach().requires_grad_())
-    bare = settings.batch_size / seconds_each(
-        lambda: backbone.predict(drawn.latents, drawn.timesteps, conditioning).square().mean().backward()
-    )
+    context = backbone.embed(drawn.tokens, slot.words).context.detach()
+    bare = {count: bare_rate(backbone, drawn, context, count) for count in (1, max(SLOTS))}
     whole = settings.batch_size / seconds_each(
         lambda: (
             backbone.predict(drawn.latents, drawn.timesteps, backbone.embed(drawn.tokens, slot.words))
@@ -230,14 +230,24 @@ def slots_and_steps(settings: InversionSettings) -> dict[str, float]:
     plain = settings.batch_size / seconds_each(lambda: trainer.step(pixels))
     return {
         **{f"slots_rate_{count}_over_1": round(rates[count] / rates[1], 2) for count in SLOTS[1:]},
-        "step_rate_over_bare_unet": round(rates[1] / bare, 3),
+        "step_rate_over_bare_unet": round(rates[1] / bare[1], 3),
         "step_rate_over_bare_unet_and_text_encoder": round(rates[1] / whole, 3),
         "step_seconds_over_naive": round(plain / rates[1], 3),
         "slot_step_seconds_over_naive": round(plain / max(rates.values()), 3),
         "slot_step_seconds_over_naive_bfloat16": round(plain / in_half, 3),
+        "bare_unet_seconds_over_naive": round(plain / bare[max(SLOTS)], 3),
         **{f"images_per_second_{count}_slots": round(rate, 1) for count, rate in rates.items()},
         "images_per_second_naive": round(plain, 1),
     }
+
+
+def bare_rate(backbone: Backbone, drawn: Draws, context: Tensor, slots: int) -> float:
+    """Pictures a second through the U-Net and back, as many as that many slots have, and nothing else."""
+    latents, timesteps = (torch.cat([each] * slots) for each in (drawn.latents, drawn.timesteps))
+    conditioning = Conditioning(torch.cat([context] * slots).requires_grad_())
+    return len(latents) / seconds_each(
+        lambda: backbone.predict(latents, timesteps, conditioning).square().mean().backward()
+    )
 
 
 def seconds_each(call: object) -> float:
@@ -303,6 +313,11 @@ ROWS = (
         "slots",
         "seconds a training picture over `bench_trainers.py`: one slot; the best number; eight in bfloat16; goal 0.5",
         "{step_seconds_over_naive}; {slot_step_seconds_over_naive}; {slot_step_seconds_over_naive_bfloat16}",
+    ),
+    (
+        "slots",
+        "the same of a bare U-Net that goes forward and back with the pictures of eight slots: no step can take less",
+        "{bare_unet_seconds_over_naive}",
     ),
     (
         "slots",
