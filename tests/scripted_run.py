@@ -53,15 +53,19 @@ class ScriptedRun:
 
     @property
     def calls(self) -> Counter[str]:
-        return Counter(path.name.split("@")[0] for path in (Path(self.folder.storage.url) / "calls").iterdir())
+        return self._calls_by(0)
 
     @property
     def calls_by_process(self) -> Counter[str]:
-        return Counter(path.name.split("@")[1] for path in (Path(self.folder.storage.url) / "calls").iterdir())
+        return self._calls_by(1)
 
     @property
     def processes(self) -> int:
         return len(self.calls_by_process)
+
+    def _calls_by(self, part: int) -> Counter[str]:
+        """Of the names of the files that calls leave."""
+        return Counter(path.name.split("@")[part] for path in (Path(self.folder.storage.url) / "calls").iterdir())
 
 
 def quick(count: int) -> list[str]:

@@ -123,6 +123,13 @@ class ScriptedWorker(WorkerProcess):
         self._deaf = True
         return self.endless(concept)
 
+    def _is_first_to_load(self) -> bool:
+        try:
+            (self._calls.parent / "loaded").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
     def _leave_checkpoint(self, name: str, step: int) -> None:
         empty = {"text_encoder": np.zeros((1, 1), np.float32)}
         self.settings.run.save_checkpoint(Checkpoint(name, PRINT, step, 5e-3, 0.0, (), empty, empty, empty))
@@ -162,9 +169,7 @@ class OneLoadsForEver(ScriptedWorker):
     """The first of them that loads is quick about it."""
 
     def load(self) -> int:
-        try:
-            (self._calls.parent / "loaded").touch(exist_ok=False)
-        except FileExistsError:
+        if not self._is_first_to_load():
             threading.Event().wait()
         return super().load()
 
@@ -173,10 +178,10 @@ class WorkersOfOneAndFourSlots(ScriptedWorker):
     """Two of them, which are ready at the same time."""
 
     def load(self) -> int:
-        loaded = self._calls.parent / "loaded"
-        first = not loaded.exists()
-        with loaded.open("a") as opened:
-            opened.write("x")
-        while loaded.stat().st_size < 2:
+        other = self._calls.parent / "other loaded"
+        if not self._is_first_to_load():
+            other.touch()
+            return 4
+        while not other.exists():
             time.sleep(0.1)
-        return 1 if first else 4
+        return 1
