@@ -92,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawings, backbone, clip = art.load_art(arguments.art), load_backbone(MINI), load_clip()
     words = archive_of(backbone, clip, drawings, arguments.output / "archive", max(arguments.archives))
     starts = starts_of(backbone, clip, words, sorted(arguments.archives))
+    made_of = f"{arguments.concepts} concepts, archives of {' '.join(map(str, sorted(arguments.archives)))}"
     tables = []
     for kind, reference in REFERENCE.items():
         subjects = subjects_of(kind, backbone, drawings, arguments.concepts, starts)
         rows: list[Measured] = []
         for seed in range(arguments.seeds):
-            rows += measured(backbone, clip, subjects, seed, arguments.output / f"{kind} {seed}.parquet")
+            rows += measured(backbone, clip, subjects, seed, arguments.output / f"{kind}, {made_of}, seed {seed}.parquet")
         tables.append(page(kind, courses_of(rows), reference, len(subjects), arguments.seeds))
         (arguments.output / "table.md").write_text("\n".join(tables), encoding="utf-8")
     print("\n".join(tables))
@@ -117,7 +118,7 @@ def archive_of(
             for number in range(first, min(first + TOGETHER, count))
         ]
         pages = [_pixels(backbone, individual_pages(drawings, name, colours)) for _, name, colours in some]
-        learned = place / f"{first}.safetensors"
+        learned = place / f"{first} to {first + len(some)}.safetensors"  # a larger archive has more in its last batch
         if not learned.exists():
             slots = [
                 new_slot(Concept(name, (), "<word>", initializer=thing), pixels, backbone, RECIPE)

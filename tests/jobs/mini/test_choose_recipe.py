@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.mini import choose_recipe
 from jobs.mini.choose_recipe import RECIPES, REPORTED, Recipe, table_of
-from jobs.mini.recipe import things
-from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.recipe.individuals import DEMO, KEPT_BACK, kinds_by_digest
 from jobs.mini.report_by_kind import Figure
 from jobs.mini.three_kinds import STYLES, write_three_kinds
 from pipeline.models.find import MINI
 from pipeline.training.recipes import recipe_of, vectors_of
+from tests.random_drawings import random_drawings
 
 
 def test_the_table_gives_each_figure_of_each_recipe_over_the_seeds() -> None:
@@ -31,16 +29,10 @@ def test_the_table_gives_each_figure_of_each_recipe_over_the_seeds() -> None:
     ]
 
 
-def drawings() -> Art:
-    names = tuple(things.things())
-    shape = (len(names), len(ART_SETS), 16, 16, 4)
-    return Art(names, np.random.default_rng(0).integers(0, 256, shape, np.uint8).repeat(4, 2).repeat(4, 3))
-
-
 def test_a_recipe_is_chosen_on_concepts_that_no_report_uses(tmp_path: Path) -> None:
     """Catches figures that the choice was made by, reported as if they had been found afterwards."""
     reported, mine = (
-        write_three_kinds(drawings(), tmp_path / str(first), count, first=first).read_text(encoding="utf-8")
+        write_three_kinds(random_drawings(), tmp_path / str(first), count, first=first).read_text(encoding="utf-8")
         for count, first in ((REPORTED, 0), (KEPT_BACK - REPORTED - 16, REPORTED))
     )
     ours, theirs = ({line.split(",")[0] for line in said.splitlines()[1:]} - set(STYLES) for said in (mine, reported))
@@ -61,7 +53,7 @@ def test_every_recipe_is_one_that_the_settings_take_and_the_shipped_one_is_among
 def test_two_recipes_are_learned_and_a_second_call_learns_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("jobs.mini.choose_recipe.art.load_art", lambda _: drawings())
+    monkeypatch.setattr("jobs.mini.choose_recipe.art.load_art", lambda _: random_drawings())
     few = (Recipe(1, 2), Recipe(2, 2))
     monkeypatch.setattr(choose_recipe, "RECIPES", {each.name: each for each in few})
     arguments = ["--output", str(tmp_path), "--concepts", "2", "--seeds", "1"]

@@ -11,12 +11,12 @@ from eval.judges.clip import load_clip
 from eval.judges.outline import OutlineScorer
 from jobs.api import RunRequest, invert
 from jobs.mini.mini_report import DRAWN, LEARNED_FROM, words_sheet
-from jobs.mini.recipe import things
 from jobs.mini.recipe.art import ART_SETS, Art
 from jobs.mini.report_by_kind import BARS, PROTOCOL, _named, _nearest, figures_of_words
 from jobs.mini.three_kinds import INDIVIDUAL, STYLES, write_three_kinds
 from pipeline.records import Sample
 from pipeline.settings import InversionSettings
+from tests.random_drawings import random_drawings
 
 SHAPES = ("ellipse", "rectangle")
 
@@ -54,9 +54,7 @@ def test_samples_count_where_they_are_nearest_to_their_own_concept(drawn_as: tup
 @pytest.mark.long
 def test_each_kind_has_its_rows_and_each_pair_counts_once(tmp_path: Path) -> None:
     """Catches a report that cannot be made from what the job writes."""
-    names = tuple(things.things())
-    shape = (len(names), len(ART_SETS), 16, 16, 4)
-    drawings = Art(names, np.random.default_rng(0).integers(0, 256, shape, np.uint8).repeat(4, 2).repeat(4, 3))
+    drawings = random_drawings()
     manifest = write_three_kinds(drawings, tmp_path / "concepts", 2)
     (tmp_path / "report.toml").write_text(PROTOCOL, encoding="utf-8")
     run = tmp_path / "run"
