@@ -20,9 +20,10 @@ from pipeline.models.load import load_backbone
 from pipeline.randomness import numpy_generator
 from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import ModelSettings
+from pipeline.training.recipes import vectors_of
 from pipeline.training.start_file import StartFile
 
-MOST_VECTORS = 4  # a word of more cannot start from the vocabulary
+VECTORS = (1, 2, 3, 4)  # of words that can start from the vocabulary, and as many as the model's words have by default
 MOST_NOUNS = 20_000
 SHORTEST = 3  # letters of a noun
 DRAWN = SamplerSettings(steps=12, batch=32)
@@ -56,7 +57,7 @@ def fit_vocabulary(
     spread = functools.partial(np.linalg.norm, axis=1)
     scale = float(spread(texts - texts.mean(0)).mean() / max(float(spread(pictures - mean).mean()), 1e-6))
     maps, fitted = {}, []
-    for count in range(1, MOST_VECTORS + 1):
+    for count in sorted({*VECTORS, vectors_of(model)}):
         vectors = [backbone.initial_vectors(word, count) for word in words]
         shapes = {name: each.shape for name, each in sorted(vectors[0].items())}
         rows = np.stack([np.concatenate([each[name].ravel() for name in shapes]) for each in vectors])

@@ -8,21 +8,21 @@ for an early stop ends most words before.
 from pipeline.settings import InversionSettings
 
 PUBLISHED = InversionSettings(steps=3000, batch_size=4, learning_rate=2e-3)
-# Vectors and steps were chosen by jobs/mini/choose_recipe.py (docs/measured.md). Colours and outline are decided where there is
-# much noise, and a small gamma makes these timesteps count. No early stop: `settled` ends while colours are still on their way.
+# Vectors, steps and gamma were chosen by jobs/mini/choose_recipe.py (docs/measured.md). Colours and outline are decided where
+# there is much noise, and a small gamma makes these timesteps count. No early stop: `settled` ends while colours are on their way.
 RECIPES = {
     "mini": InversionSettings(
-        steps=96, learning_rate=1e-2, schedule="cosine", min_snr=0.1, start="pictures", early_stop="off"
+        steps=192, learning_rate=1e-2, schedule="cosine", min_snr=1, start="pictures", early_stop="off"
     ),
 }
-VECTORS = {"mini": 3}  # of a word; 1 for the others
+VECTORS = {"mini": 6}  # of a word; 1 for the others
 
 
 def recipe_of(model: str) -> InversionSettings:
     """model: as --model names it.
 
     >>> recipe_of("mini").steps, recipe_of("stable-diffusion-v1-5/stable-diffusion-v1-5").steps
-    (96, 3000)
+    (192, 3000)
     """
     return RECIPES.get(model, PUBLISHED)
 
@@ -31,6 +31,6 @@ def vectors_of(model: str) -> int:
     """How many vectors a word has where neither its row nor the request says so.
 
     >>> vectors_of("mini"), vectors_of("stable-diffusion-v1-5/stable-diffusion-v1-5")
-    (3, 1)
+    (6, 1)
     """
     return VECTORS.get(model, 1)
