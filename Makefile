@@ -15,7 +15,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## learn the twelve demo concepts with the shipped model; ends by naming the report
-	$(PY) jobs/invert_all.py jobs/demo/manifest.csv --protocol jobs/demo/demo.toml --steps 64 --slots 2 --output runs/demo
+	$(PY) jobs/invert_all.py jobs/demo/manifest.csv --protocol jobs/demo/demo.toml --steps 80 --slots 2 --output runs/demo
 
 check: lint test test-long  ## the one gate: what a change has to pass
 
