@@ -53,7 +53,7 @@ from pipeline.training.start_vectors import start_vectors
 LOOKS = (0, 10, 25, 50, 100)
 TOGETHER = 8  # words of the archive in one batch
 DRAWN = replace(QUICK, name="starts", plain_images=4, edit_images=1, untrained_images=0, steps=12)
-RECIPE = replace(recipe_of(MINI), steps=96, start="words")  # of words of one vector; the shipped recipe has more of both
+RECIPE = replace(recipe_of(MINI), steps=96, start="words")  # for words of one vector
 CLASS, MEAN, SHIPPED, VOCABULARY = "class", "vocabulary's mean", "pictures, as shipped", "vocabulary file"
 REFERENCE = {INDIVIDUAL: CLASS, NEW_KIND: MEAN}  # a new kind has no class
 
@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         subjects = subjects_of(kind, backbone, drawings, arguments.concepts, starts)
         rows: list[Measured] = []
         for seed in range(arguments.seeds):
-            rows += measured(backbone, clip, subjects, seed, arguments.output / f"{kind}, {made_of}, seed {seed}.parquet")
+            part = arguments.output / f"{kind}, {made_of}, seed {seed}.parquet"
+            rows += measured(backbone, clip, subjects, seed, part)
         tables.append(page(kind, courses_of(rows), reference, len(subjects), arguments.seeds))
         (arguments.output / "table.md").write_text("\n".join(tables), encoding="utf-8")
     print("\n".join(tables))

@@ -187,7 +187,9 @@ def test_a_start_from_the_vocabulary_makes_a_nouns_picture_that_nouns_word(tmp_p
     start, backbone, clip = decode_start_file(file.read_bytes()), load_backbone("mini"), load_clip()
     vectors = np.concatenate([backbone.initial_vectors(noun, 1)["text_encoder"] for noun in NOUNS])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    by_default = start.vectors(np.zeros((1, clip.encode_texts(["cat"]).shape[1]), np.float32), "object", vectors_of("mini"))
+    by_default = start.vectors(
+        np.zeros((1, clip.encode_texts(["cat"]).shape[1]), np.float32), "object", vectors_of("mini")
+    )
     assert by_default is not None  # a run without --vectors takes the file
     assert len(by_default["text_encoder"]) == vectors_of("mini")
     named = 0
