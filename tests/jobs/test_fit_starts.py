@@ -88,7 +88,7 @@ def test_a_word_of_no_step_is_what_the_fitted_map_makes_of_its_pictures(
     assert "1 words left out of the fit, no step taken: likeness" in fitted.stdout
     ended = job(
         write_manifest(tmp_path, ["owl"]), "--output", run, "--protocol", few_pictures(tmp_path), "--steps", "0",
-        "--slots", "1", "--workers", "1", "--start", file, "--word-place", place,
+        "--slots", "1", "--workers", "1", "--vectors", "1", "--start", file, "--word-place", place,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     start = decode_start_file(file.read_bytes())
