@@ -26,15 +26,18 @@ def test_a_larger_archive_and_more_concepts_go_on_from_what_is_there(
         assert printed.out == (tmp_path / "table.md").read_text(encoding="utf-8") + "\n"
         return printed.out
 
+    def learned_at() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "archive").iterdir()}
+
     small = table("10", concepts="2")
-    words = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "archive").iterdir()}
+    words = learned_at()
     large = table("10", "12", concepts="3")
     assert "archive of 10" in small
     assert "archive of 12" not in small
     assert "archive of 12" in large
     assert "## individuals: 2," in small
     assert "## individuals: 3," in large
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "archive").iterdir()}
+    kept = learned_at()
     assert words["0 to 8.safetensors"] == kept["0 to 8.safetensors"]
     assert table("10", concepts="2") == small
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "archive").iterdir()} == kept
+    assert learned_at() == kept
