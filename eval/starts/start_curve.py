@@ -19,6 +19,7 @@ from pipeline.models.base import Backbone
 from pipeline.models.load import load_backbone
 from pipeline.protocols import QUICK, Protocol
 from pipeline.records import Concept
+from pipeline.sampling.picture_pool import Wanted
 from pipeline.sampling.pictures_of_a_word import pixels_of, wanted_of
 from pipeline.sampling.prompting import requests_for
 from pipeline.settings import InversionSettings, ModelSettings
@@ -26,7 +27,7 @@ from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
 from pipeline.training.early_stopping import is_look
 from pipeline.training.inversion import SideInformation, train_step
-from pipeline.training.slot import new_slot
+from pipeline.training.slot import Slot, new_slot
 
 TOGETHER = 4  # concepts in one batch
 PLAIN = replace(QUICK, name="starts", plain_images=4, edit_images=0, untrained_images=0, steps=12)
@@ -70,36 +71,42 @@ def follow(
             ]
             for step in range(max(steps) + 1):
                 if step in steps:
-                    for slot in slots:
-                        words = {name: word.detach().cpu().numpy().copy() for name, word in slot.words.items()}
-                        seen = _look(backbone, slot.concept, words, protocol, judge, texts)
-                        likeness = image_similarity(seen[0], training[slot.concept.name]).mean()
-                        looked.append(Looked(start, slot.concept.name, step, float(likeness), seen[1], seen[0]))
+                    for name, (features, text) in _look(backbone, slots, protocol, judge, texts).items():
+                        likeness = float(image_similarity(features, training[name]).mean())
+                        looked.append(Looked(start, name, step, likeness, text, features))
                 if step < max(steps):
                     train_step(backbone, slots)
     return looked
 
 
 def _look(
-    backbone: Backbone,
-    concept: Concept,
-    word: Vectors,
-    protocol: Protocol,
-    judge: ImageScorer,
-    texts: ClipScorer | None,
-) -> tuple[np.ndarray, float]:
-    requests = [each for each in requests_for(concept, protocol, 0) if each.trained]
-    pictures = pixels_of(backbone, wanted_of(backbone, concept, word, requests), protocol)
-    plain = [picture for picture, each in zip(pictures, requests, strict=True) if each.kind == "reconstruction"]
-    edits = [(picture, each.stated) for picture, each in zip(pictures, requests, strict=True) if each.kind == "edit"]
-    text = math.nan
-    if texts is not None and edits:
-        drawn, stated = (
-            texts.encode_images([each[0] for each in edits]),
-            texts.encode_texts([each[1] for each in edits]),
+    backbone: Backbone, slots: Sequence[Slot], protocol: Protocol, judge: ImageScorer, texts: ClipScorer | None
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Concept -> (features of its plain pictures, mean text similarity of its edits). All words are drawn together."""
+    wanted: list[Wanted] = []
+    for slot in slots:
+        word = {name: vectors.detach().cpu().numpy().copy() for name, vectors in slot.words.items()}
+        requests = [each for each in requests_for(slot.concept, protocol, 0) if each.trained]
+        wanted += wanted_of(backbone, slot.concept, word, requests)
+    pictures: dict[str, dict[str, list[tuple[np.ndarray, str]]]] = {}
+    for each, picture in zip(wanted, pixels_of(backbone, wanted, protocol), strict=True):
+        of_word = pictures.setdefault(each.concept.name, {"reconstruction": [], "edit": []})
+        of_word[each.request.kind].append((picture, each.request.stated))
+    return {
+        name: (
+            judge.encode_images([picture for picture, _ in drawn["reconstruction"]]),
+            _obedience(texts, drawn["edit"]),
         )
-        text = float((drawn * stated).sum(1).mean())
-    return judge.encode_images(plain), text
+        for name, drawn in pictures.items()
+    }
+
+
+def _obedience(texts: ClipScorer | None, edits: Sequence[tuple[np.ndarray, str]]) -> float:
+    """Mean text similarity of pictures to what they should show; nan without a judge or pictures."""
+    if texts is None or not edits:
+        return math.nan
+    drawn, stated = texts.encode_images([each for each, _ in edits]), texts.encode_texts([each for _, each in edits])
+    return float((drawn * stated).sum(1).mean())
 
 
 def measure_gain(

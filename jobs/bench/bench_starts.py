@@ -4,17 +4,18 @@
   python -m jobs.bench.bench_starts --output runs/starts-small --archives 50 --concepts 8 --seeds 1
 
 Learns an archive of words of known things in other colours, each from the word of its thing, and fits start files to the first of
-them (--archives says to how many) and to the vocabulary. Then learns individuals and new kinds that are in no archive, by the
-shipped recipe, from their class, the vocabulary's mean, the shipped start encoder and each file, and looks at them on the way. The
-CLIP gives the features and scores the texts; the likeness is that of the outline judge, which gave no features.
+them (--archives says to how many) and to the vocabulary. Then learns individuals and new kinds that are in no archive from their
+class, the vocabulary's mean, the shipped start encoder and each file: words of one vector, by the shipped rate and batch size.
+Looks at them on the way. The CLIP gives features and scores texts; likeness is the outline judge's, which gave no features.
 
 Each finished part is kept in the output folder, and the same command goes on from there. Writes table.md.
 """
 
 import argparse
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ from pipeline.models.start_encoder import load_start_encoder
 from pipeline.protocols import QUICK
 from pipeline.records import Concept, Word
 from pipeline.sampling.sampler import pictures_of_noun
-from pipeline.settings import InversionSettings
+from pipeline.settings import DTYPES, ModelSettings
 from pipeline.training.inversion import train_step
 from pipeline.training.recipes import recipe_of
 from pipeline.training.slot import new_slot
@@ -52,12 +53,22 @@ from pipeline.training.start_vectors import start_vectors
 
 LOOKS = (0, 10, 25, 50, 100)
 TOGETHER = 8  # words of the archive in one batch
-DRAWN = replace(QUICK, name="starts", plain_images=4, edit_images=1, untrained_images=0, steps=12)
+DRAWN = replace(QUICK, name="starts", plain_images=3, edit_images=1, untrained_images=0, steps=12)
 RECIPE = replace(recipe_of(MINI), steps=96, start="words")  # for words of one vector
 CLASS, MEAN, SHIPPED, VOCABULARY = "class", "vocabulary's mean", "pictures, as shipped", "vocabulary file"
-REFERENCE = {INDIVIDUAL: CLASS, NEW_KIND: MEAN}  # a new kind has no class
+RIVALS = {INDIVIDUAL: (CLASS, MEAN), NEW_KIND: (MEAN,)}  # a new kind has no class
 
 Starts = Callable[[Concept, np.ndarray], dict[str, Vectors]]  # concept, pixels -> name of a start -> first vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """All subjects of a kind from one start with one training seed. path: where its table is kept."""
+
+    subjects: Sequence[Subject]
+    start: str
+    seed: int
+    path: Path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,6 +93,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=whole_number(1, 100), default=3, metavar="N", help="of the training (default: %(default)s)"
     )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the U-Net and its text encoder; bfloat16 takes about 0.6 of the time on CPUs that have it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=whole_number(1, 64),
+        default=1,
+        metavar="N",
+        help="of one thread each (default: %(default)s)",
+    )
     return parser
 
 
@@ -89,20 +113,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    drawings, backbone, clip = art.load_art(arguments.art), load_backbone(MINI), load_clip()
+    drawings, clip = art.load_art(arguments.art), load_clip()
+    backbone = load_backbone(MINI, settings=ModelSettings(dtype=arguments.dtype))
     words = archive_of(backbone, clip, drawings, arguments.output / "archive", max(arguments.archives))
     starts = starts_of(backbone, clip, words, sorted(arguments.archives))
-    made_of = f"{arguments.concepts} concepts, archives of {' '.join(map(str, sorted(arguments.archives)))}"
-    tables = []
-    for kind, reference in REFERENCE.items():
-        subjects = subjects_of(kind, backbone, drawings, arguments.concepts, starts)
-        rows: list[Measured] = []
-        for seed in range(arguments.seeds):
-            part = arguments.output / f"{kind}, {made_of}, seed {seed}.parquet"
-            rows += measured(backbone, clip, subjects, seed, part)
-        tables.append(page(kind, courses_of(rows), reference, len(subjects), arguments.seeds))
-        (arguments.output / "table.md").write_text("\n".join(tables), encoding="utf-8")
-    print("\n".join(tables))
+    subjects = {kind: subjects_of(kind, backbone, drawings, arguments.concepts, starts) for kind in RIVALS}
+    parts = {kind: parts_of(kind, some, arguments) for kind, some in subjects.items()}
+    in_turn = sorted((part for some in parts.values() for part in some), key=lambda part: part.seed)
+    measure([part for part in in_turn if not part.path.exists()], backbone, clip, arguments.processes)
+    tables = "\n".join(page(kind, some, RIVALS[kind]) for kind, some in parts.items())
+    (arguments.output / "table.md").write_text(tables, encoding="utf-8")
+    print(tables)
     return 0
 
 
@@ -143,10 +164,13 @@ def starts_of(backbone: Backbone, clip: OpenClipScorer, words: Sequence[Archived
     """A start from the class only where there is one."""
     model = find_model(MINI)
     encoder = load_start_encoder(model)
-    files = {VOCABULARY: fit_vocabulary(MINI, model.digest, MINI)[0]}
-    for count in counts:
-        archive = Archive(tuple(words[:count]), clip.fingerprint, 0, 0)
-        files[f"archive of {count}"] = fit_archive(archive, MINI, model.digest, MINI).start
+    files = {
+        f"archive of {count}": fit_archive(
+            Archive(tuple(words[:count]), clip.fingerprint, 0, 0), MINI, model.digest, MINI
+        ).start
+        for count in counts
+    }
+    files[VOCABULARY] = fit_vocabulary(MINI, model.digest, MINI)[0]
 
     def starts(concept: Concept, pixels: np.ndarray) -> dict[str, Vectors]:
         features = clip.encode_images(list(pixels))
@@ -181,42 +205,77 @@ def subjects_of(kind: str, backbone: Backbone, drawings: art.Art, count: int, st
     return subjects
 
 
-def measured(
-    backbone: Backbone, clip: OpenClipScorer, subjects: Sequence[Subject], seed: int, path: Path
-) -> list[Measured]:
-    """Every start's words at each look, kept in a file for each seed."""
-    if not path.exists():
-        settings: InversionSettings = replace(RECIPE, steps=max(LOOKS), seed=seed)
-        looks = dict.fromkeys(subjects[0].starts, LOOKS)
-        looked = follow(backbone, subjects, settings, looks, OutlineScorer(), DRAWN, clip)
+def parts_of(kind: str, subjects: Sequence[Subject], arguments: argparse.Namespace) -> list[Part]:
+    measured = f"{len(subjects)} concepts, {arguments.dtype}"
+    return [
+        Part(subjects, start, seed, arguments.output / f"{kind}, {start}, {measured}, seed {seed}.parquet")
+        for seed in range(arguments.seeds)
+        for start in subjects[0].starts
+    ]
+
+
+def measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer, processes: int) -> None:
+    """Every word of each part at each look. Raises RuntimeError if a process fails; what the others finish is kept."""
+    forked = multiprocessing.get_context("fork")  # they share the model and the subjects
+    workers = [
+        forked.Process(target=_measure, args=(parts[k::processes], backbone, clip), daemon=True)
+        for k in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if failed := [worker.exitcode for worker in workers if worker.exitcode]:
+        raise RuntimeError(f"{len(failed)} of {processes} processes failed, exit code {failed[0]}; see above")
+
+
+def _measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer) -> None:
+    judge = OutlineScorer()
+    for part in parts:
+        settings = replace(RECIPE, steps=max(LOOKS), seed=part.seed)
+        looked = follow(backbone, part.subjects, settings, {part.start: LOOKS}, judge, DRAWN, clip)
         rows = [
             Measured(
-                each.start, each.concept, each.step, each.step * settings.batch_size, each.likeness, each.text, seed
+                each.start,
+                each.concept,
+                each.step,
+                each.step * settings.batch_size,
+                each.likeness,
+                each.text,
+                part.seed,
             )
             for each in looked
         ]
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], MEASURED), path)
-        print(f"{path.stem}: {len(subjects)} concepts", file=sys.stderr, flush=True)
-    return [Measured(**row) for row in pq.read_table(path).to_pylist()]
+        unfinished = part.path.with_suffix(".tmp")
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], MEASURED), unfinished)
+        unfinished.replace(part.path)
+        print(part.path.stem, file=sys.stderr, flush=True)
 
 
-def page(kind: str, courses: Sequence[Course], reference: str, concepts: int, seeds: int) -> str:
-    """Markdown: each start at each look, its difference from the reference there, and its cost to 95 % of the reference's gain."""
-    base = next(course for course in courses if course.recipe == reference)
-    paired = [
-        (
-            course.recipe,
-            *(_difference(course.reconstruction[:, :, k] - base.reconstruction[:, :, k]) for k in range(len(LOOKS))),
-        )
-        for course in courses
-        if course.recipe != reference
+def page(kind: str, parts: Sequence[Part], rivals: Sequence[str]) -> str:
+    """Markdown: each start at each look, its differences from each rival there, and its cost to 95 % of the rival's gain."""
+    courses = courses_of([Measured(**row) for part in parts for row in pq.read_table(part.path).to_pylist()])
+    seeds = len({part.seed for part in parts})
+    written = [
+        f"## {kind}s: {len(parts[0].subjects)}, training seeds: {seeds}; {RECIPE.batch_size} evaluations a step\n",
+        courses_table(courses).markdown(),
     ]
-    costs = costs_table(costs_of(courses, reference, np.random.default_rng(0)), reference)
-    heads = ("start", *(f"likeness after {step} steps, less {reference}'s" for step in LOOKS))
-    return "\n".join([
-        f"## {kind}s: {concepts}, {seeds} training seeds; {RECIPE.batch_size} evaluations a step\n",
-        courses_table(courses).markdown(), Table(heads, tuple(paired)).markdown(), costs.markdown(),
-    ])  # fmt: skip
+    for rival in rivals:
+        base = next(course for course in courses if course.recipe == rival)
+        others = [course for course in courses if course is not base]
+        for what in ("likeness", "text similarity"):
+            heads = ("start", *(f"{what} after {step} steps, less {rival}'s" for step in LOOKS))
+            rows = tuple((course.recipe, *_differences(course, base, what)) for course in others)
+            written.append(Table(heads, rows).markdown())
+        written.append(costs_table(costs_of(courses, rival, np.random.default_rng(0)), rival).markdown())
+    return "\n".join(written)
+
+
+def _differences(course: Course, base: Course, what: str) -> list[str]:
+    scores, others = (
+        (each.reconstruction if what == "likeness" else each.editability)[:, :, : len(LOOKS)] for each in (course, base)
+    )
+    return [_difference(scores[:, :, place] - others[:, :, place]) for place in range(len(LOOKS))]
 
 
 def _difference(values: np.ndarray) -> str:
