@@ -15,13 +15,12 @@ from eval.scores.metrics import image_similarity, training_ceiling
 from eval.starts.archive import ArchivedWord
 from eval.starts.gain import FITTED, INITIALIZER, Gain, Looked, gain_of
 from pipeline.inputs.picture_file import decode_drawn
-from pipeline.models.base import Backbone
+from pipeline.models.base import Backbone, alias, in_its_place
 from pipeline.models.load import load_backbone
 from pipeline.protocols import QUICK, Protocol
 from pipeline.records import Concept
-from pipeline.sampling.picture_pool import Wanted
-from pipeline.sampling.pictures_of_a_word import pixels_of, wanted_of
-from pipeline.sampling.prompting import requests_for
+from pipeline.sampling.prompting import Request, requests_for
+from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
@@ -29,7 +28,7 @@ from pipeline.training.early_stopping import is_look
 from pipeline.training.inversion import SideInformation, train_step
 from pipeline.training.slot import Slot, new_slot
 
-TOGETHER = 4  # concepts in one batch
+TOGETHER = 8  # concepts in one batch
 PLAIN = replace(QUICK, name="starts", plain_images=4, edit_images=0, untrained_images=0, steps=12)
 MOST_STEPS = 192  # that a word is followed from its initializer
 
@@ -83,21 +82,27 @@ def _look(
     backbone: Backbone, slots: Sequence[Slot], protocol: Protocol, judge: ImageScorer, texts: ClipScorer | None
 ) -> dict[str, tuple[np.ndarray, float]]:
     """Concept -> (features of its plain pictures, mean text similarity of its edits). All words are drawn together."""
-    wanted: list[Wanted] = []
-    for slot in slots:
-        word = {name: vectors.detach().cpu().numpy().copy() for name, vectors in slot.words.items()}
+    asked: list[tuple[Concept, Request]] = []
+    prompts: list[str] = []
+    words: dict[str, Vectors] = {}
+    for number, slot in enumerate(slots):
         requests = [each for each in requests_for(slot.concept, protocol, 0) if each.trained]
-        wanted += wanted_of(backbone, slot.concept, word, requests)
+        name = alias(number, slot.concept.placeholder)  # two concepts may spell theirs alike
+        words[name] = {encoder: vectors.detach().cpu().numpy().copy() for encoder, vectors in slot.words.items()}
+        prompts += [in_its_place(each.prompt, slot.concept.placeholder, name) for each in requests]
+        asked += [(slot.concept, each) for each in requests]
+    settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
+    drawn = sample(backbone, prompts, [each.seed for _, each in asked], words, settings)
     pictures: dict[str, dict[str, list[tuple[np.ndarray, str]]]] = {}
-    for each, picture in zip(wanted, pixels_of(backbone, wanted, protocol), strict=True):
-        of_word = pictures.setdefault(each.concept.name, {"reconstruction": [], "edit": []})
-        of_word[each.request.kind].append((picture, each.request.stated))
+    for (concept, each), picture in zip(asked, drawn, strict=True):
+        of_word = pictures.setdefault(concept.name, {"reconstruction": [], "edit": []})
+        of_word[each.kind].append((picture, each.stated))
     return {
         name: (
-            judge.encode_images([picture for picture, _ in drawn["reconstruction"]]),
-            _obedience(texts, drawn["edit"]),
+            judge.encode_images([picture for picture, _ in of_word["reconstruction"]]),
+            _obedience(texts, of_word["edit"]),
         )
-        for name, drawn in pictures.items()
+        for name, of_word in pictures.items()
     }
 
 

@@ -1,7 +1,7 @@
 """Measures on the shipped model what words gain by starting from their pictures.
 
   python -m jobs.bench.bench_starts --output runs/starts
-  python -m jobs.bench.bench_starts --output runs/starts-small --archives 50 --concepts 8 --seeds 1
+  python -m jobs.bench.bench_starts --output runs/starts-small --archives 50 --concepts 8 --seeds 1 --starts archives
 
 Learns an archive of words of known things in other colours, each from the word of its thing, and fits start files to the first of
 them (--archives says to how many) and to the vocabulary. Then learns individuals and new kinds that are in no archive from their
@@ -14,7 +14,7 @@ Each finished part is kept in the output folder, and the same command goes on fr
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from eval.comparison.comparison_page import Table
 from eval.comparison.curve import MEASURED, Course, Measured, costs_of, costs_table, courses_of, courses_table
+from eval.comparison.steps_curve import START_COST
 from eval.comparison.two_way import two_way_interval
 from eval.judges.clip import OpenClipScorer, load_clip
 from eval.judges.outline import OutlineScorer
@@ -56,6 +57,7 @@ TOGETHER = 8  # words of the archive in one batch
 DRAWN = replace(QUICK, name="starts", plain_images=3, edit_images=1, untrained_images=0, steps=12)
 RECIPE = replace(recipe_of(MINI), steps=96, start="words")  # for words of one vector
 CLASS, MEAN, SHIPPED, VOCABULARY = "class", "vocabulary's mean", "pictures, as shipped", "vocabulary file"
+OFFERED = ("pictures", "archives", "vocabulary")  # beside the rivals
 RIVALS = {INDIVIDUAL: (CLASS, MEAN), NEW_KIND: (MEAN,)}  # a new kind has no class
 
 Starts = Callable[[Concept, np.ndarray], dict[str, Vectors]]  # concept, pixels -> name of a start -> first vectors
@@ -63,12 +65,13 @@ Starts = Callable[[Concept, np.ndarray], dict[str, Vectors]]  # concept, pixels 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """All subjects of a kind from one start with one training seed. path: where its table is kept."""
+    """All subjects of a kind from one start with one training seed. path: where its table is kept. first: the first seed's."""
 
     subjects: Sequence[Subject]
     start: str
     seed: int
     path: Path
+    first: Path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
         "--seeds", type=whole_number(1, 100), default=3, metavar="N", help="of the training (default: %(default)s)"
     )
     parser.add_argument(
+        "--starts",
+        nargs="+",
+        choices=OFFERED,
+        default=OFFERED,
+        metavar="START",
+        help=f"beside the class and the vocabulary's mean: {', '.join(OFFERED)} (default: all)",
+    )
+    parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="auto",
@@ -115,8 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     drawings, clip = art.load_art(arguments.art), load_clip()
     backbone = load_backbone(MINI, settings=ModelSettings(dtype=arguments.dtype))
-    words = archive_of(backbone, clip, drawings, arguments.output / "archive", max(arguments.archives))
-    starts = starts_of(backbone, clip, words, sorted(arguments.archives))
+    counts = sorted(arguments.archives) if "archives" in arguments.starts else []
+    words = archive_of(backbone, clip, drawings, arguments.output / "archive", max(counts, default=0))
+    starts = starts_of(backbone, clip, words, counts, arguments.starts)
     subjects = {kind: subjects_of(kind, backbone, drawings, arguments.concepts, starts) for kind in RIVALS}
     parts = {kind: parts_of(kind, some, arguments) for kind, some in subjects.items()}
     in_turn = sorted((part for some in parts.values() for part in some), key=lambda part: part.seed)
@@ -160,7 +172,13 @@ def archive_of(
     return archive
 
 
-def starts_of(backbone: Backbone, clip: OpenClipScorer, words: Sequence[ArchivedWord], counts: Sequence[int]) -> Starts:
+def starts_of(
+    backbone: Backbone,
+    clip: OpenClipScorer,
+    words: Sequence[ArchivedWord],
+    counts: Sequence[int],
+    offered: Collection[str],
+) -> Starts:
     """A start from the class only where there is one."""
     model = find_model(MINI)
     encoder = load_start_encoder(model)
@@ -170,7 +188,8 @@ def starts_of(backbone: Backbone, clip: OpenClipScorer, words: Sequence[Archived
         ).start
         for count in counts
     }
-    files[VOCABULARY] = fit_vocabulary(MINI, model.digest, MINI)[0]
+    if "vocabulary" in offered:
+        files[VOCABULARY] = fit_vocabulary(MINI, model.digest, MINI)[0]
 
     def starts(concept: Concept, pixels: np.ndarray) -> dict[str, Vectors]:
         features = clip.encode_images(list(pixels))
@@ -178,12 +197,12 @@ def starts_of(backbone: Backbone, clip: OpenClipScorer, words: Sequence[Archived
             {CLASS: backbone.initial_vectors(concept.initializer, 1)} if concept.initializer else {}
         )
         made[MEAN] = backbone.initial_vectors(None, 1)
-        drawn = None
-        if concept.initializer:
-            drawn = encoder.vectors(pictures_of_noun(backbone, concept.initializer))
-        made[SHIPPED] = start_vectors(
-            backbone, concept, replace(RECIPE, start="pictures"), pictured=encoder.vectors(pixels), drawn=drawn
-        )
+        if "pictures" in offered:
+            noun = concept.initializer
+            drawn = encoder.vectors(pictures_of_noun(backbone, noun)) if noun else None
+            made[SHIPPED] = start_vectors(
+                backbone, concept, replace(RECIPE, start="pictures"), pictured=encoder.vectors(pixels), drawn=drawn
+            )
         for name, file in files.items():
             vectors = file.vectors(features, concept.kind, concept.vectors)
             assert vectors is not None, name
@@ -206,12 +225,19 @@ def subjects_of(kind: str, backbone: Backbone, drawings: art.Art, count: int, st
 
 
 def parts_of(kind: str, subjects: Sequence[Subject], arguments: argparse.Namespace) -> list[Part]:
-    measured = f"{len(subjects)} concepts, {arguments.dtype}"
+    def path(start: str, seed: int) -> Path:
+        name = f"{kind}, {start}, {len(subjects)} concepts, {arguments.dtype}, seed {seed}.parquet"
+        return Path(arguments.output) / name
+
     return [
-        Part(subjects, start, seed, arguments.output / f"{kind}, {start}, {measured}, seed {seed}.parquet")
+        Part(subjects, start, seed, path(start, seed), path(start, 0))
         for seed in range(arguments.seeds)
         for start in subjects[0].starts
     ]
+
+
+def read_part(path: Path) -> list[Measured]:
+    return [Measured(**row) for row in pq.read_table(path).to_pylist()]
 
 
 def measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer, processes: int) -> None:
@@ -233,19 +259,16 @@ def _measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer) ->
     judge = OutlineScorer()
     for part in parts:
         settings = replace(RECIPE, steps=max(LOOKS), seed=part.seed)
-        looked = follow(backbone, part.subjects, settings, {part.start: LOOKS}, judge, DRAWN, clip)
-        rows = [
-            Measured(
-                each.start,
-                each.concept,
-                each.step,
-                each.step * settings.batch_size,
-                each.likeness,
-                each.text,
-                part.seed,
-            )
-            for each in looked
-        ]
+        # Words of no step are the same under every seed, and so are the pictures of them.
+        untrained = [row for row in read_part(part.first) if row.step == 0] if part.first.exists() else []
+        looks = [step for step in LOOKS if step or not untrained]
+        looked = follow(backbone, part.subjects, settings, {part.start: looks}, judge, DRAWN, clip)
+        concepts = {each.concept.name: each.concept for each in part.subjects}
+        rows = [replace(row, seed=part.seed) for row in untrained]
+        for each in looked:
+            with_pictures_of_class = each.start == SHIPPED and concepts[each.concept].initializer
+            evaluations = each.step * settings.batch_size + (START_COST if with_pictures_of_class else 0)
+            rows.append(Measured(each.start, each.concept, each.step, evaluations, each.likeness, each.text, part.seed))
         unfinished = part.path.with_suffix(".tmp")
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], MEASURED), unfinished)
         unfinished.replace(part.path)
@@ -254,7 +277,7 @@ def _measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer) ->
 
 def page(kind: str, parts: Sequence[Part], rivals: Sequence[str]) -> str:
     """Markdown: each start at each look, its differences from each rival there, and its cost to 95 % of the rival's gain."""
-    courses = courses_of([Measured(**row) for part in parts for row in pq.read_table(part.path).to_pylist()])
+    courses = courses_of([row for part in parts for row in read_part(part.path)])
     seeds = len({part.seed for part in parts})
     written = [
         f"## {kind}s: {len(parts[0].subjects)}, training seeds: {seeds}; {RECIPE.batch_size} evaluations a step\n",

@@ -143,7 +143,8 @@ JOBS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
     "bench.gate_rates": ((), {}),
     "bench.bench_starts": ((), {
         "--output": NO_FOLDER, "--art": NO_FOLDER, "--archives": number("--archives", "9"), "--concepts": number("--concepts", "1"),
-        "--seeds": number("--seeds", "0"),
+        "--seeds": number("--seeds", "0"), "--dtype": choice("--dtype"), "--processes": number("--processes", "0"),
+        "--starts": choice("--starts"),
     }),
     "mini.make_mini": ((), {
         "--work": NO_FOLDER, "--stage": choice("--stage"), "--device": choice("--device"), "--threads": number("--threads", "0"),

@@ -20,7 +20,18 @@ def test_a_larger_archive_and_more_concepts_go_on_from_what_is_there(
     monkeypatch.setattr(bench_starts, "LOOKS", (0, 1))
 
     def table(*archives: str, concepts: str) -> str:
-        arguments = ["--output", str(tmp_path), "--archives", *archives, "--concepts", concepts, "--seeds", "1"]
+        arguments = [
+            "--output",
+            str(tmp_path),
+            "--archives",
+            *archives,
+            "--concepts",
+            concepts,
+            "--seeds",
+            "2",
+            "--processes",
+            "2",
+        ]
         assert bench_starts.main(arguments) == 0
         printed = capsys.readouterr()
         assert printed.out == (tmp_path / "table.md").read_text(encoding="utf-8") + "\n"
