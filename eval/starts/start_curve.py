@@ -28,7 +28,6 @@ from pipeline.training.early_stopping import is_look
 from pipeline.training.inversion import SideInformation, train_step
 from pipeline.training.slot import Slot, new_slot
 
-TOGETHER = 8  # concepts in one batch
 PLAIN = replace(QUICK, name="starts", plain_images=4, edit_images=0, untrained_images=0, steps=12)
 MOST_STEPS = 192  # that a word is followed from its initializer
 
@@ -52,27 +51,29 @@ def follow(
     judge: ImageScorer,
     protocol: Protocol = PLAIN,
     texts: ClipScorer | None = None,
+    together: int = 4,
 ) -> list[Looked]:
     """looks: name of a start -> steps after which its words are looked at; it is trained up to the last of them.
 
-    judge, texts: score likeness, and text similarity of the protocol's edits.
+    judge, texts: score likeness, and text similarity of the protocol's edits. together: concepts in one batch.
     """
     torch.set_num_threads(1)
     settings = replace(settings, start="fitted", start_encoder="", start_clip="", early_stop="off")
-    training = {each.concept.name: judge.encode_images(list(each.pixels)) for each in subjects}
     looked = []
-    for start, steps in looks.items():
-        for first in range(0, len(subjects), TOGETHER):
-            some = subjects[first : first + TOGETHER]
+    for first in range(0, len(subjects), together):
+        some = subjects[first : first + together]
+        training = [judge.encode_images(list(each.pixels)) for each in some]
+        for start, steps in looks.items():
             slots = [
                 new_slot(each.concept, each.pixels, backbone, settings, SideInformation(pictured=each.starts[start]))
                 for each in some
             ]
             for step in range(max(steps) + 1):
                 if step in steps:
-                    for name, (features, text) in _look(backbone, slots, protocol, judge, texts).items():
-                        likeness = float(image_similarity(features, training[name]).mean())
-                        looked.append(Looked(start, name, step, likeness, text, features))
+                    seen = _look(backbone, slots, protocol, judge, texts)
+                    for slot, (features, text), own in zip(slots, seen, training, strict=True):
+                        likeness = float(image_similarity(features, own).mean())
+                        looked.append(Looked(start, slot.concept.name, step, likeness, text, features))
                 if step < max(steps):
                     train_step(backbone, slots)
     return looked
@@ -80,30 +81,26 @@ def follow(
 
 def _look(
     backbone: Backbone, slots: Sequence[Slot], protocol: Protocol, judge: ImageScorer, texts: ClipScorer | None
-) -> dict[str, tuple[np.ndarray, float]]:
-    """Concept -> (features of its plain pictures, mean text similarity of its edits). All words are drawn together."""
-    asked: list[tuple[Concept, Request]] = []
+) -> list[tuple[np.ndarray, float]]:
+    """Of each word: features of its plain pictures, mean text similarity of its edits. All words are drawn together."""
     prompts: list[str] = []
     words: dict[str, Vectors] = {}
+    asked: list[list[Request]] = []
     for number, slot in enumerate(slots):
         requests = [each for each in requests_for(slot.concept, protocol, 0) if each.trained]
         name = alias(number, slot.concept.placeholder)  # two concepts may spell theirs alike
         words[name] = {encoder: vectors.detach().cpu().numpy().copy() for encoder, vectors in slot.words.items()}
         prompts += [in_its_place(each.prompt, slot.concept.placeholder, name) for each in requests]
-        asked += [(slot.concept, each) for each in requests]
+        asked.append(requests)
     settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
-    drawn = sample(backbone, prompts, [each.seed for _, each in asked], words, settings)
-    pictures: dict[str, dict[str, list[tuple[np.ndarray, str]]]] = {}
-    for (concept, each), picture in zip(asked, drawn, strict=True):
-        of_word = pictures.setdefault(concept.name, {"reconstruction": [], "edit": []})
-        of_word[each.kind].append((picture, each.stated))
-    return {
-        name: (
-            judge.encode_images([picture for picture, _ in of_word["reconstruction"]]),
-            _obedience(texts, of_word["edit"]),
-        )
-        for name, of_word in pictures.items()
-    }
+    drawn = iter(sample(backbone, prompts, [each.seed for some in asked for each in some], words, settings))
+    seen = []
+    for requests in asked:
+        pictures = [(each, next(drawn)) for each in requests]
+        plain = [picture for each, picture in pictures if each.kind == "reconstruction"]
+        edits = [(picture, each.stated) for each, picture in pictures if each.kind == "edit"]
+        seen.append((judge.encode_images(plain), _obedience(texts, edits)))
+    return seen
 
 
 def _obedience(texts: ClipScorer | None, edits: Sequence[tuple[np.ndarray, str]]) -> float:

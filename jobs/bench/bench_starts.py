@@ -43,17 +43,17 @@ from pipeline.models.base import Backbone
 from pipeline.models.find import MINI, find_model
 from pipeline.models.load import load_backbone
 from pipeline.models.start_encoder import load_start_encoder
-from pipeline.protocols import QUICK
+from pipeline.protocols import QUICK, Protocol
 from pipeline.records import Concept, Word
 from pipeline.sampling.sampler import pictures_of_noun
-from pipeline.settings import DTYPES, ModelSettings
+from pipeline.settings import DTYPES, InversionSettings, ModelSettings
 from pipeline.training.inversion import train_step
 from pipeline.training.recipes import recipe_of
 from pipeline.training.slot import new_slot
 from pipeline.training.start_vectors import start_vectors
 
 LOOKS = (0, 10, 25, 50, 100)
-TOGETHER = 8  # words of the archive in one batch
+TOGETHER = 8  # words in one batch
 DRAWN = replace(QUICK, name="starts", plain_images=3, edit_images=1, untrained_images=0, steps=12)
 RECIPE = replace(recipe_of(MINI), steps=96, start="words")  # for words of one vector
 CLASS, MEAN, SHIPPED, VOCABULARY = "class", "vocabulary's mean", "pictures, as shipped", "vocabulary file"
@@ -65,11 +65,13 @@ Starts = Callable[[Concept, np.ndarray], dict[str, Vectors]]  # concept, pixels 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """All subjects of a kind from one start with one training seed. path: where its table is kept. first: the first seed's."""
+    """All subjects of a kind from one start with one training seed, and where its table is kept, and the first seed's."""
 
     subjects: Sequence[Subject]
     start: str
-    seed: int
+    settings: InversionSettings
+    looks: Sequence[int]
+    protocol: Protocol
     path: Path
     first: Path
 
@@ -131,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     starts = starts_of(backbone, clip, words, counts, arguments.starts)
     subjects = {kind: subjects_of(kind, backbone, drawings, arguments.concepts, starts) for kind in RIVALS}
     parts = {kind: parts_of(kind, some, arguments) for kind, some in subjects.items()}
-    in_turn = sorted((part for some in parts.values() for part in some), key=lambda part: part.seed)
-    measure([part for part in in_turn if not part.path.exists()], backbone, clip, arguments.processes)
+    in_turn = sorted((part for some in parts.values() for part in some), key=lambda part: part.settings.seed)
+    measure([part for part in in_turn if not part.path.exists()], arguments.dtype, arguments.processes)
     tables = "\n".join(page(kind, some, RIVALS[kind]) for kind, some in parts.items())
     (arguments.output / "table.md").write_text(tables, encoding="utf-8")
     print(tables)
@@ -229,8 +231,9 @@ def parts_of(kind: str, subjects: Sequence[Subject], arguments: argparse.Namespa
         name = f"{kind}, {start}, {len(subjects)} concepts, {arguments.dtype}, seed {seed}.parquet"
         return Path(arguments.output) / name
 
+    settings = replace(RECIPE, steps=max(LOOKS))
     return [
-        Part(subjects, start, seed, path(start, seed), path(start, 0))
+        Part(subjects, start, replace(settings, seed=seed), LOOKS, DRAWN, path(start, seed), path(start, 0))
         for seed in range(arguments.seeds)
         for start in subjects[0].starts
     ]
@@ -240,12 +243,11 @@ def read_part(path: Path) -> list[Measured]:
     return [Measured(**row) for row in pq.read_table(path).to_pylist()]
 
 
-def measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer, processes: int) -> None:
+def measure(parts: Sequence[Part], dtype: str, processes: int) -> None:
     """Every word of each part at each look. Raises RuntimeError if a process fails; what the others finish is kept."""
-    forked = multiprocessing.get_context("fork")  # they share the model and the subjects
+    started = multiprocessing.get_context("spawn")
     workers = [
-        forked.Process(target=_measure, args=(parts[k::processes], backbone, clip), daemon=True)
-        for k in range(processes)
+        started.Process(target=_measure, args=(parts[k::processes], dtype), daemon=True) for k in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -255,20 +257,24 @@ def measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer, pro
         raise RuntimeError(f"{len(failed)} of {processes} processes failed, exit code {failed[0]}; see above")
 
 
-def _measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer) -> None:
+def _measure(parts: Sequence[Part], dtype: str) -> None:
+    torch.set_num_threads(1)
+    backbone, clip = load_backbone(MINI, settings=ModelSettings(dtype=dtype)), load_clip()
     judge = OutlineScorer()
     for part in parts:
-        settings = replace(RECIPE, steps=max(LOOKS), seed=part.seed)
         # Words of no step are the same under every seed, and so are the pictures of them.
         untrained = [row for row in read_part(part.first) if row.step == 0] if part.first.exists() else []
-        looks = [step for step in LOOKS if step or not untrained]
-        looked = follow(backbone, part.subjects, settings, {part.start: looks}, judge, DRAWN, clip)
+        looks = [step for step in part.looks if step or not untrained]
+        looked = follow(
+            backbone, part.subjects, part.settings, {part.start: looks}, judge, part.protocol, clip, TOGETHER
+        )
         concepts = {each.concept.name: each.concept for each in part.subjects}
-        rows = [replace(row, seed=part.seed) for row in untrained]
+        seed = part.settings.seed
+        rows = [replace(row, seed=seed) for row in untrained]
         for each in looked:
             with_pictures_of_class = each.start == SHIPPED and concepts[each.concept].initializer
-            evaluations = each.step * settings.batch_size + (START_COST if with_pictures_of_class else 0)
-            rows.append(Measured(each.start, each.concept, each.step, evaluations, each.likeness, each.text, part.seed))
+            evaluations = each.step * part.settings.batch_size + (START_COST if with_pictures_of_class else 0)
+            rows.append(Measured(each.start, each.concept, each.step, evaluations, each.likeness, each.text, seed))
         unfinished = part.path.with_suffix(".tmp")
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], MEASURED), unfinished)
         unfinished.replace(part.path)
@@ -278,7 +284,7 @@ def _measure(parts: Sequence[Part], backbone: Backbone, clip: OpenClipScorer) ->
 def page(kind: str, parts: Sequence[Part], rivals: Sequence[str]) -> str:
     """Markdown: each start at each look, its differences from each rival there, and its cost to 95 % of the rival's gain."""
     courses = courses_of([row for part in parts for row in read_part(part.path)])
-    seeds = len({part.seed for part in parts})
+    seeds = len({part.settings.seed for part in parts})
     written = [
         f"## {kind}s: {len(parts[0].subjects)}, training seeds: {seeds}; {RECIPE.batch_size} evaluations a step\n",
         courses_table(courses).markdown(),
