@@ -15,12 +15,13 @@ from eval.scores.metrics import image_similarity, training_ceiling
 from eval.starts.archive import ArchivedWord
 from eval.starts.gain import FITTED, INITIALIZER, Gain, Looked, gain_of
 from pipeline.inputs.picture_file import decode_drawn
-from pipeline.models.base import Backbone, alias, in_its_place
+from pipeline.models.base import Backbone
 from pipeline.models.load import load_backbone
 from pipeline.protocols import QUICK, Protocol
 from pipeline.records import Concept
+from pipeline.sampling.picture_pool import Wanted
+from pipeline.sampling.pictures_of_a_word import pixels_of, wanted_of
 from pipeline.sampling.prompting import Request, requests_for
-from pipeline.sampling.sampler import SamplerSettings, sample
 from pipeline.settings import InversionSettings, ModelSettings
 from pipeline.store.parts import part_path, read_layout, read_table
 from pipeline.store.run_folder import RunFolder, shard_of
@@ -83,17 +84,14 @@ def _look(
     backbone: Backbone, slots: Sequence[Slot], protocol: Protocol, judge: ImageScorer, texts: ClipScorer | None
 ) -> list[tuple[np.ndarray, float]]:
     """Of each word: features of its plain pictures, mean text similarity of its edits. All words are drawn together."""
-    prompts: list[str] = []
-    words: dict[str, Vectors] = {}
+    wanted: list[Wanted] = []
     asked: list[list[Request]] = []
-    for number, slot in enumerate(slots):
+    for slot in slots:
         requests = [each for each in requests_for(slot.concept, protocol, 0) if each.trained]
-        name = alias(number, slot.concept.placeholder)  # two concepts may spell theirs alike
-        words[name] = {encoder: vectors.detach().cpu().numpy().copy() for encoder, vectors in slot.words.items()}
-        prompts += [in_its_place(each.prompt, slot.concept.placeholder, name) for each in requests]
+        word = {name: vectors.detach().cpu().numpy().copy() for name, vectors in slot.words.items()}
+        wanted += wanted_of(backbone, slot.concept, word, requests)
         asked.append(requests)
-    settings = SamplerSettings(protocol.sampler, protocol.steps, protocol.guidance)
-    drawn = iter(sample(backbone, prompts, [each.seed for some in asked for each in some], words, settings))
+    drawn = iter(pixels_of(backbone, wanted, protocol))
     seen = []
     for requests in asked:
         pictures = [(each, next(drawn)) for each in requests]

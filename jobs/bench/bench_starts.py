@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from eval.comparison.comparison_page import Table
-from eval.comparison.curve import MEASURED, Course, Measured, costs_of, costs_table, courses_of, courses_table
+from eval.comparison.curve import MEASURED, Measured, costs_of, costs_table, courses_of, courses_table
 from eval.comparison.steps_curve import START_COST
 from eval.comparison.two_way import two_way_interval
 from eval.judges.clip import OpenClipScorer, load_clip
@@ -246,15 +246,14 @@ def read_part(path: Path) -> list[Measured]:
 def measure(parts: Sequence[Part], dtype: str, processes: int) -> None:
     """Every word of each part at each look. Raises RuntimeError if a process fails; what the others finish is kept."""
     started = multiprocessing.get_context("spawn")
-    workers = [
-        started.Process(target=_measure, args=(parts[k::processes], dtype), daemon=True) for k in range(processes)
-    ]
+    shares = [parts[k::processes] for k in range(min(processes, len(parts)))]
+    workers = [started.Process(target=_measure, args=(share, dtype), daemon=True) for share in shares]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     if failed := [worker.exitcode for worker in workers if worker.exitcode]:
-        raise RuntimeError(f"{len(failed)} of {processes} processes failed, exit code {failed[0]}; see above")
+        raise RuntimeError(f"{len(failed)} of {len(workers)} processes failed, exit code {failed[0]}; see above")
 
 
 def _measure(parts: Sequence[Part], dtype: str) -> None:
@@ -268,12 +267,12 @@ def _measure(parts: Sequence[Part], dtype: str) -> None:
         looked = follow(
             backbone, part.subjects, part.settings, {part.start: looks}, judge, part.protocol, clip, TOGETHER
         )
-        concepts = {each.concept.name: each.concept for each in part.subjects}
+        # All have a class, or none.
+        cost = START_COST if part.start == SHIPPED and part.subjects[0].concept.initializer else 0
         seed = part.settings.seed
         rows = [replace(row, seed=seed) for row in untrained]
         for each in looked:
-            with_pictures_of_class = each.start == SHIPPED and concepts[each.concept].initializer
-            evaluations = each.step * part.settings.batch_size + (START_COST if with_pictures_of_class else 0)
+            evaluations = each.step * part.settings.batch_size + cost
             rows.append(Measured(each.start, each.concept, each.step, evaluations, each.likeness, each.text, seed))
         unfinished = part.path.with_suffix(".tmp")
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], MEASURED), unfinished)
@@ -292,24 +291,21 @@ def page(kind: str, parts: Sequence[Part], rivals: Sequence[str]) -> str:
     for rival in rivals:
         base = next(course for course in courses if course.recipe == rival)
         others = [course for course in courses if course is not base]
-        for what in ("likeness", "text similarity"):
+        for what, scores in (("likeness", "reconstruction"), ("text similarity", "editability")):
             heads = ("start", *(f"{what} after {step} steps, less {rival}'s" for step in LOOKS))
-            rows = tuple((course.recipe, *_differences(course, base, what)) for course in others)
+            rows = tuple(
+                (course.recipe, *_differences(getattr(course, scores) - getattr(base, scores))) for course in others
+            )
             written.append(Table(heads, rows).markdown())
         written.append(costs_table(costs_of(courses, rival, np.random.default_rng(0)), rival).markdown())
     return "\n".join(written)
 
 
-def _differences(course: Course, base: Course, what: str) -> list[str]:
-    scores, others = (
-        (each.reconstruction if what == "likeness" else each.editability)[:, :, : len(LOOKS)] for each in (course, base)
-    )
-    return [_difference(scores[:, :, place] - others[:, :, place]) for place in range(len(LOOKS))]
-
-
-def _difference(values: np.ndarray) -> str:
-    low, high = two_way_interval(values)
-    return f"{values.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+def _differences(values: np.ndarray) -> list[str]:
+    """values: S seeds by C concepts by T looks. The mean of each look with its interval."""
+    intervals = [two_way_interval(values[:, :, look]) for look in range(values.shape[2])]
+    means = values.mean(axis=(0, 1))
+    return [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, (low, high) in zip(means, intervals, strict=True)]
 
 
 def _pixels(backbone: Backbone, pages: Sequence[Image.Image]) -> np.ndarray:
